@@ -1,0 +1,1 @@
+//! How GridKV's bytes move.
