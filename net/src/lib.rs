@@ -1,1 +1,8 @@
-//! How GridKV's bytes move.
+//! How bytes move.
+//!
+//! - [`ring`]: the *data ring*, one io_uring per core that owns the core's sockets
+//!
+//! This crate does not know what a key means, and runs no loop of its own: the core that owns a
+//! ring drives it.
+
+pub mod ring;

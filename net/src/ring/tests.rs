@@ -1,0 +1,248 @@
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Instant;
+
+use super::*;
+
+const CONFIG: Config = Config { submission_count: 64, buffer_count: 8, buffer_bytes: 1_024 };
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A ring with a listener on a free port.
+struct World {
+    ring: DataRing,
+    port: u16,
+    started: Instant,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(&CONFIG)
+    }
+
+    fn with(config: &Config) -> Self {
+        let bell = Arc::new(Doorbell::new().unwrap());
+        let mut ring = DataRing::new(config, bell).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        ring.listen(listener);
+        Self { ring, port, started: Instant::now() }
+    }
+
+    fn connect(&mut self) -> (TcpStream, ConnectionId) {
+        let client = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
+        let Event::Accepted(socket) = self.next() else { panic!("a client connects") };
+        let id = self.ring.adopt(socket);
+        (client, id)
+    }
+
+    fn next(&mut self) -> Event {
+        loop {
+            if let Some(event) = self.ring.next_event() {
+                return event;
+            }
+            self.ring.turn(Wait::AtMost(Duration::from_millis(100))).unwrap();
+            assert!(self.started.elapsed() < LIMIT, "an event is overdue");
+        }
+    }
+
+    /// The next `count` bytes, whoever sent them.
+    fn receive(&mut self, count: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while all.len() < count {
+            match self.next() {
+                Event::Received(received) => {
+                    all.extend_from_slice(self.ring.bytes(&received));
+                    self.ring.recycle(received);
+                }
+                Event::Sent(..) => {}
+                other => panic!("bytes, not {other:?}"),
+            }
+        }
+        all
+    }
+}
+
+#[test]
+fn bytes_go_in_and_out_in_order() {
+    let mut world = World::new();
+    let (mut client, id) = world.connect();
+    client.write_all(b"hello").unwrap();
+    assert_eq!(world.receive(5), b"hello");
+    world.ring.send(id, b"good ".to_vec());
+    assert!(world.ring.is_sending(id));
+    assert!(matches!(world.next(), Event::Sent(of, empty) if of == id && empty.is_empty()));
+    world.ring.send(id, b"bye".to_vec());
+    world.ring.turn(Wait::No).unwrap();
+    let mut answer = [0; 8];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"good bye");
+}
+
+#[test]
+fn an_answer_larger_than_the_socket_buffers_arrives_whole() {
+    let mut world = World::new();
+    let (mut client, id) = world.connect();
+    let answer: Vec<u8> = (0..32_u32 << 20).map(|i| (i % 251) as u8).collect();
+    let expected = answer.clone();
+    world.ring.send(id, answer);
+    let reader = std::thread::spawn(move || {
+        let mut got = vec![0; expected.len()];
+        client.read_exact(&mut got).unwrap();
+        assert!(got == expected, "every byte is in its place");
+        client
+    });
+    assert!(matches!(world.next(), Event::Sent(of, _) if of == id));
+    drop(reader.join().unwrap());
+}
+
+#[test]
+fn more_input_than_there_are_buffers_leaves_nobody_deaf() {
+    let mut world = World::new();
+    let mut clients: Vec<_> = (0..40).map(|_| world.connect()).collect();
+    // Eight buffers of 1 KiB, forty clients with 4 KiB each: the buffers run out.
+    for (client, _) in &mut clients {
+        client.write_all(&[7; 4_096]).unwrap();
+    }
+    assert_eq!(world.receive(40 * 4_096), vec![7; 40 * 4_096]);
+    for (client, _) in &mut clients {
+        client.write_all(&[9; 10]).unwrap();
+    }
+    assert_eq!(world.receive(400), vec![9; 400]);
+}
+
+#[test]
+fn a_paused_connection_is_not_read_until_it_is_resumed() {
+    let mut world = World::new();
+    let (mut client, id) = world.connect();
+    world.ring.pause(id);
+    // The cancellation and the end of the receive are on their way; let them pass.
+    for _ in 0..3 {
+        world.ring.turn(Wait::AtMost(Duration::from_millis(1))).unwrap();
+        assert!(world.ring.next_event().is_none());
+    }
+    client.write_all(b"later").unwrap();
+    for _ in 0..3 {
+        world.ring.turn(Wait::AtMost(Duration::from_millis(1))).unwrap();
+        assert!(world.ring.next_event().is_none());
+    }
+    world.ring.resume(id);
+    assert_eq!(world.receive(5), b"later");
+}
+
+#[test]
+fn pausing_and_resuming_at_once_loses_nothing() {
+    let mut world = World::new();
+    let (mut client, id) = world.connect();
+    for round in 0..50_u8 {
+        world.ring.pause(id);
+        client.write_all(&[round]).unwrap();
+        world.ring.resume(id);
+        assert_eq!(world.receive(1), [round]);
+    }
+}
+
+#[test]
+fn a_client_that_leaves_is_reported_and_its_slot_used_again() {
+    let mut world = World::new();
+    let (client, id) = world.connect();
+    drop(client);
+    assert!(matches!(world.next(), Event::Ended(of) if of == id));
+    world.ring.close(id);
+    assert!(matches!(world.next(), Event::Closed(of) if of == id));
+    let (_client, next) = world.connect();
+    assert_eq!(next.slot(), id.slot());
+    assert_ne!(next, id);
+    // What is done in the old name does nothing to the new owner of the slot.
+    world.ring.close(id);
+    world.ring.send(id, b"astray".to_vec());
+    assert!(!world.ring.is_sending(next));
+}
+
+#[test]
+fn closing_while_a_send_is_stuck_frees_the_connection() {
+    let mut world = World::new();
+    let (client, id) = world.connect();
+    world.ring.send(id, vec![1; 64 << 20]);
+    for _ in 0..3 {
+        world.ring.turn(Wait::AtMost(Duration::from_millis(1))).unwrap();
+    }
+    assert!(world.ring.is_sending(id));
+    world.ring.close(id);
+    assert!(matches!(world.next(), Event::Closed(of) if of == id));
+    drop(client);
+}
+
+#[test]
+fn a_half_closed_client_still_gets_its_answer() {
+    let mut world = World::new();
+    let (mut client, id) = world.connect();
+    client.write_all(b"question").unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(world.receive(8), b"question");
+    assert!(matches!(world.next(), Event::Ended(of) if of == id));
+    world.ring.send(id, b"answer".to_vec());
+    assert!(matches!(world.next(), Event::Sent(of, _) if of == id));
+    world.ring.close(id);
+    assert!(matches!(world.next(), Event::Closed(_)));
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, b"answer");
+}
+
+#[test]
+fn the_doorbell_ends_a_wait() {
+    let mut world = World::new();
+    let bell = Arc::clone(&world.ring.doorbell);
+    world.ring.turn(Wait::No).unwrap();
+    for _ in 0..100 {
+        bell.fall_asleep();
+        let ringer = Arc::clone(&bell);
+        let ringing = std::thread::spawn(move || ringer.ring());
+        let before = Instant::now();
+        // Without the bell this would last the whole limit.
+        world.ring.turn(Wait::AtMost(LIMIT)).unwrap();
+        assert!(before.elapsed() < LIMIT);
+        bell.wake_up();
+        ringing.join().unwrap();
+        while world.ring.next_event().is_some() {}
+    }
+}
+
+#[test]
+fn the_activity_descriptor_tells_of_input_only_when_asked() {
+    let mut world = World::new();
+    let (mut client, _) = world.connect();
+    world.ring.turn(Wait::No).unwrap();
+    let activity = world.ring.activity().unwrap();
+    let readable = |limit| {
+        let mut wait = [rustix::event::PollFd::new(&activity, rustix::event::PollFlags::IN)];
+        let limit = rustix::event::Timespec { tv_sec: limit, tv_nsec: 0 };
+        rustix::event::poll(&mut wait, Some(&limit)).unwrap() == 1
+    };
+    client.write_all(b"a").unwrap();
+    assert_eq!(world.receive(1), b"a");
+    assert!(!readable(0));
+    world.ring.notify(true);
+    client.write_all(b"b").unwrap();
+    assert!(readable(20));
+    assert_eq!(world.receive(1), b"b");
+}
+
+#[test]
+fn many_rings_leave_no_descriptor_behind() {
+    let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    // Other tests of this process open and close descriptors too, so compare a lower bound over
+    // fifty rounds: a leak of one descriptor a round would add up to 50.
+    let before = count();
+    for _ in 0..50 {
+        let mut world = World::new();
+        let (client, id) = world.connect();
+        world.ring.send(id, vec![1; 1 << 20]);
+        world.ring.turn(Wait::No).unwrap();
+        drop(world);
+        drop(client);
+    }
+    let after = count();
+    assert!(after < before + 50, "{before} descriptors became {after}");
+}
