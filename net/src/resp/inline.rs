@@ -113,8 +113,9 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | 0x0b | 0x0c)
 }
 
+/// Vertical tabs and form feeds are blanks only between words, not at the end of one.
 fn ends_plain_text(byte: u8) -> bool {
-    is_blank(byte) || matches!(byte, b'"' | b'\'')
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r' | b'"' | b'\'')
 }
 
 #[cfg(test)]
@@ -131,7 +132,8 @@ mod tests {
 
     #[test]
     fn words_are_separated_by_any_blanks() {
-        assert_eq!(split(b"  set \t key\x0bvalue  ").unwrap(), [&b"set"[..], b"key", b"value"]);
+        let words = split(b"\x0c set \t \x0bkey\rva\x0blue  ").unwrap();
+        assert_eq!(words, [&b"set"[..], b"key", b"va\x0blue"]);
         assert_eq!(split(b" \t ").unwrap(), Vec::<Vec<u8>>::new());
     }
 

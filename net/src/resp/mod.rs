@@ -16,16 +16,20 @@
 //! - A connection with no half-received request holds no memory here.
 
 mod header;
+mod inline;
 
 pub mod arguments;
 pub mod client;
-pub mod inline;
+pub mod error;
+pub mod limits;
 pub mod parser;
 pub mod reply;
 pub mod value;
 
 pub use arguments::Arguments;
 pub use client::{ReplyError, ReplyKind, ReplyScanner, ScannedReply, encode_command, scan_reply};
-pub use parser::{Authentication, Limits, Parser, ProtocolError, Step};
+pub use error::ProtocolError;
+pub use limits::{Authentication, Limits};
+pub use parser::{Parser, Step};
 pub use reply::{Protocol, Reply};
 pub use value::{Value, parse_reply};

@@ -17,61 +17,11 @@
 
 use memchr::memchr;
 
-use super::Arguments;
 use super::arguments::OFFSET_MAX;
 use super::header::{parse_integer, parse_short_bulk_header};
-use super::inline::{UnbalancedQuotes, split_words};
-
-/// The most arguments of a request before authentication.
-const UNAUTHENTICATED_COUNT_MAX: usize = 10;
-
-/// The longest argument before authentication.
-const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16_384;
-
-/// Whether the client has said who it is, where that is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Authentication {
-    /// Small requests only: enough to authenticate with.
-    Pending,
-    /// Authenticated, or nobody asked.
-    Done,
-}
-
-/// What a request may ask for. The limits of commands (keys, values) are not among them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The longest inline command, and the longest header line.
-    pub inline_bytes_max: usize,
-    /// The most arguments of a request.
-    pub multibulk_count_max: usize,
-    /// The longest argument.
-    pub bulk_bytes_max: usize,
-    /// The longest request, its headers included. Above 2 GiB it has no effect: offsets end there.
-    pub request_bytes_max: usize,
-    /// Whether the stricter limits for strangers apply too.
-    pub authentication: Authentication,
-}
-
-impl Limits {
-    /// Redis' limits of lines and counts, with the given sizes of an argument and of a request.
-    #[must_use]
-    pub const fn new(bulk_bytes_max: usize, request_bytes_max: usize) -> Self {
-        Self {
-            inline_bytes_max: 64 * 1024,
-            multibulk_count_max: 1024 * 1024,
-            bulk_bytes_max,
-            request_bytes_max,
-            authentication: Authentication::Done,
-        }
-    }
-
-    /// The same for a client that has yet to authenticate: as in Redis at most 10 arguments of at
-    /// most 16,384 bytes.
-    #[must_use]
-    pub const fn unauthenticated(self) -> Self {
-        Self { authentication: Authentication::Pending, ..self }
-    }
-}
+use super::inline::split_words;
+use super::limits::{UNAUTHENTICATED_BULK_BYTES_MAX, UNAUTHENTICATED_COUNT_MAX};
+use super::{Arguments, Authentication, Limits, ProtocolError};
 
 /// What [`Parser::parse`] has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,66 +41,6 @@ pub enum Step {
         /// Bytes to drop.
         consumed: usize,
     },
-}
-
-/// The bytes are not RESP, or ask for too much. What follows them has no meaning: send
-/// `ERR ` and this text, and close the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProtocolError {
-    /// The number of arguments is no number, or beyond the limit.
-    #[error("Protocol error: invalid multibulk length")]
-    InvalidMultibulkLength,
-    /// The length of an argument is no number, negative, or beyond the limit.
-    #[error("Protocol error: invalid bulk length")]
-    InvalidBulkLength,
-    /// Something else stands where the header of an argument should.
-    #[error("Protocol error: expected '$', got '{}'", Printable(*.0))]
-    ExpectedBulk(
-        /// The byte found.
-        u8,
-    ),
-    /// An argument is not followed by a line end.
-    #[error("Protocol error: expected a line end after a bulk of the announced length")]
-    UnterminatedBulk,
-    /// A line with a number of arguments does not end.
-    #[error("Protocol error: too big mbulk count string")]
-    TooBigMultibulkCount,
-    /// A line with the length of an argument does not end.
-    #[error("Protocol error: too big bulk count string")]
-    TooBigBulkCount,
-    /// An inline command does not end.
-    #[error("Protocol error: too big inline request")]
-    TooBigInline,
-    /// The arguments together are beyond the limit.
-    #[error("Protocol error: too big request")]
-    TooBigRequest,
-    /// The quotes of an inline command do not match.
-    #[error("Protocol error: unbalanced quotes in request")]
-    UnbalancedQuotes,
-    /// Too many arguments for a client that has yet to authenticate.
-    #[error("Protocol error: unauthenticated multibulk length")]
-    UnauthenticatedMultibulkLength,
-    /// Too long an argument for a client that has yet to authenticate.
-    #[error("Protocol error: unauthenticated bulk length")]
-    UnauthenticatedBulkLength,
-}
-
-impl From<UnbalancedQuotes> for ProtocolError {
-    fn from(UnbalancedQuotes: UnbalancedQuotes) -> Self {
-        Self::UnbalancedQuotes
-    }
-}
-
-/// A byte as itself when it can be printed, else as `\xHH`.
-struct Printable(u8);
-
-impl std::fmt::Display for Printable {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            b' '..=b'~' => write!(formatter, "{}", char::from(self.0)),
-            byte => write!(formatter, "\\x{byte:02x}"),
-        }
-    }
 }
 
 /// The reader of one connection's requests.
@@ -376,13 +266,21 @@ impl Cursor {
             Some(&byte) => return Err(ProtocolError::ExpectedBulk(byte)),
         }
         let invalid = ProtocolError::InvalidBulkLength;
-        let Some(number) =
-            self.read_header(input, limits, invalid, ProtocolError::TooBigBulkCount)?
-        else {
-            return Ok(None);
+        let len = if let Some((header_len, len)) = parse_short_bulk_header(&input[self.position..])
+        {
+            self.start_line(self.position + header_len);
+            len
+        } else {
+            let too_big = ProtocolError::TooBigBulkCount;
+            let Some(number) = self.read_header(input, limits, invalid, too_big)? else {
+                return Ok(None);
+            };
+            let number = parse_integer(number).ok_or(invalid)?;
+            usize::try_from(number).map_err(|_| invalid)?
         };
-        let len = usize::try_from(parse_integer(number).ok_or(invalid)?);
-        let len = len.ok().filter(|&it| it <= limits.bulk_bytes_max).ok_or(invalid)?;
+        if len > limits.bulk_bytes_max {
+            return Err(invalid);
+        }
         if limits.authentication == Authentication::Pending && len > UNAUTHENTICATED_BULK_BYTES_MAX
         {
             return Err(ProtocolError::UnauthenticatedBulkLength);
