@@ -253,11 +253,34 @@ pub enum OpenError {
 }
 
 /// Backends by name. The built-in ones are there from the start; a user's own crate adds others.
+#[derive(Clone)]
 pub struct Registry {
     backends: BTreeMap<String, Arc<OpenFn>>,
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Registry {
+    /// The built-in backends: those whose cargo feature is on.
+    #[must_use]
+    pub fn new() -> Self {
+        #[cfg_attr(
+            not(feature = "memory"),
+            expect(unused_mut, reason = "without a feature there is nothing to register")
+        )]
+        let mut registry = Self { backends: BTreeMap::new() };
+        #[cfg(feature = "memory")]
+        registry.register(
+            "memory",
+            Arc::new(|options| Ok(Box::new(crate::MemoryStorage::new(options)))),
+        );
+        registry
+    }
+
     /// Adds a backend, or replaces the one of that name.
     pub fn register(&mut self, name: &str, open: Arc<OpenFn>) {
         self.backends.insert(name.to_owned(), open);
