@@ -1,6 +1,6 @@
 //! The backend `memory`: this shard's records in RAM, and nowhere else.
 //!
-//! The [table](crate::table) keeps the items; this module decides: which version wins, what has
+//! The table keeps the items; this module decides: which version wins, what has
 //! expired, what makes room at the bound.
 //!
 //! # Invariants

@@ -118,18 +118,26 @@ impl Directory {
 
     /// Memory of the directory itself.
     pub(super) const fn bytes(&self) -> u64 {
-        let entries = allocation_bytes(self.entries.capacity() * size_of::<u32>());
-        let list = allocation_bytes(self.chunks.capacity() * size_of::<Vec<Segment>>());
-        let chunks = self.chunks.len() * allocation_bytes(CHUNK_LEN * size_of::<Segment>());
-        (entries + list + chunks) as u64
+        let chunks = self.chunks.len() as u64 * list_bytes::<Segment>(CHUNK_LEN);
+        list_bytes::<u32>(self.entries.capacity())
+            + list_bytes::<Vec<Segment>>(self.chunks.capacity())
+            + chunks
     }
 
     /// A bound on the memory that the next split adds to the directory itself.
     pub(super) const fn growth_bytes_max(&self) -> u64 {
-        let entries = allocation_bytes(self.entries.capacity() * 2 * size_of::<u32>());
-        let list = allocation_bytes((self.chunks.capacity() + 4) * 2 * size_of::<Vec<Segment>>());
-        let chunk = allocation_bytes(CHUNK_LEN * size_of::<Segment>());
+        let entries = list_bytes::<u32>(self.entries.capacity() * 2);
+        let list = list_bytes::<Vec<Segment>>((self.chunks.capacity() + 4) * 2);
+        let chunk = list_bytes::<Segment>(CHUNK_LEN);
         let is_chunk_full = self.segment_count.is_multiple_of(CHUNK_LEN);
-        (entries + if is_chunk_full { list + chunk } else { 0 }) as u64
+        entries + if is_chunk_full { list + chunk } else { 0 }
     }
+}
+
+/// Memory of a vector's buffer; the allocator may need room to align it.
+const fn list_bytes<T>(capacity: usize) -> u64 {
+    if capacity == 0 {
+        return 0;
+    }
+    allocation_bytes(capacity * size_of::<T>() + align_of::<T>() - 1) as u64
 }

@@ -20,8 +20,14 @@
 //! This is the one file of the table with unsafe code. What it relies on:
 //!
 //! - a slot that is not 0 holds the address of a live allocation that it alone owns, of
-//!   [`allocation_bytes`] of the item's size, aligned to 8, written by `write_item`;
+//!   [`allocation_bytes`] of the item's size, written by `write_item`;
 //! - an [`Item`] borrows the slot, so it cannot outlive or see a change of the allocation.
+//!
+//! # Why items ask for no alignment
+//!
+//! mimalloc serves a request for an aligned block with a larger one whenever its size is not a
+//! power of two, even where every block is aligned anyway: 112 bytes for 96, measured. Reading an
+//! unaligned word costs nothing on the processors of today.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::marker::PhantomData;
@@ -49,7 +55,7 @@ const SLOT_EXPIRY: u64 = 1 << 63;
 
 const HEADER_BYTES: usize = size_of::<Header>();
 const EXPIRY_BYTES: usize = size_of::<u64>();
-const ALIGNMENT: usize = align_of::<Header>();
+const ALIGNMENT: usize = 1;
 
 const _: () = assert!(HEADER_BYTES == 16);
 const _: () = assert!(EXPIRY_SHIFT == 63);
@@ -148,16 +154,16 @@ fn layout(bytes: usize) -> Layout {
 ///
 /// # Safety
 ///
-/// `base` must be aligned to [`ALIGNMENT`], valid for writes of [`item_bytes`] of `mutation`, and
-/// overlap nothing that `mutation` borrows.
+/// `base` must be valid for writes of [`item_bytes`] of `mutation`, and overlap nothing that
+/// `mutation` borrows.
 unsafe fn write_item(base: *mut u8, mutation: &Mutation<'_>) {
     let header = Header::of(mutation);
-    // SAFETY: by the contract of the function, base is aligned and valid for the header, the expiry
-    // if there is one, the key and the value, in this order, and apart from key and value.
+    // SAFETY: by the contract of the function, base is valid for the header, the expiry if there is
+    // one, the key and the value, in this order, and apart from key and value.
     unsafe {
-        base.cast::<Header>().write(header);
+        base.cast::<Header>().write_unaligned(header);
         if let Some(expires_at) = mutation.expires_at {
-            base.add(HEADER_BYTES).cast::<u64>().write(expires_at.as_millis());
+            base.add(HEADER_BYTES).cast::<u64>().write_unaligned(expires_at.as_millis());
         }
         let key_at = base.add(header.key_at());
         copy_nonoverlapping(mutation.key.as_ptr(), key_at, mutation.key.len());
@@ -183,7 +189,7 @@ impl Slot {
         if base.is_null() {
             handle_alloc_error(layout);
         }
-        // SAFETY: the allocation is fresh, aligned and as large as the item.
+        // SAFETY: the allocation is fresh and as large as the item.
         unsafe { write_item(base, mutation) };
         let address = base.expose_provenance() as u64;
         assert!(address <= ADDRESS_MASK, "a user-space address has at most 48 bits");
@@ -275,8 +281,8 @@ pub(crate) struct Item<'a> {
 impl<'a> Item<'a> {
     #[inline]
     fn header(self) -> Header {
-        // SAFETY: the slot is borrowed, so the allocation lives; it begins with an aligned header.
-        unsafe { with_exposed_provenance::<Header>(self.address).read() }
+        // SAFETY: the slot is borrowed, so the allocation lives; it begins with a header.
+        unsafe { with_exposed_provenance::<Header>(self.address).read_unaligned() }
     }
 
     #[inline]

@@ -1,12 +1,12 @@
 //! The token table: an extendible hash whose order is the order of tokens.
 //!
 //! A token's *position* is its place within the shard's range, stretched over 64 bits. The first
-//! bits of the position choose a [segment](segment) through the [directory](directory), the next
-//! 32 choose the home [bucket](bucket) within it, a cache line of seven slots. A slot owns an
-//! [item](item), one allocation with key and value. A lookup touches an entry of the directory and
+//! bits of the position choose a segment through the directory, the next
+//! 32 choose the home bucket within it, a cache line of seven slots. A slot owns an
+//! item, one allocation with key and value. A lookup touches an entry of the directory and
 //! a segment's header (both stay in the L2 cache), one bucket and one item.
 //!
-//! A segment that is full grows by a quarter, and splits in two at about 1,100 slots, so the
+//! A segment that is full grows by a quarter, and splits in two at about 900 slots, so the
 //! longest pause of a write is the rebuilding of one segment. Nothing is ever rebuilt as a whole.
 //!
 //! The table knows nothing of versions that win or of time that passes: [`crate::memory`] does.

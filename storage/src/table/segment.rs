@@ -12,7 +12,7 @@
 //! # Why steps of an allocator class
 //!
 //! Array sizes grow by about a quarter and fill the allocator's size classes, so at any number of
-//! keys the average segment is about three quarters full, with nothing lost to rounding.
+//! keys the average segment is about three quarters full, with little lost to rounding.
 
 use gridkv_cluster::{Mutation, ShardRange, Timestamp, Token, WallTime};
 
@@ -20,7 +20,7 @@ use super::bucket::{Bucket, SLOT_COUNT, Tag};
 use super::item::{Item, STAMP_COUNT, Slot, allocation_bytes};
 
 /// A segment of this many buckets splits rather than grows.
-pub(super) const SPLIT_BUCKET_COUNT: usize = 159;
+pub(super) const SPLIT_BUCKET_COUNT: usize = 127;
 /// A search of a segment's stamps is due this often.
 const STAMP_SWEEP_SECONDS: u32 = 1_024;
 /// The largest age that a stamp can tell. Until the next sweep it stays below the rest, which is
