@@ -14,6 +14,9 @@
 //! Array sizes grow by about a quarter and fill the allocator's size classes, so at any number of
 //! keys the average segment is about three quarters full, with little lost to rounding.
 
+#[cfg(test)]
+mod tests;
+
 use gridkv_cluster::{Mutation, ShardRange, Timestamp, Token, WallTime};
 
 use super::bucket::{Bucket, SLOT_COUNT, Tag};
