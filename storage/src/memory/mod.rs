@@ -298,7 +298,10 @@ impl Storage for MemoryStorage {
             return;
         }
         self.floor = self.floor.max(version);
-        self.demolitions.push_back(self.table.clear(version));
+        let demolition = self.table.clear(version);
+        if demolition.bytes() != 0 {
+            self.demolitions.push_back(demolition);
+        }
         self.sweep = Sweep::default();
     }
 

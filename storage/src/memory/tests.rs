@@ -373,6 +373,25 @@ fn a_cleared_store_is_taken_down_in_bounded_steps() {
 }
 
 #[test]
+fn a_walk_from_outside_of_the_range_begins_or_ends_with_it() {
+    let range = ShardRange::new(1, 3);
+    let mut store = MemoryStorage::new(&Options { range, ..options(Tombstones::Drop) });
+    let records = (0..100).map(|number| set(number, 5, 1));
+    let records: Vec<_> = records.filter(|it| range.contains(Token::of(&it.0))).collect();
+    records.iter().for_each(|record| assert!(write(&mut store, record)));
+    let mut count = 0;
+    assert_eq!(store.walk(Token::MIN, usize::MAX, START, &mut |_| count += 1), None);
+    assert_eq!(count, records.len());
+    assert_eq!(store.walk(Token::MAX, usize::MAX, START, &mut |_| panic!("behind")), None);
+}
+
+#[test]
+fn a_store_can_be_handed_to_its_core() {
+    fn is_send<T: Send>() {}
+    is_send::<MemoryStorage>();
+}
+
+#[test]
 fn the_same_seed_draws_the_same_keys() {
     let draw = |seed| {
         let mut store = MemoryStorage::new(&Options { seed, ..options(Tombstones::Drop) });

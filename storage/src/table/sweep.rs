@@ -126,7 +126,7 @@ impl Sweep {
 
 /// A cleared table that is taken down bucket by bucket.
 pub(crate) struct Demolition {
-    segments: Box<dyn Iterator<Item = Segment>>,
+    segments: Box<dyn Iterator<Item = Segment> + Send>,
     buckets: Vec<Bucket>,
     bytes: u64,
 }
