@@ -193,6 +193,8 @@ pub trait Storage {
     /// looked at; always whole buckets, so a walk makes progress whatever the budget. Returns the
     /// token to go on from; `None` at the end of the range.
     ///
+    /// A `from` before the store's range begins at its start, one behind it is the end.
+    ///
     /// A record that is there from the first to the last call of a walk is visited, whatever is
     /// written in between; none is visited twice.
     fn walk(
@@ -210,7 +212,9 @@ pub trait Storage {
     /// A live record drawn (nearly) at random; `None` when none was found.
     fn random(&mut self, now: WallTime) -> Option<Entry<'_>>;
 
-    /// Time since the last [`Storage::get`] or write of the key, in seconds of bounded range.
+    /// Time since the last [`Storage::get`] or write of the key, in whole seconds; at least eight
+    /// hours can be told, more reads as the longest time there is. Relies on
+    /// [`Storage::collect_expired`] to go round the store every eight minutes.
     fn idle_time(&self, token: Token, key: &[u8], now: WallTime) -> Option<Duration>;
 
     /// How often the key was used of late, 0 to 15; `None` where the store does not keep track.
@@ -219,8 +223,9 @@ pub trait Storage {
     /// Bytes of memory that the record of `key` takes, index slot and allocator rounding included.
     fn record_bytes(&self, token: Token, key: &[u8], now: WallTime) -> Option<u64>;
 
-    /// Removes everything that is older than `version`, which becomes the floor. May free the
-    /// memory in steps, in later calls of [`Storage::collect_expired`].
+    /// Removes everything whose version is at most `version`, which becomes the floor. Takes time
+    /// for what is newer and stays, not for what is removed: that memory may be freed in steps, in
+    /// later calls of [`Storage::apply`] and [`Storage::collect_expired`], and counts until then.
     fn clear(&mut self, version: Version);
 
     /// The counters and sizes.
@@ -253,11 +258,34 @@ pub enum OpenError {
 }
 
 /// Backends by name. The built-in ones are there from the start; a user's own crate adds others.
+#[derive(Clone)]
 pub struct Registry {
     backends: BTreeMap<String, Arc<OpenFn>>,
 }
 
+impl Default for Registry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Registry {
+    /// The built-in backends: those whose cargo feature is on.
+    #[must_use]
+    pub fn new() -> Self {
+        #[cfg_attr(
+            not(feature = "memory"),
+            expect(unused_mut, reason = "without a feature there is nothing to register")
+        )]
+        let mut registry = Self { backends: BTreeMap::new() };
+        #[cfg(feature = "memory")]
+        registry.register(
+            "memory",
+            Arc::new(|options| Ok(Box::new(crate::MemoryStorage::new(options)))),
+        );
+        registry
+    }
+
     /// Adds a backend, or replaces the one of that name.
     pub fn register(&mut self, name: &str, open: Arc<OpenFn>) {
         self.backends.insert(name.to_owned(), open);

@@ -1,0 +1,345 @@
+//! The backend `memory`: this shard's records in RAM, and nowhere else.
+//!
+//! The table keeps the items; this module decides: which version wins, what has
+//! expired, what makes room at the bound.
+//!
+//! # Invariants
+//!
+//! - A record is dead from `expires_at` on: no call shows it, whether or not it was collected.
+//! - A version at or below the floor does not create a record.
+//! - The statistics are sums over what the table holds, kept up to date by each change.
+//! - After a write that was not refused, memory is within the bound, unless the bound was lowered,
+//!   the write made the record no larger, or it was a deletion.
+
+mod eviction;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use fastrand::Rng;
+use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
+
+use crate::backend::{
+    Applied, Entry, Error, Eviction, Lookup, Options, Record, Stats, Storage, Tombstones,
+};
+use crate::table::item::{Item, KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::table::{Demolition, Locator, Place, Sweep, Table, is_expired, stamp_age, stamp_at};
+use eviction::Lfu;
+
+/// Slots of a cleared table that each write frees.
+const DEMOLISHED_PER_WRITE: usize = 32;
+/// Draws of [`Storage::random`] before it searches in order.
+const DRAW_COUNT_MAX: usize = 64;
+/// Slots that [`Storage::random`] searches in order.
+const RANDOM_SEARCH_SLOTS: usize = 4_096;
+
+/// A store in memory.
+pub struct MemoryStorage {
+    table: Table,
+    range: ShardRange,
+    floor: Version,
+    tombstones: Tombstones,
+    memory_bytes_max: Option<u64>,
+    eviction: Eviction,
+    lfu: Option<Lfu>,
+    rng: Rng,
+    sweep: Sweep,
+    demolitions: VecDeque<Demolition>,
+    counters: Counters,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    hit_count: u64,
+    miss_count: u64,
+    expired_count: u64,
+    evicted_count: u64,
+}
+
+impl MemoryStorage {
+    /// An empty store.
+    #[must_use]
+    pub fn new(options: &Options) -> Self {
+        Self::with_tokens(options, Token::of)
+    }
+
+    /// An empty store with another idea of which token a key has.
+    fn with_tokens(options: &Options, token_of: fn(&[u8]) -> Token) -> Self {
+        let mut store = Self {
+            table: Table::new(Locator { range: options.range, token_of }),
+            range: options.range,
+            floor: Version::ZERO,
+            tombstones: options.tombstones,
+            memory_bytes_max: None,
+            eviction: Eviction::Refuse,
+            lfu: None,
+            rng: Rng::with_seed(options.seed),
+            sweep: Sweep::default(),
+            demolitions: VecDeque::new(),
+            counters: Counters::default(),
+        };
+        store.set_memory_limit(options.memory_bytes_max, options.eviction);
+        store
+    }
+
+    /// Where the key's live record is.
+    fn find_live(&self, token: Token, key: &[u8], now: WallTime) -> Option<Place> {
+        self.table.find(token, key).filter(|place| is_live(self.table.item(*place), now))
+    }
+
+    /// What becomes of a record that has expired. Its place is void after.
+    fn expire(&mut self, place: Place) {
+        self.counters.expired_count += 1;
+        self.drop_or_bury(place);
+    }
+
+    fn drop_or_bury(&mut self, place: Place) {
+        match self.tombstones {
+            Tombstones::Keep => self.table.bury(place),
+            Tombstones::Drop => {
+                self.floor = self.floor.max(self.table.item(place).version());
+                self.table.remove(place);
+            }
+        }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        let demolitions: u64 = self.demolitions.iter().map(Demolition::bytes).sum();
+        let lfu = self.lfu.as_ref().map_or(0, Lfu::bytes);
+        self.table.memory_bytes() + demolitions + lfu
+    }
+
+    /// Frees about `budget` slots of cleared tables.
+    fn demolish(&mut self, budget: usize) {
+        if let Some(demolition) = self.demolitions.front_mut()
+            && demolition.step(budget)
+        {
+            self.demolitions.pop_front();
+        }
+    }
+
+    /// Applies a mutation that won and leaves no value.
+    fn apply_deletion(&mut self, token: Token, mutation: &Mutation<'_>, place: Option<Place>) {
+        let tombstone = Mutation { value: None, expires_at: None, ..*mutation };
+        match (self.tombstones, place) {
+            (Tombstones::Keep, Some(place)) => self.table.overwrite(place, &tombstone),
+            (Tombstones::Keep, None) => self.table.insert(token, &tombstone, 0),
+            (Tombstones::Drop, place) => {
+                self.floor = self.floor.max(mutation.version);
+                if let Some(place) = place {
+                    self.table.remove(place);
+                }
+            }
+        }
+    }
+
+    /// Applies a mutation that won and leaves a value.
+    fn apply_value(
+        &mut self,
+        token: Token,
+        mutation: &Mutation<'_>,
+        place: Option<Place>,
+        now: WallTime,
+    ) -> Result<(), Error> {
+        let place = self.make_room(token, mutation, place, now)?;
+        if let Some(place) = place {
+            self.table.overwrite(place, mutation);
+            self.table.set_stamp(place, stamp_at(now));
+        } else {
+            self.table.insert(token, mutation, stamp_at(now));
+            if let Some(lfu) = &mut self.lfu {
+                lfu.admit(token, self.table.totals().key_count);
+            }
+        }
+        Ok(())
+    }
+
+    fn entry(&self, place: Place) -> Entry<'_> {
+        let item = self.table.item(place);
+        Entry { token: self.table.token_of(item), key: item.key(), record: record(item) }
+    }
+
+    fn random_place(&mut self, now: WallTime) -> Option<Place> {
+        for _ in 0..DRAW_COUNT_MAX {
+            if let Some(place) = self.draw()
+                && is_live(self.table.item(place), now)
+            {
+                return Some(place);
+            }
+        }
+        let position = self.rng.u64(..);
+        self.table.first_place(position, RANDOM_SEARCH_SLOTS, |item| is_live(item, now))
+    }
+
+    /// A slot at random, if it holds an item.
+    fn draw(&mut self) -> Option<Place> {
+        self.table.item_near(self.rng.u64(..), self.rng.usize(..))
+    }
+}
+
+impl Storage for MemoryStorage {
+    #[inline]
+    fn get(&mut self, token: Token, key: &[u8], now: WallTime) -> Lookup<'_> {
+        if let Some(lfu) = &mut self.lfu {
+            lfu.record(token);
+        }
+        let found = self.table.find(token, key);
+        let Some(place) = found.filter(|place| !self.table.item(*place).is_tombstone()) else {
+            self.counters.miss_count += 1;
+            return Lookup::Absent;
+        };
+        if is_expired(self.table.item(place), now) {
+            self.counters.miss_count += 1;
+            self.expire(place);
+            return Lookup::Absent;
+        }
+        self.counters.hit_count += 1;
+        self.table.set_stamp(place, stamp_at(now));
+        Lookup::Found(record(self.table.item(place)))
+    }
+
+    fn peek(&self, token: Token, key: &[u8], now: WallTime) -> Lookup<'_> {
+        self.find_live(token, key, now)
+            .map_or(Lookup::Absent, |place| Lookup::Found(record(self.table.item(place))))
+    }
+
+    fn apply(
+        &mut self,
+        token: Token,
+        mutation: &Mutation<'_>,
+        now: WallTime,
+    ) -> Result<Applied, Error> {
+        let (key_bytes, value_bytes) = (mutation.key.len(), mutation.value.map_or(0, <[u8]>::len));
+        if key_bytes > KEY_LEN_MAX || value_bytes > VALUE_LEN_MAX {
+            return Err(Error::TooLarge { key_bytes, value_bytes });
+        }
+        self.demolish(DEMOLISHED_PER_WRITE);
+        let mut place = self.table.find(token, mutation.key);
+        if let Some(expired) = place.filter(|place| is_expired(self.table.item(*place), now)) {
+            self.expire(expired);
+            place = self.table.find(token, mutation.key);
+        }
+        let known = place.map_or(self.floor, |place| self.table.item(place).version());
+        if mutation.version <= known {
+            return Ok(Applied::Superseded);
+        }
+        let replaced = place.is_some_and(|place| !self.table.item(place).is_tombstone());
+        let is_dead = mutation.expires_at.is_some_and(|expires_at| expires_at <= now);
+        if mutation.value.is_none() || is_dead {
+            self.apply_deletion(token, mutation, place);
+        } else {
+            if let Some(lfu) = &mut self.lfu {
+                lfu.record(token);
+            }
+            self.apply_value(token, mutation, place, now)?;
+        }
+        Ok(Applied::Won { replaced })
+    }
+
+    #[inline]
+    fn prefetch(&self, tokens: &[Token]) {
+        self.table.prefetch(tokens);
+    }
+
+    fn walk(
+        &self,
+        from: Token,
+        budget: usize,
+        now: WallTime,
+        visit: &mut dyn FnMut(Entry<'_>),
+    ) -> Option<Token> {
+        if !self.range.contains(from) && from > self.range.first() {
+            return None;
+        }
+        let from = from.max(self.range.first());
+        let next = self.table.walk(self.range.position(from), budget, &mut |token, item| {
+            if is_live(item, now) {
+                visit(Entry { token, key: item.key(), record: record(item) });
+            }
+        });
+        self.range.token_at(next?)
+    }
+
+    fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {
+        self.demolish(budget);
+        let mut allowance = self.table.allowance(budget);
+        let mut collected = 0;
+        while let Some(place) = self.table.next_expired(&mut self.sweep, &mut allowance, now) {
+            self.expire(place);
+            collected += 1;
+        }
+        collected
+    }
+
+    fn random(&mut self, now: WallTime) -> Option<Entry<'_>> {
+        let place = self.random_place(now)?;
+        Some(self.entry(place))
+    }
+
+    fn idle_time(&self, token: Token, key: &[u8], now: WallTime) -> Option<Duration> {
+        let place = self.find_live(token, key, now)?;
+        Some(Duration::from_secs(u64::from(stamp_age(self.table.stamp(place), now))))
+    }
+
+    fn frequency(&self, token: Token) -> Option<u8> {
+        self.lfu.as_ref().map(|lfu| lfu.frequency(token))
+    }
+
+    fn record_bytes(&self, token: Token, key: &[u8], now: WallTime) -> Option<u64> {
+        let place = self.find_live(token, key, now)?;
+        Some(self.table.item(place).allocation_bytes() as u64 + Table::slot_bytes())
+    }
+
+    fn clear(&mut self, version: Version) {
+        if version <= self.floor && self.tombstones == Tombstones::Keep {
+            return;
+        }
+        self.floor = self.floor.max(version);
+        let demolition = self.table.clear(version);
+        if demolition.bytes() != 0 {
+            self.demolitions.push_back(demolition);
+        }
+        self.sweep = Sweep::default();
+    }
+
+    fn stats(&self) -> Stats {
+        let totals = self.table.totals();
+        Stats {
+            key_count: totals.key_count,
+            expiring_key_count: totals.expiring_key_count,
+            tombstone_count: totals.tombstone_count,
+            payload_bytes: totals.payload_bytes,
+            memory_bytes: self.memory_bytes(),
+            hit_count: self.counters.hit_count,
+            miss_count: self.counters.miss_count,
+            expired_count: self.counters.expired_count,
+            evicted_count: self.counters.evicted_count,
+        }
+    }
+
+    fn reset_stats(&mut self) {
+        self.counters = Counters::default();
+    }
+
+    fn set_memory_limit(&mut self, memory_bytes_max: Option<u64>, eviction: Eviction) {
+        self.memory_bytes_max = memory_bytes_max;
+        self.eviction = eviction;
+        self.lfu = match eviction {
+            Eviction::Refuse => None,
+            Eviction::Lfu => Some(Lfu::resized(self.lfu.take(), memory_bytes_max)),
+        };
+    }
+}
+
+fn is_live(item: Item<'_>, now: WallTime) -> bool {
+    !item.is_tombstone() && !is_expired(item, now)
+}
+
+#[inline]
+fn record(item: Item<'_>) -> Record<'_> {
+    let value = item.value().expect("a tombstone is not shown");
+    Record { value, version: item.version(), expires_at: item.expires_at() }
+}

@@ -1,0 +1,167 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use gridkv_cluster::Version;
+use proptest::prelude::*;
+
+use super::*;
+
+impl Segment {
+    /// Checks everything that the module promises.
+    pub(in crate::table) fn assert_invariants(&self, locator: &Locator) {
+        let mut passed = vec![0_u64; self.buckets.len()];
+        let mut counts = (0, 0);
+        for cell in self.cells() {
+            let slot = self.slot(cell);
+            let item = slot.item().unwrap();
+            let token = (locator.token_of)(item.key());
+            let position = locator.range.position(token);
+            let found = self.find(position, Tag::of(token.0), item.key());
+            assert_eq!(found, Some(cell));
+            let mut index = self.home(position);
+            while index != cell.bucket {
+                passed[index] += 1;
+                index = self.following(index);
+            }
+            counts.0 += 1;
+            counts.1 += u32::from(slot.has_expiry());
+            assert_eq!(slot.has_expiry(), item.expires_at().is_some());
+            assert!(self.timestamp_max >= item.version().timestamp);
+        }
+        assert_eq!((self.item_count, self.expiring_count), counts);
+        for (bucket, passed) in self.buckets.iter().zip(passed) {
+            assert!(bucket.passed() == passed.min(255) || bucket.passed() == 255);
+        }
+    }
+
+    /// Checks that no item expires before the segment says so. Holds outside a search.
+    pub(in crate::table) fn assert_expiry_is_covered(&self) {
+        for cell in self.cells() {
+            let expires_at = self.slot(cell).item().unwrap().expires_at();
+            assert!(expires_at.is_none_or(|expires_at| expires_at >= self.expiry_next));
+        }
+    }
+}
+
+/// The first eight bytes of a key are its token.
+fn leading_bytes(key: &[u8]) -> Token {
+    Token(u64::from_be_bytes(key[..8].try_into().unwrap()))
+}
+
+const LOCATOR: Locator = Locator { range: ShardRange::WHOLE, token_of: leading_bytes };
+
+fn item(key: &[u8; 8], expires_at: Option<u64>) -> Slot {
+    let expires_at = expires_at.map(WallTime::from_millis);
+    Slot::new(&Mutation { key, value: Some(b"v"), version: Version::ZERO, expires_at })
+}
+
+proptest! {
+    #[test]
+    fn items_are_found_however_close_their_tokens_are(
+        changes in proptest::collection::vec((any::<bool>(), 0_u64..60, 0..3_u32), 1..400),
+    ) {
+        let mut segment = Segment::new(0);
+        let mut model = BTreeMap::new();
+        for (is_insertion, number, spread) in changes {
+            // Next to each other, in one bucket's reach, or all over.
+            let token = number << (spread * 28);
+            let (key, tag) = (token.to_be_bytes(), Tag::of(token));
+            let found = segment.find(token, tag, &key);
+            prop_assert_eq!(found.is_some(), model.contains_key(&token));
+            match found {
+                Some(cell) if !is_insertion => {
+                    segment.remove(cell, &LOCATOR);
+                    segment.shrink(&LOCATOR);
+                    model.remove(&token);
+                }
+                None if is_insertion => {
+                    if !segment.has_room() {
+                        segment.grow(&LOCATOR);
+                    }
+                    segment.insert(token, tag, item(&key, (number % 3 == 0).then_some(number)));
+                    model.insert(token, ());
+                }
+                _ => {}
+            }
+            segment.assert_invariants(&LOCATOR);
+            segment.assert_expiry_is_covered();
+        }
+        let (lower, upper) = { let upper = segment.split(&LOCATOR); (segment, upper) };
+        lower.assert_invariants(&LOCATOR);
+        upper.assert_invariants(&LOCATOR);
+        prop_assert_eq!((lower.item_count + upper.item_count) as usize, model.len());
+    }
+
+    #[test]
+    fn homes_and_first_positions_agree(len in 1_usize..300, depth in 0_u8..=28, inside: u64) {
+        let segment = Segment::with_array(depth, len);
+        let home = segment.home(inside);
+        prop_assert!(home < len);
+        let first = segment.first_position(home, inside);
+        prop_assert!(first <= inside);
+        prop_assert_eq!(segment.home(first), home);
+        let next = segment.first_position(home + 1, inside);
+        if next != 0 {
+            prop_assert!(next > inside);
+            if home + 1 < len {
+                prop_assert_eq!(segment.home(next), home + 1);
+            }
+            prop_assert_eq!(segment.home(next - 1), home);
+        }
+    }
+}
+
+#[test]
+fn arrays_fill_the_size_classes_of_the_allocator() {
+    let mut len = 0;
+    let mut lens = Vec::new();
+    while len < SPLIT_BUCKET_COUNT {
+        len = array_len(len + len / 8 + 1);
+        lens.push(len);
+        let bytes = array_bytes(len);
+        assert!(bytes - len * BUCKET_BYTES <= BUCKET_BYTES, "{len} buckets waste memory");
+    }
+    assert_eq!(
+        lens,
+        [1, 2, 4, 5, 6, 8, 11, 13, 16, 19, 23, 27, 32, 39, 47, 55, 64, 79, 95, 111, 127]
+    );
+    for count in 0..2_000 {
+        assert!(item_count_max(array_len_for(count)) >= count);
+    }
+}
+
+#[test]
+fn growth_stays_within_its_bound() {
+    let mut segment = Segment::new(0);
+    let mut number = 0_u64;
+    while segment.bucket_count() < 600 {
+        while segment.has_room() {
+            number += 1;
+            let token = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            segment.insert(token, Tag::of(token), item(&token.to_be_bytes(), None));
+        }
+        let (before, bound) = (segment.array_bytes(), segment.growth_bytes_max());
+        segment.grow(&LOCATOR);
+        assert!(segment.array_bytes() <= before + bound);
+    }
+    let (before, bound) = (segment.array_bytes(), segment.growth_bytes_max());
+    let upper = segment.split(&LOCATOR);
+    assert!(segment.array_bytes() + upper.array_bytes() <= before + bound);
+}
+
+#[test]
+fn an_age_is_told_up_to_its_bound_and_never_wraps_while_stamps_are_swept() {
+    let start = WallTime::from_millis(1_700_000_000_000);
+    let mut segment = Segment::new(0);
+    segment.grow(&LOCATOR);
+    let cell = segment.insert(7, Tag::of(7), item(&7_u64.to_be_bytes(), None));
+    segment.slot_mut(cell).set_stamp(stamp_at(start));
+    for minutes in 0..60 * 24 {
+        let now = start + Duration::from_secs(minutes * 60);
+        segment.sweep_stamps(now);
+        let seconds = u16::try_from(minutes * 60).unwrap_or(u16::MAX);
+        assert_eq!(stamp_age(segment.slot(cell).stamp(), now), seconds.min(STAMP_AGE_MAX));
+    }
+    let back = WallTime::from_millis(start.as_millis() - 60_000);
+    assert_eq!(stamp_age(stamp_at(start), back), 0);
+}
