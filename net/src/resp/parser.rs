@@ -73,6 +73,17 @@ impl Parser {
         self.partial.is_some()
     }
 
+    /// The argument that is arriving: its index, its announced length, and the command's name, the
+    /// first argument. `None` while the name or the length is still to come. `input` is that of
+    /// the call of [`Parser::parse`] before.
+    #[must_use]
+    pub fn pending<'a>(&'a self, input: &'a [u8]) -> Option<(usize, usize, &'a [u8])> {
+        let partial = self.partial.as_ref()?;
+        let len = partial.cursor.bulk_len?;
+        let index = partial.arguments.len();
+        if index == 0 { None } else { Some((index, len, partial.arguments.get(0, input))) }
+    }
+
     /// Reads the request at the start of `input`. After [`Step::Incomplete`], call again with the
     /// same bytes and more behind them; `arguments` may have served other connections meanwhile.
     /// They hold the request's arguments when a [`Step::Request`] is returned, else nothing of use.

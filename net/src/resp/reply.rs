@@ -45,6 +45,11 @@ impl<'a> Reply<'a> {
         self.protocol
     }
 
+    /// Speaks another version from here on.
+    pub fn set_protocol(&mut self, protocol: Protocol) {
+        self.protocol = protocol;
+    }
+
     /// `OK`.
     #[inline]
     pub fn ok(&mut self) {

@@ -117,7 +117,8 @@ pub struct Received {
 pub enum Event {
     /// A client has connected. It is read once it is adopted, here or by another ring.
     Accepted(OwnedFd),
-    /// A client could not be accepted, mostly because descriptors have run out.
+    /// A client could not be accepted, mostly because descriptors have run out. No further one is
+    /// accepted until [`DataRing::accept_again`], so that the owner can let some time pass.
     AcceptFailed(io::Error),
     /// A client has sent something. Recycle it before the next turn.
     Received(Received),
@@ -160,6 +161,8 @@ pub struct DataRing {
     starved: Vec<ConnectionId>,
     listener: Option<TcpListener>,
     accepting: bool,
+    /// The last accept failed: the next try is the owner's to choose.
+    accept_failed: bool,
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
     doorbell_count: Box<u64>,
@@ -186,6 +189,7 @@ impl DataRing {
             starved: Vec::new(),
             listener: None,
             accepting: false,
+            accept_failed: false,
             doorbell,
             doorbell_armed: false,
             doorbell_count: Box::new(0),
@@ -207,6 +211,11 @@ impl DataRing {
             let accept = user_data(Operation::Accept, NOBODY);
             self.push(&opcode::AsyncCancel::new(accept).build(), Operation::Other, NOBODY);
         }
+    }
+
+    /// Tries to accept again after [`Event::AcceptFailed`].
+    pub fn accept_again(&mut self) {
+        self.accept_failed = false;
     }
 
     /// Takes over a connected socket, and reads from it until told otherwise.
@@ -304,7 +313,7 @@ impl DataRing {
                 }
             }
         }
-        if self.listener.is_some() && !self.accepting {
+        if self.listener.is_some() && !self.accepting && !self.accept_failed {
             self.arm_accept();
         }
         if !self.doorbell_armed {
@@ -400,7 +409,10 @@ impl DataRing {
                 Some(Event::Accepted(unsafe { OwnedFd::from_raw_fd(result) }))
             }
             error if error == -libc::ECANCELED => None,
-            error => Some(Event::AcceptFailed(io::Error::from_raw_os_error(-error))),
+            error => {
+                self.accept_failed = true;
+                Some(Event::AcceptFailed(io::Error::from_raw_os_error(-error)))
+            }
         }
     }
 

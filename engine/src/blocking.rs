@@ -1,0 +1,167 @@
+//! The embedded API for threads without an executor.
+
+use std::time::Duration;
+
+use futures_lite::future::block_on;
+use gridkv_cluster::Version;
+use gridkv_storage::Stats;
+
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::shard::{Expiry, SetOptions, SetOutcome, Shard, Versioned};
+
+/// A [`Handle`] whose calls block the calling thread. Not for use within a core's closure: a core
+/// that waits for itself waits for ever.
+#[derive(Clone, Debug)]
+pub struct Blocking {
+    handle: Handle,
+}
+
+impl Blocking {
+    pub(crate) const fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    /// As [`Handle::get`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        block_on(self.handle.get(key))
+    }
+
+    /// As [`Handle::get_versioned`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get_versioned`].
+    pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<Versioned>, Error> {
+        block_on(self.handle.get_versioned(key))
+    }
+
+    /// As [`Handle::set`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::set`].
+    pub fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<(), Error> {
+        block_on(self.handle.set(key, value))
+    }
+
+    /// As [`Handle::set_with`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::set_with`].
+    pub fn set_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Vec<u8>>,
+        options: SetOptions,
+    ) -> Result<SetOutcome, Error> {
+        block_on(self.handle.set_with(key, value, options))
+    }
+
+    /// As [`Handle::compare_and_set`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::compare_and_set`].
+    pub fn compare_and_set(
+        &self,
+        key: impl AsRef<[u8]>,
+        version: Version,
+        value: impl Into<Vec<u8>>,
+    ) -> Result<SetOutcome, Error> {
+        block_on(self.handle.compare_and_set(key, version, value))
+    }
+
+    /// As [`Handle::delete`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::delete`].
+    pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        block_on(self.handle.delete(key))
+    }
+
+    /// As [`Handle::exists`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::exists`].
+    pub fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        block_on(self.handle.exists(key))
+    }
+
+    /// As [`Handle::increment`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::increment`].
+    pub fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64, Error> {
+        block_on(self.handle.increment(key, delta))
+    }
+
+    /// As [`Handle::expire`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::expire`].
+    pub fn expire(&self, key: impl AsRef<[u8]>, expiry: Expiry) -> Result<bool, Error> {
+        block_on(self.handle.expire(key, expiry))
+    }
+
+    /// As [`Handle::time_to_live`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::time_to_live`].
+    pub fn time_to_live(&self, key: impl AsRef<[u8]>) -> Result<Option<Option<Duration>>, Error> {
+        block_on(self.handle.time_to_live(key))
+    }
+
+    /// As [`Handle::run_on`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::run_on`].
+    pub fn run_on<T: Send + 'static>(
+        &self,
+        key: impl AsRef<[u8]>,
+        work: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        block_on(self.handle.run_on(key, work))
+    }
+
+    /// As [`Handle::run_on_all`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::run_on_all`].
+    pub fn run_on_all<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Error> {
+        block_on(self.handle.run_on_all(work))
+    }
+
+    /// As [`Handle::stats`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::stats`].
+    pub fn stats(&self) -> Result<Stats, Error> {
+        block_on(self.handle.stats())
+    }
+
+    /// As [`Handle::clear`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::clear`].
+    pub fn clear(&self) -> Result<(), Error> {
+        block_on(self.handle.clear())
+    }
+}

@@ -1,0 +1,599 @@
+//! All that a node can be told.
+//!
+//! A TOML file, `GRIDKV_*` variables and flags set the same options, flags last; each value is text
+//! that [`Config::set`] checks, so all three say the same when something is wrong. An option that
+//! does not exist is an error.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use gridkv_storage::Eviction;
+
+/// What a core does when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It sleeps; waking it takes some microseconds, on a virtual machine up to 50.
+    Park,
+    /// It looks for work this long before it sleeps.
+    Spin(Duration),
+    /// It never sleeps: fastest answers, a whole processor.
+    Poll,
+}
+
+/// Which processors the cores run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// As many as the process may use.
+    All,
+    /// This many of those.
+    Count(usize),
+    /// These, by number.
+    Cpus(Vec<usize>),
+}
+
+/// Form of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// All options, checked. [`Config::default`] is what the program runs with when told nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where Redis clients connect; `None` for no listener (the embedded engine's default).
+    pub listen: Option<SocketAddr>,
+    /// Where metrics and health are served.
+    pub admin: Option<SocketAddr>,
+    /// Which processors the cores run on.
+    pub cores: Cores,
+    /// Number of shards; `None` for one a core.
+    pub shards: Option<u16>,
+    /// Storage backend, by name.
+    pub storage: String,
+    /// Bound on the memory of records and index; `None` for no bound.
+    pub max_memory: Option<u64>,
+    /// What happens at the bound.
+    pub eviction: Eviction,
+    /// Longest value in bytes.
+    pub max_value: usize,
+    /// What a core does when it has nothing to do.
+    pub idle: Idle,
+    /// Most clients at a time.
+    pub max_clients: usize,
+    /// How long a client may be silent; zero for ever.
+    pub client_timeout: Duration,
+    /// How long a client may leave its answers unread before it is disconnected.
+    pub output_timeout: Duration,
+    /// Most bytes of answers that wait for one client; one that needs more is disconnected.
+    pub output_limit: usize,
+    /// Most bytes of unfinished requests that a core holds for all of its clients.
+    pub input_limit: usize,
+    /// Password that clients must give; empty for none.
+    pub password: String,
+    /// Whether `DEBUG` is answered.
+    pub debug_commands: bool,
+    /// Commands slower than this are noted in the slow log; `None` for none.
+    pub slowlog_threshold: Option<Duration>,
+    /// How many the slow log holds, per core.
+    pub slowlog_len: usize,
+    /// Which messages are logged: a level, or `target=level` pairs with commas.
+    pub log: String,
+    /// Form of the log.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let mut config = Self {
+            listen: None,
+            admin: None,
+            cores: Cores::All,
+            shards: None,
+            storage: String::new(),
+            max_memory: None,
+            eviction: Eviction::Refuse,
+            max_value: 0,
+            idle: Idle::Park,
+            max_clients: 0,
+            client_timeout: Duration::ZERO,
+            output_timeout: Duration::ZERO,
+            output_limit: 0,
+            input_limit: 0,
+            password: String::new(),
+            debug_commands: false,
+            slowlog_threshold: None,
+            slowlog_len: 0,
+            log: String::new(),
+            log_format: LogFormat::Human,
+        };
+        for option in OPTIONS {
+            config.set(option.name, option.default).expect("the defaults are valid");
+        }
+        config
+    }
+}
+
+/// One option, for help texts and listings.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionInfo {
+    /// Its name in the file; with `-` for `_` the flag, in capitals after `GRIDKV_` the variable.
+    pub name: &'static str,
+    /// What a value looks like.
+    pub value: &'static str,
+    /// Its default, as text.
+    pub default: &'static str,
+    /// What it does.
+    pub help: &'static str,
+}
+
+const fn option(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> OptionInfo {
+    OptionInfo { name, value, default, help }
+}
+
+/// All options there are.
+pub const OPTIONS: &[OptionInfo] = &[
+    option("listen", "ADDR|off", "127.0.0.1:7379", "where Redis clients connect"),
+    option(
+        "admin",
+        "ADDR|off",
+        "127.0.0.1:7381",
+        "where /metrics, /healthz and /readyz are served",
+    ),
+    option("cores", "N|all", "all", "how many processors to use, one core each"),
+    option("cpus", "LIST|any", "any", "which processors to use, such as 0,2-3 (instead of cores)"),
+    option("shards", "N|cores", "cores", "how many shards to divide the keys into"),
+    option("storage", "NAME", "memory", "storage backend: memory"),
+    option("max_memory", "SIZE|none", "none", "bound on the memory of records and index"),
+    option(
+        "eviction",
+        "noeviction|lfu",
+        "noeviction",
+        "at the bound: refuse writes, or evict seldom used records",
+    ),
+    option("max_value", "SIZE", "16MiB", "longest value, at most 512MiB"),
+    option("idle", "park|spin:TIME|poll", "park", "what a core does when it has nothing to do"),
+    option("max_clients", "N", "10000", "most clients at a time"),
+    option(
+        "client_timeout",
+        "TIME",
+        "0s",
+        "disconnect clients that are silent for so long (0s: never)",
+    ),
+    option(
+        "output_timeout",
+        "TIME",
+        "60s",
+        "disconnect clients that leave answers unread for so long",
+    ),
+    option("output_limit", "SIZE", "256MiB", "most bytes of answers waiting for one client"),
+    option("input_limit", "SIZE", "256MiB", "most bytes of unfinished requests held by one core"),
+    option("password", "TEXT", "", "password that clients must give (empty: none)"),
+    option("debug_commands", "true|false", "false", "whether DEBUG is answered"),
+    option(
+        "slowlog_threshold",
+        "TIME|off",
+        "10ms",
+        "commands slower than this are noted in the slow log",
+    ),
+    option("slowlog_len", "N", "128", "how many commands the slow log of a core holds"),
+    option("log", "LEVEL", "info", "what is logged: error, warn, info, debug, trace"),
+    option("log_format", "human|json", "human", "form of the log"),
+];
+
+/// An option was not understood. Nothing was set.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No option of that name.
+    #[error("unknown option `{name}` in {source_name}: the options are {known}")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// Where it stood.
+        source_name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// The value is not one the option can have.
+    #[error("{source_name}: `{name} = {value}` is not valid: {expected}")]
+    Invalid {
+        /// The option.
+        name: String,
+        /// The value.
+        value: String,
+        /// What it must be.
+        expected: String,
+        /// Where it stood.
+        source_name: String,
+    },
+    /// The file could not be read as TOML.
+    #[error("{source_name}: {problem}")]
+    File {
+        /// The file.
+        source_name: String,
+        /// What is wrong, with the line.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// The embedded engine's default: the program's, without listeners.
+    #[must_use]
+    pub fn embedded() -> Self {
+        Self { listen: None, admin: None, ..Self::default() }
+    }
+
+    /// Sets one option from its text.
+    ///
+    /// # Errors
+    ///
+    /// What the value must be; the option is unchanged. `None` for an unknown name.
+    pub fn set(&mut self, name: &str, text: &str) -> Result<(), Option<String>> {
+        let text = text.trim();
+        match name {
+            "listen" => self.listen = address(text)?,
+            "admin" => self.admin = address(text)?,
+            "cores" if text == "all" => {
+                if !matches!(self.cores, Cores::Cpus(_)) {
+                    self.cores = Cores::All;
+                }
+            }
+            "cores" => self.cores = Cores::Count(number(text, 1, 1_024)?),
+            "cpus" if text == "any" => {
+                if matches!(self.cores, Cores::Cpus(_)) {
+                    self.cores = Cores::All;
+                }
+            }
+            "cpus" => self.cores = Cores::Cpus(cpu_list(text)?),
+            "shards" => self.shards = or_word(text, "cores", |text| number(text, 1, 4_096))?,
+            "storage" => self.storage = text.to_owned(),
+            "max_memory" => {
+                let least = 1 << 20;
+                self.max_memory = or_word(text, "none", |text| size(text, least, u64::MAX))?;
+            }
+            "eviction" => self.eviction = eviction(text)?,
+            "max_value" => self.max_value = size(text, 1, 512 << 20)?,
+            "idle" => self.idle = idle(text)?,
+            "max_clients" => self.max_clients = number(text, 1, 10_000_000)?,
+            "client_timeout" => self.client_timeout = duration(text)?,
+            "output_timeout" => self.output_timeout = duration(text)?,
+            "output_limit" => self.output_limit = size(text, 64 << 10, u64::MAX)?,
+            "input_limit" => self.input_limit = size(text, 1 << 20, u64::MAX)?,
+            "password" => text.clone_into(&mut self.password),
+            "debug_commands" => {
+                self.debug_commands = one_of(text, &[("true", true), ("false", false)])?
+            }
+            "slowlog_threshold" => self.slowlog_threshold = or_word(text, "off", duration)?,
+            "slowlog_len" => self.slowlog_len = number(text, 0, 1_000_000)?,
+            "log" => text.clone_into(&mut self.log),
+            "log_format" => {
+                let forms = [("human", LogFormat::Human), ("json", LogFormat::Json)];
+                self.log_format = one_of(text, &forms)?;
+            }
+            _ => return Err(None),
+        }
+        Ok(())
+    }
+
+    /// Sets options from a TOML document; `source_name` is named in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]; options before the faulty one may have been set.
+    pub fn set_from_toml(&mut self, document: &str, source_name: &str) -> Result<(), ConfigError> {
+        let table = document.parse::<toml::Table>().map_err(|error| ConfigError::File {
+            source_name: source_name.to_owned(),
+            problem: error.to_string().trim_end().to_owned(),
+        })?;
+        for (name, value) in table {
+            let text = match value {
+                toml::Value::String(text) => text,
+                toml::Value::Integer(_) | toml::Value::Boolean(_) | toml::Value::Float(_) => {
+                    value.to_string()
+                }
+                _ => {
+                    return Err(ConfigError::Invalid {
+                        name,
+                        value: value.to_string(),
+                        expected: "a string, a number or a boolean is needed".to_owned(),
+                        source_name: source_name.to_owned(),
+                    });
+                }
+            };
+            self.set_from(&name, &text, source_name)?;
+        }
+        Ok(())
+    }
+
+    /// Sets options from `GRIDKV_*` variables; others are passed over, and so is `GRIDKV_CONFIG`,
+    /// which names the file.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]; options before the faulty one may have been set.
+    pub fn set_from_environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), ConfigError> {
+        // In order of their names, so that the same environment gives the same error.
+        for (variable, text) in variables.collect::<BTreeMap<_, _>>() {
+            let Some(name) = variable.strip_prefix("GRIDKV_") else { continue };
+            if name != "CONFIG" {
+                self.set_from(&name.to_ascii_lowercase(), &text, &variable)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets one option; `source_name` is named in the error.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`]; nothing is set.
+    pub fn set_from(
+        &mut self,
+        name: &str,
+        text: &str,
+        source_name: &str,
+    ) -> Result<(), ConfigError> {
+        let source_name = source_name.to_owned();
+        self.set(name, text).map_err(|expected| match expected {
+            Some(expected) => ConfigError::Invalid {
+                name: name.to_owned(),
+                value: if name == "password" { "***".to_owned() } else { text.to_owned() },
+                expected,
+                source_name,
+            },
+            None => ConfigError::Unknown {
+                name: name.to_owned(),
+                source_name,
+                known: OPTIONS.iter().map(|option| option.name).collect::<Vec<_>>().join(", "),
+            },
+        })
+    }
+
+    /// The text of an option's value, such that [`Config::set`] gives the same value.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        let address = |address: Option<SocketAddr>| {
+            address.map_or_else(|| "off".to_owned(), |address| address.to_string())
+        };
+        let time = |time: Duration| humantime::format_duration(time).to_string();
+        let bytes = |bytes: u64| ByteSize::b(bytes).display().iec().to_string().replace(' ', "");
+        Some(match name {
+            "listen" => address(self.listen),
+            "admin" => address(self.admin),
+            "cores" => match &self.cores {
+                Cores::All | Cores::Cpus(_) => "all".to_owned(),
+                Cores::Count(count) => count.to_string(),
+            },
+            "cpus" => match &self.cores {
+                Cores::Cpus(cpus) => join(cpus.iter()),
+                Cores::All | Cores::Count(_) => "any".to_owned(),
+            },
+            "shards" => self.shards.map_or_else(|| "cores".to_owned(), |count| count.to_string()),
+            "storage" => self.storage.clone(),
+            "max_memory" => self.max_memory.map_or_else(|| "none".to_owned(), bytes),
+            "eviction" => match self.eviction {
+                Eviction::Refuse => "noeviction".to_owned(),
+                Eviction::Lfu => "lfu".to_owned(),
+            },
+            "max_value" => bytes(self.max_value as u64),
+            "idle" => match self.idle {
+                Idle::Park => "park".to_owned(),
+                Idle::Spin(duration) => format!("spin:{}", time(duration)),
+                Idle::Poll => "poll".to_owned(),
+            },
+            "max_clients" => self.max_clients.to_string(),
+            "client_timeout" => time(self.client_timeout),
+            "output_timeout" => time(self.output_timeout),
+            "output_limit" => bytes(self.output_limit as u64),
+            "input_limit" => bytes(self.input_limit as u64),
+            "password" => self.password.clone(),
+            "debug_commands" => self.debug_commands.to_string(),
+            "slowlog_threshold" => self.slowlog_threshold.map_or_else(|| "off".to_owned(), time),
+            "slowlog_len" => self.slowlog_len.to_string(),
+            "log" => self.log.clone(),
+            "log_format" => match self.log_format {
+                LogFormat::Human => "human".to_owned(),
+                LogFormat::Json => "json".to_owned(),
+            },
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for Config {
+    /// The effective configuration as a TOML file, without the password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for option in OPTIONS {
+            let mut text = self.text(option.name).unwrap_or_default();
+            if option.name == "password" && !text.is_empty() {
+                "***".clone_into(&mut text);
+            }
+            // One of the two says nothing: leave it out, so that the listing can be read back.
+            let silent = match (&self.cores, option.name) {
+                (Cores::Cpus(_), "cores") => true,
+                (Cores::All | Cores::Count(_), "cpus") => true,
+                _ => false,
+            };
+            if !silent {
+                writeln!(f, "{} = {}  # {}", option.name, toml::Value::from(text), option.help)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+type Parsed<T> = Result<T, Option<String>>;
+
+fn expected<T>(text: impl Into<String>) -> Parsed<T> {
+    Err(Some(text.into()))
+}
+
+fn or_word<T>(text: &str, word: &str, parse: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Option<T>> {
+    if text == word { Ok(None) } else { parse(text).map(Some) }
+}
+
+fn address(text: &str) -> Parsed<Option<SocketAddr>> {
+    or_word(text, "off", |text| {
+        let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
+        found.map_or_else(|| expected("an address such as 127.0.0.1:7379, or off, is needed"), Ok)
+    })
+}
+
+fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, least: T, most: T) -> Parsed<T> {
+    match text.parse::<T>() {
+        Ok(number) if number >= least && number <= most => Ok(number),
+        _ => expected(format!("a whole number from {least} to {most} is needed")),
+    }
+}
+
+fn size<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Parsed<T> {
+    let parsed = text.parse::<ByteSize>().ok().map(|size| size.as_u64());
+    parsed
+        .filter(|bytes| (least..=most).contains(bytes))
+        .and_then(|bytes| T::try_from(bytes).ok())
+        .map_or_else(
+            || {
+                let least = ByteSize::b(least).display().iec();
+                expected(format!("a size such as 64MiB or 4GiB, at least {least}, is needed"))
+            },
+            Ok,
+        )
+}
+
+fn duration(text: &str) -> Parsed<Duration> {
+    match humantime::parse_duration(text) {
+        Ok(duration) => Ok(duration),
+        Err(_) if text == "0" => Ok(Duration::ZERO),
+        Err(_) => expected("a time such as 50us, 100ms, 5s or 2m is needed"),
+    }
+}
+
+fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
+    match words.iter().find(|(word, _)| *word == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let words = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+            expected(format!("{words} is needed"))
+        }
+    }
+}
+
+/// The policy of that name.
+pub(crate) fn eviction(text: &str) -> Parsed<Eviction> {
+    one_of(text, &[("noeviction", Eviction::Refuse), ("lfu", Eviction::Lfu)])
+}
+
+fn idle(text: &str) -> Parsed<Idle> {
+    match text.split_once(':') {
+        Some(("spin", time)) => duration(time).map(Idle::Spin),
+        None if text == "park" => Ok(Idle::Park),
+        None if text == "poll" => Ok(Idle::Poll),
+        _ => expected("park, spin:TIME (such as spin:50us) or poll is needed"),
+    }
+}
+
+fn cpu_list(text: &str) -> Parsed<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>())
+        else {
+            return expected("a list of processor numbers such as 0,2-3 is needed");
+        };
+        if first > last || last >= 65_536 {
+            return expected("processor numbers go up, and stay below 65536");
+        }
+        cpus.extend(first..=last);
+    }
+    let mut distinct = cpus.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if distinct.len() == cpus.len() { Ok(cpus) } else { expected("each processor once") }
+}
+
+fn join(items: impl Iterator<Item = impl fmt::Display>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_option_is_read_back_from_its_own_text() {
+        let config = Config::default();
+        let mut copy = Config::default();
+        for option in OPTIONS {
+            let text = config.text(option.name).unwrap();
+            copy.set(option.name, &text).unwrap();
+        }
+        assert_eq!(copy, config);
+    }
+
+    #[test]
+    fn the_printed_configuration_is_a_file_that_gives_the_same() {
+        let mut config = Config::default();
+        config.set("cpus", "0,2-3").unwrap();
+        config.set("max_memory", "4GiB").unwrap();
+        config.set("idle", "spin:50us").unwrap();
+        let mut copy = Config::default();
+        copy.set_from_toml(&config.to_string(), "printed").unwrap();
+        assert_eq!(copy, config);
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_wherever_it_stands() {
+        let mut config = Config::default();
+        let error = config.set_from_toml("lisen = \"x\"", "file.toml").unwrap_err();
+        assert!(error.to_string().starts_with("unknown option `lisen` in file.toml"), "{error}");
+        let variables = [("GRIDKV_LISEN".to_owned(), "x".to_owned())];
+        let error = config.set_from_environment(variables.into_iter()).unwrap_err();
+        assert!(error.to_string().contains("`lisen` in GRIDKV_LISEN"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_value_is_named_with_what_is_allowed() {
+        let bad = [
+            ("listen", "nowhere"),
+            ("cores", "0"),
+            ("cores", "-1"),
+            ("cpus", "3-1"),
+            ("cpus", "1,1"),
+            ("max_memory", "12XB"),
+            ("eviction", "lru"),
+            ("idle", "spin"),
+            ("idle", "spin:fast"),
+            ("client_timeout", "soon"),
+            ("debug_commands", "yes"),
+        ];
+        for (name, text) in bad {
+            let mut config = Config::default();
+            let error = config.set_from(name, text, "test").unwrap_err();
+            assert!(matches!(error, ConfigError::Invalid { .. }), "{name} = {text}: {error}");
+            assert_eq!(config, Config::default());
+        }
+    }
+
+    #[test]
+    fn numbers_and_booleans_need_no_quotes_in_the_file() {
+        let mut config = Config::default();
+        config.set_from_toml("cores = 3\ndebug_commands = true\nmax_clients = 7", "f").unwrap();
+        assert_eq!(config.cores, Cores::Count(3));
+        assert!(config.debug_commands);
+        assert_eq!(config.max_clients, 7);
+    }
+}

@@ -1,0 +1,238 @@
+//! Requests for keys of other cores: collected while a core serves its clients, posted once a turn
+//! in one batch a core, answered in one batch.
+//!
+//! # Invariants
+//!
+//! - A core answers the requests of another in the order in which they were posted; so the asking
+//!   core needs no names for them, only a queue of who waits.
+//! - What is under way to one core is bounded in number and bytes. Beyond that, connections with
+//!   requests for it are not served until answers arrive.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use gridkv_cluster::Token;
+use gridkv_net::resp::Protocol;
+use gridkv_net::ring::ConnectionId;
+use smallvec::SmallVec;
+
+use super::mailbox::Message;
+use super::shards::Shards;
+use crate::node::Node;
+use crate::server::commands::{Command, Part};
+
+/// Most requests under way to one core.
+const REQUEST_COUNT_MAX: usize = 16 << 10;
+/// Most bytes of requests under way to one core.
+const REQUEST_BYTES_MAX: usize = 32 << 20;
+
+struct Request {
+    command: &'static Command,
+    protocol: Protocol,
+    token: Token,
+    argument_count: u32,
+}
+
+/// A batch of requests.
+pub(crate) struct Requests {
+    from: usize,
+    requests: Vec<Request>,
+    /// Lengths of all arguments, in order.
+    lengths: Vec<u32>,
+    /// The arguments, one after the other.
+    bytes: Vec<u8>,
+}
+
+/// A batch of answers, to as many requests.
+pub(crate) struct Answers {
+    from: usize,
+    parts: Vec<AnswerPart>,
+    bytes: Vec<u8>,
+}
+
+enum AnswerPart {
+    /// So many bytes of the batch.
+    Reply(u32),
+    Count(bool),
+    /// So many bytes of the batch are the text of an error.
+    Failed(u32),
+}
+
+/// Who waits for an answer: a connection, and the place of the reply in its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Waiter {
+    pub(crate) connection: ConnectionId,
+    pub(crate) sequence: u64,
+}
+
+/// The way to one other core.
+struct Link {
+    requests: Requests,
+    answers: Answers,
+    waiting: VecDeque<(Waiter, u32)>,
+    waiting_bytes: usize,
+}
+
+/// The ways to all other cores.
+pub(crate) struct Links {
+    own: usize,
+    links: Vec<Link>,
+}
+
+impl Links {
+    pub(crate) fn new(own: usize, core_count: usize) -> Self {
+        let link = |_| Link {
+            requests: Requests::empty(own),
+            answers: Answers::empty(own),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+        };
+        Self { own, links: (0..core_count).map(link).collect() }
+    }
+
+    /// Whether a connection may go on asking other cores.
+    pub(crate) fn have_room(&self) -> bool {
+        self.links.iter().all(|link| {
+            link.waiting.len() < REQUEST_COUNT_MAX && link.waiting_bytes < REQUEST_BYTES_MAX
+        })
+    }
+
+    /// Adds a request to the next batch for `core`.
+    pub(crate) fn request(
+        &mut self,
+        core: usize,
+        waiter: Waiter,
+        command: &'static Command,
+        protocol: Protocol,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        assert_ne!(core, self.own);
+        let link = &mut self.links[core];
+        let mut request_bytes = 0;
+        for argument in arguments {
+            let len = u32::try_from(argument.len()).expect("an argument is below 2 GiB");
+            link.requests.lengths.push(len);
+            link.requests.bytes.extend_from_slice(argument);
+            request_bytes += len;
+        }
+        let argument_count = u32::try_from(arguments.len()).expect("bounded by the parser");
+        link.requests.requests.push(Request { command, protocol, token, argument_count });
+        link.waiting.push_back((waiter, request_bytes));
+        link.waiting_bytes += request_bytes as usize;
+    }
+
+    /// Serves another core's batch from this core's shards.
+    pub(crate) fn serve(&mut self, batch: &Requests, shards: &mut Shards) {
+        let answers = &mut self.links[batch.from].answers;
+        let (mut bytes, mut lengths) = (&batch.bytes[..], batch.lengths.iter());
+        for requests in batch.requests.chunks(16) {
+            let tokens: SmallVec<[Token; 16]> = requests.iter().map(|it| it.token).collect();
+            shards.prefetch(&tokens);
+            for request in requests {
+                let mut arguments: SmallVec<[&[u8]; 8]> = SmallVec::new();
+                for len in lengths.by_ref().take(request.argument_count as usize) {
+                    let (argument, rest) = bytes.split_at(*len as usize);
+                    arguments.push(argument);
+                    bytes = rest;
+                }
+                let shard = shards.of(request.token);
+                answers.add(|out| {
+                    request.command.run_part(
+                        shard,
+                        request.token,
+                        &arguments,
+                        out,
+                        request.protocol,
+                    )
+                });
+            }
+        }
+    }
+
+    /// The answers of a batch, in order, each with who waits for it.
+    pub(crate) fn take_answers<'a>(&mut self, batch: &'a Answers) -> Vec<(Waiter, Part, &'a [u8])> {
+        let link = &mut self.links[batch.from];
+        let mut bytes = &batch.bytes[..];
+        let mut answers = Vec::with_capacity(batch.parts.len());
+        for part in &batch.parts {
+            let (waiter, request_bytes) =
+                link.waiting.pop_front().expect("each request is answered once");
+            link.waiting_bytes -= request_bytes as usize;
+            let (part, len) = match *part {
+                AnswerPart::Reply(len) => (Part::Reply, len),
+                AnswerPart::Count(counted) => (Part::Count(counted), 0),
+                AnswerPart::Failed(len) => (Part::Failed, len),
+            };
+            let (own, rest) = bytes.split_at(len as usize);
+            bytes = rest;
+            answers.push((waiter, part, own));
+        }
+        answers
+    }
+
+    /// Gives up what `core`, which has stopped, was asked.
+    pub(crate) fn give_up(&mut self, core: usize) -> Vec<Waiter> {
+        let link = &mut self.links[core];
+        link.requests = Requests::empty(self.own);
+        link.answers = Answers::empty(self.own);
+        link.waiting_bytes = 0;
+        link.waiting.drain(..).map(|(waiter, _)| waiter).collect()
+    }
+
+    /// Posts the batches. Whether some core's mailbox was full, so that its batch still waits.
+    pub(crate) fn post(&mut self, node: &Arc<Node>) -> bool {
+        let mut is_behind = false;
+        for (core, link) in self.links.iter_mut().enumerate() {
+            if !link.requests.requests.is_empty() {
+                let batch = std::mem::replace(&mut link.requests, Requests::empty(self.own));
+                let refused = node.ports[core].try_post(Message::Requests(batch));
+                if let Some(Message::Requests(batch)) = still_full(refused) {
+                    link.requests = batch;
+                    is_behind = true;
+                }
+            }
+            if !link.answers.parts.is_empty() {
+                let batch = std::mem::replace(&mut link.answers, Answers::empty(self.own));
+                let refused = node.ports[core].try_post(Message::Answers(batch));
+                if let Some(Message::Answers(batch)) = still_full(refused) {
+                    link.answers = batch;
+                    is_behind = true;
+                }
+            }
+        }
+        is_behind
+    }
+}
+
+/// The message, if its mailbox was full. To a core that has stopped nothing is owed: its end is
+/// announced to all cores, which then give up what they asked it.
+fn still_full(result: Result<(), crossbeam_channel::TrySendError<Message>>) -> Option<Message> {
+    match result {
+        Err(crossbeam_channel::TrySendError::Full(message)) => Some(message),
+        Ok(()) | Err(crossbeam_channel::TrySendError::Disconnected(_)) => None,
+    }
+}
+
+impl Requests {
+    fn empty(from: usize) -> Self {
+        Self { from, requests: Vec::new(), lengths: Vec::new(), bytes: Vec::new() }
+    }
+}
+
+impl Answers {
+    fn empty(from: usize) -> Self {
+        Self { from, parts: Vec::new(), bytes: Vec::new() }
+    }
+
+    fn add(&mut self, run: impl FnOnce(&mut Vec<u8>) -> Part) {
+        let before = self.bytes.len();
+        let part = run(&mut self.bytes);
+        let len = u32::try_from(self.bytes.len() - before).expect("a reply is below 4 GiB");
+        self.parts.push(match part {
+            Part::Reply => AnswerPart::Reply(len),
+            Part::Count(counted) => AnswerPart::Count(counted),
+            Part::Failed => AnswerPart::Failed(len),
+        });
+    }
+}

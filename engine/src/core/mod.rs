@@ -1,0 +1,138 @@
+//! One core: a thread, its shards, its clients.
+//!
+//! ```text
+//!            +--------------------------- turn ---------------------------+
+//!            |                                                            |
+//!   sockets -> data ring -> sessions: parse, prefetch, execute -> replies -> data ring -> sockets
+//!            |                   |            ^                           |
+//!   mailbox -> calls, requests   |            |                           |
+//!            |  of other cores --+-> shards --+   links -> other cores' mailboxes
+//!            |                                                            |
+//!            +--> timers: expiry, time-outs --> yield to tasks, or sleep -+
+//! ```
+//!
+//! [`World`] is what a command can touch, [`Server`] the connections, [`Core`] both; the loop that
+//! drives them is in [`pump`].
+//!
+//! # Invariants
+//!
+//! - Everything in here belongs to one thread. What other threads want reaches it as a
+//!   [`Message`](mailbox::Message).
+//! - A panic ends the core that it happened on, in order: its clients are disconnected, calls for
+//!   its shards fail with an error that says so, the other cores go on.
+
+pub(crate) mod forward;
+pub(crate) mod mailbox;
+pub(crate) mod pump;
+pub(crate) mod shards;
+pub(crate) mod slowlog;
+pub(crate) mod tasks;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use gridkv_cluster::WallTime;
+use gridkv_storage::Stats;
+
+use self::forward::Links;
+use self::shards::Shards;
+use self::slowlog::Slowlog;
+use self::tasks::Tasks;
+use crate::config::Config;
+use crate::node::Node;
+use crate::server::Server;
+use crate::server::session::Batch;
+
+/// What a command can touch.
+pub(crate) struct World {
+    pub(crate) id: usize,
+    pub(crate) node: Arc<Node>,
+    pub(crate) shards: Shards,
+    pub(crate) links: Links,
+    /// The options, as changed by `CONFIG SET` on all cores.
+    pub(crate) settings: Config,
+    pub(crate) counters: Counters,
+    pub(crate) slowlog: Slowlog,
+    pub(crate) tasks: Rc<Tasks>,
+    /// When the present turn began.
+    pub(crate) now: Instant,
+    /// Room for the requests that are parsed together.
+    pub(crate) batch: Batch,
+}
+
+/// What a core counts, for `INFO` and the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) connections_received: u64,
+    pub(crate) connections_rejected: u64,
+    pub(crate) commands: u64,
+    pub(crate) errors: u64,
+    pub(crate) forwarded: u64,
+    pub(crate) input_bytes: u64,
+    pub(crate) output_bytes: u64,
+    pub(crate) protocol_errors: u64,
+    pub(crate) output_disconnects: u64,
+    pub(crate) turns: u64,
+    pub(crate) sleeps: u64,
+}
+
+impl Counters {
+    pub(crate) const fn add(&mut self, other: &Self) {
+        self.connections_received += other.connections_received;
+        self.connections_rejected += other.connections_rejected;
+        self.commands += other.commands;
+        self.errors += other.errors;
+        self.forwarded += other.forwarded;
+        self.input_bytes += other.input_bytes;
+        self.output_bytes += other.output_bytes;
+        self.protocol_errors += other.protocol_errors;
+        self.output_disconnects += other.output_disconnects;
+        self.turns += other.turns;
+        self.sleeps += other.sleeps;
+    }
+}
+
+/// A core's state, for `INFO` and the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) counters: Counters,
+    pub(crate) store: Stats,
+    pub(crate) client_count: u64,
+    /// Bytes of buffers that belong to clients.
+    pub(crate) client_bytes: u64,
+}
+
+/// One core's world and its connections.
+pub(crate) struct Core {
+    pub(crate) world: World,
+    pub(crate) server: Server,
+}
+
+impl Core {
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let mut store = Stats::default();
+        for shard in self.world.shards.iter() {
+            store.add(&shard.stats());
+        }
+        Snapshot {
+            counters: self.world.counters,
+            store,
+            client_count: self.server.client_count() as u64,
+            client_bytes: self.server.client_bytes() as u64,
+        }
+    }
+
+    pub(crate) fn reset_stats(&mut self) {
+        self.world.counters = Counters::default();
+        for shard in self.world.shards.iter_mut() {
+            shard.reset_stats();
+        }
+    }
+}
+
+/// The wall clock. The one place of this crate that reads it for stored data.
+pub(crate) fn wall_time() -> WallTime {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    WallTime::from_millis(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,230 @@
+//! The loop of a core.
+//!
+//! One turn: submit and reap in one system call, serve what has arrived, take in the mailbox, post
+//! what other cores are owed, queue one send a connection. With nothing left to do the core sleeps:
+//! in its data ring, which costs no further call; or, while tasks run, in the executor, which the
+//! data ring's activity wakes.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_lite::FutureExt;
+use glommio::io::PollableFd;
+use glommio::timer::Timer;
+use gridkv_net::ring::Wait;
+
+use super::mailbox::{Mailbox, Message};
+use super::{Core, wall_time};
+use crate::config::Idle;
+use crate::server::commands::Part;
+
+/// How often timers are looked at.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Most messages taken in a turn.
+const MESSAGE_COUNT_MAX: usize = 256;
+
+/// Index slots looked at for expired records: at a tick, and in a turn while there are many.
+const EXPIRY_BUDGET_TICK: usize = 16 << 10;
+const EXPIRY_BUDGET_TURN: usize = 512;
+
+/// The loop's own state.
+struct Pump<'a> {
+    core: &'a mut Core,
+    mailbox: &'a Mailbox,
+    activity: PollableFd<File>,
+    next_tick: Instant,
+    /// Since when there has been nothing to do.
+    idle_since: Option<Instant>,
+    many_expired: bool,
+    is_stopping: bool,
+}
+
+/// Runs a core until its node quits.
+///
+/// # Panics
+///
+/// When an invariant of the core does not hold, or the kernel has lost its ring. The caller ends
+/// the core.
+pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, activity: OwnedFd) {
+    let activity = PollableFd::new(File::from(activity)).expect("called within an executor");
+    let next_tick = core.world.now + TICK;
+    let mut pump = Pump {
+        core,
+        mailbox,
+        activity,
+        next_tick,
+        idle_since: None,
+        many_expired: false,
+        is_stopping: false,
+    };
+    let mut wait = Wait::No;
+    while !pump.core.world.node.quit.load(Ordering::Acquire) {
+        let is_busy = pump.turn(wait);
+        if pump.core.world.tasks.are_running() {
+            pump.run_tasks(is_busy).await;
+            wait = Wait::No;
+        } else {
+            wait = pump.choose_wait(is_busy);
+        }
+    }
+    // What was posted before the node quit is still done.
+    while pump.take_messages() > 0 {}
+}
+
+impl Pump<'_> {
+    /// One turn. Whether there is more to do at once.
+    fn turn(&mut self, wait: Wait) -> bool {
+        let Core { world, server } = &mut *self.core;
+        let turned = server.ring.turn(wait);
+        let bell = world.node.ports[world.id].bell();
+        bell.wake_up();
+        turned.expect("the kernel knows the ring");
+        world.counters.turns += 1;
+        world.now = Instant::now();
+        world.shards.set_now(wall_time());
+        server.handle_events(world);
+        server.serve_ready(world);
+        let taken = self.take_messages();
+        self.take_done();
+        self.run_timers();
+        let Core { world, server } = &mut *self.core;
+        let is_behind = world.links.post(&world.node);
+        server.flush(world);
+        if self.is_stopping && server.is_drained() && !world.tasks.are_running() {
+            world.node.ports[world.id].set_drained();
+        }
+        is_behind || taken == MESSAGE_COUNT_MAX || server.has_work() || world.tasks.have_done()
+    }
+
+    /// How the next turn may wait. Says that the core sleeps, if it may.
+    fn choose_wait(&mut self, is_busy: bool) -> Wait {
+        let Core { world, server } = &mut *self.core;
+        if is_busy || !self.mailbox.receiver.is_empty() {
+            self.idle_since = None;
+            return Wait::No;
+        }
+        match world.settings.idle {
+            Idle::Poll => return Wait::No,
+            Idle::Spin(duration) => {
+                if server.ring.has_work() {
+                    self.idle_since = None;
+                    return Wait::No;
+                }
+                let since = *self.idle_since.get_or_insert(world.now);
+                if world.now.saturating_duration_since(since) < duration {
+                    std::hint::spin_loop();
+                    return Wait::No;
+                }
+                self.idle_since = None;
+            }
+            Idle::Park => {}
+        }
+        let bell = world.node.ports[world.id].bell();
+        bell.fall_asleep();
+        if !self.mailbox.receiver.is_empty() {
+            bell.wake_up();
+            return Wait::No;
+        }
+        world.counters.sleeps += 1;
+        Wait::AtMost(self.next_tick.saturating_duration_since(world.now))
+    }
+
+    /// Lets tasks run, and sleeps in the executor if there is nothing else to do.
+    async fn run_tasks(&mut self, is_busy: bool) {
+        let Core { world, server } = &mut *self.core;
+        // Sends that this turn has queued go out before the core sleeps.
+        server.ring.turn(Wait::No).expect("the kernel knows the ring");
+        let bell = world.node.ports[world.id].bell();
+        server.ring.notify(true);
+        bell.fall_asleep();
+        let must_stay = is_busy
+            || server.ring.has_work()
+            || !self.mailbox.receiver.is_empty()
+            || world.tasks.have_done();
+        if must_stay {
+            glommio::executor().yield_task_queue_now().await;
+        } else {
+            let limit = self.next_tick.saturating_duration_since(Instant::now());
+            let limit = async {
+                Timer::new(limit).await;
+            };
+            let activity = async {
+                // Fails only without an executor; then the limit ends the sleep.
+                let _ = self.activity.readable().await;
+            };
+            activity.or(limit).await;
+        }
+        bell.wake_up();
+        server.ring.notify(false);
+        let mut count = [0; 8];
+        // Empty unless the ring was active.
+        let _ = rustix::io::read(self.activity.get_ref(), &mut count);
+    }
+
+    /// Takes in messages, a bounded number. Returns how many.
+    fn take_messages(&mut self) -> usize {
+        let mut taken = 0;
+        while taken < MESSAGE_COUNT_MAX {
+            let Ok(message) = self.mailbox.receiver.try_recv() else { break };
+            taken += 1;
+            self.take_message(message);
+        }
+        if taken > 0 {
+            let world = &self.core.world;
+            world.node.ports[world.id].made_room();
+        }
+        taken
+    }
+
+    fn take_message(&mut self, message: Message) {
+        let Core { world, server } = &mut *self.core;
+        match message {
+            Message::Call(call) => call(self.core),
+            Message::Requests(batch) => world.links.serve(&batch, &mut world.shards),
+            Message::Answers(batch) => {
+                for (waiter, part, bytes) in world.links.take_answers(&batch) {
+                    server.deliver(world, waiter, part, bytes);
+                }
+                server.wake_stalled(world);
+            }
+            Message::Adopt(socket, address) => server.adopt(world, socket, address),
+            Message::CoreStopped(core) => {
+                let waiters = world.links.give_up(core);
+                server.give_up(world, waiters);
+                server.wake_stalled(world);
+            }
+            Message::Stop => {
+                self.is_stopping = true;
+                server.stop();
+            }
+        }
+    }
+
+    /// Hands out the replies of tasks that have ended.
+    fn take_done(&mut self) {
+        let Core { world, server } = &mut *self.core;
+        if !world.tasks.have_done() {
+            return;
+        }
+        for (waiter, reply) in world.tasks.take_done() {
+            server.deliver(world, waiter, Part::Reply, &reply);
+        }
+    }
+
+    fn run_timers(&mut self) {
+        let Core { world, server } = &mut *self.core;
+        if world.now >= self.next_tick {
+            self.next_tick = world.now + TICK;
+            server.accept_again();
+            server.check_timeouts(world);
+            let collected = world.shards.collect_expired(EXPIRY_BUDGET_TICK);
+            self.many_expired = collected >= EXPIRY_BUDGET_TICK / 16;
+        } else if self.many_expired {
+            let collected = world.shards.collect_expired(EXPIRY_BUDGET_TURN);
+            self.many_expired = collected >= EXPIRY_BUDGET_TURN / 16;
+        }
+    }
+}

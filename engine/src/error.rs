@@ -1,0 +1,134 @@
+//! What can go wrong, and what is true afterwards.
+
+use std::io;
+
+use gridkv_net::ring::SetupError;
+
+/// A call to a store failed. [`Error::outcome`] says whether the store may have changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The store is full and its policy is to refuse, or nothing could be evicted. Not applied.
+    #[error("out of memory: {used_bytes} of {max_bytes} bytes in use by the shard")]
+    OutOfMemory {
+        /// In use by the shard.
+        used_bytes: u64,
+        /// The shard's part of `max_memory`.
+        max_bytes: u64,
+    },
+    /// The key is longer than any key may be. Not applied.
+    #[error("key of {bytes} bytes is longer than the {max_bytes} allowed")]
+    KeyTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The bound.
+        max_bytes: usize,
+    },
+    /// The value is longer than `max_value`. Not applied.
+    #[error("value of {bytes} bytes is longer than the {max_bytes} allowed")]
+    ValueTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The bound.
+        max_bytes: usize,
+    },
+    /// The value is not a decimal integer of 64 bits. Not applied.
+    #[error("value is not an integer or out of range")]
+    NotAnInteger,
+    /// The sum does not fit into 64 bits. Not applied.
+    #[error("increment or decrement would overflow")]
+    Overflow,
+    /// The key belongs to another shard than the one that was asked. Not applied.
+    #[error("the key belongs to another shard")]
+    WrongShard,
+    /// The engine has been shut down, or was when the call was made. Not applied.
+    #[error("the engine is closed")]
+    Closed,
+    /// The core that owns the key stopped after a panic before the call reached it. Not applied.
+    #[error("core {core} has stopped; the others go on")]
+    CoreStopped {
+        /// Which core.
+        core: usize,
+    },
+    /// The core, or the engine, stopped while the call was under way. A write may or may not have
+    /// been applied.
+    #[error("the core stopped while the call was under way: its outcome is unknown")]
+    Interrupted,
+}
+
+/// What is known about a write that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The store is as it was.
+    NotApplied,
+    /// The write may or may not have taken effect: read before trying again.
+    Unknown,
+}
+
+impl Error {
+    /// Whether the store may have changed.
+    #[must_use]
+    pub const fn outcome(&self) -> Outcome {
+        match self {
+            Self::Interrupted => Outcome::Unknown,
+            Self::OutOfMemory { .. }
+            | Self::KeyTooLarge { .. }
+            | Self::ValueTooLarge { .. }
+            | Self::NotAnInteger
+            | Self::Overflow
+            | Self::WrongShard
+            | Self::Closed
+            | Self::CoreStopped { .. } => Outcome::NotApplied,
+        }
+    }
+}
+
+/// The engine could not be opened. Nothing is left running; each variant names its remedy.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// An option has a value that it cannot have.
+    #[error("{option}: {problem}")]
+    Option {
+        /// The option's name in the configuration file.
+        option: &'static str,
+        /// What is wrong, and what is allowed.
+        problem: String,
+    },
+    /// io_uring cannot be used.
+    #[error(transparent)]
+    Ring(#[from] SetupError),
+    /// The kernel is older than what is needed.
+    #[error("Linux {found} is too old: 6.1 or later is needed")]
+    KernelTooOld {
+        /// The running kernel.
+        found: String,
+    },
+    /// The address is taken.
+    #[error("{address} is in use by another process: stop it, or choose another `{option}`")]
+    AddressInUse {
+        /// The address.
+        address: String,
+        /// The option that names it.
+        option: &'static str,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address} (`{option}`): {source}")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The option that names it.
+        option: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The store could not be opened.
+    #[error("{0}")]
+    Storage(String),
+    /// A core's thread or executor could not be started.
+    #[error("core {core} could not be started: {reason}")]
+    Core {
+        /// Which core.
+        core: usize,
+        /// Why.
+        reason: String,
+    },
+}

@@ -1,0 +1,298 @@
+//! The embedded API: a store without sockets.
+//!
+//! A call is a closure posted to the core that owns the key; its answer comes back through a
+//! one-shot channel, so its future works under any executor. A write whose future is dropped may or
+//! may not take effect.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gridkv_cluster::{ShardRange, Token, Version, WallTime};
+use gridkv_storage::Stats;
+
+use crate::batch::Batch;
+use crate::blocking::Blocking;
+use crate::core::Core;
+use crate::core::mailbox::Message;
+use crate::error::Error;
+use crate::node::Node;
+use crate::shard::{Condition, Expiry, SetOptions, SetOutcome, Shard, Versioned};
+
+/// A way to an open engine. Clones are cheap; all of them, on all threads, are the same engine.
+///
+/// After [`Engine::shutdown`](crate::Engine::shutdown) every call fails with [`Error::Closed`].
+#[derive(Clone)]
+pub struct Handle {
+    node: Arc<Node>,
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let cores = self.node.layout.core_count;
+        f.debug_struct("Handle").field("cores", &cores).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    pub(crate) fn new(node: &Arc<Node>) -> Self {
+        Self { node: Arc::clone(node) }
+    }
+
+    /// The same calls for threads without an executor.
+    #[must_use]
+    pub fn blocking(&self) -> Blocking {
+        Blocking::new(self.clone())
+    }
+
+    /// Several calls in one: one message a core instead of one a key.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+
+    /// The value of `key`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`], [`Error::CoreStopped`], [`Error::Interrupted`].
+    pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
+        let key = key.as_ref().to_vec();
+        self.on_owner(key, |shard, key| Ok(shard.get(key)?.map(<[u8]>::to_vec))).await
+    }
+
+    /// The value of `key` with its version, for a later compare-and-set.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub async fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<Versioned>, Error> {
+        self.on_owner(key.as_ref().to_vec(), |shard, key| shard.get_versioned(key)).await
+    }
+
+    /// Gives `key` a value that does not expire.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OutOfMemory`], [`Error::KeyTooLarge`], [`Error::ValueTooLarge`], and as
+    /// [`Handle::get`]. [`Error::outcome`] says whether the value may have been written.
+    pub async fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<(), Error> {
+        let value = value.into();
+        self.on_owner(key.as_ref().to_vec(), move |shard, key| shard.set(key, &value)).await
+    }
+
+    /// Gives `key` a value if the options' condition holds, with the options' expiry. Checking and
+    /// writing are one step.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::set`].
+    pub async fn set_with(
+        &self,
+        key: impl AsRef<[u8]>,
+        value: impl Into<Vec<u8>>,
+        options: SetOptions,
+    ) -> Result<SetOutcome, Error> {
+        let value = value.into();
+        let set = move |shard: &mut Shard, key: &[u8]| shard.set_with(key, &value, &options);
+        self.on_owner(key.as_ref().to_vec(), set).await
+    }
+
+    /// Writes `value` only if the key's value is still the one of `version`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::set`].
+    pub async fn compare_and_set(
+        &self,
+        key: impl AsRef<[u8]>,
+        version: Version,
+        value: impl Into<Vec<u8>>,
+    ) -> Result<SetOutcome, Error> {
+        let condition = Condition::Version(version);
+        self.set_with(key, value, SetOptions { condition, expiry: Expiry::Keep }).await
+    }
+
+    /// Deletes `key`; whether it had a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        self.on_owner(key.as_ref().to_vec(), |shard, key| shard.delete(key)).await
+    }
+
+    /// Whether `key` has a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub async fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
+        self.on_owner(key.as_ref().to_vec(), |shard, key| shard.exists(key)).await
+    }
+
+    /// Adds `delta` to the decimal integer under `key`; 0 if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAnInteger`], [`Error::Overflow`], and as [`Handle::set`].
+    pub async fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64, Error> {
+        self.on_owner(key.as_ref().to_vec(), move |shard, key| shard.increment(key, delta)).await
+    }
+
+    /// Sets or removes the expiry of `key`; whether it has a value.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::set`].
+    pub async fn expire(&self, key: impl AsRef<[u8]>, expiry: Expiry) -> Result<bool, Error> {
+        self.on_owner(key.as_ref().to_vec(), move |shard, key| shard.expire(key, expiry)).await
+    }
+
+    /// Time until `key` expires: `None` without a value, `Some(None)` for never.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub async fn time_to_live(
+        &self,
+        key: impl AsRef<[u8]>,
+    ) -> Result<Option<Option<Duration>>, Error> {
+        let left = |shard: &mut Shard, key: &[u8]| {
+            let now = shard.now();
+            let left = |at: Option<WallTime>| at.map(|at| at.saturating_since(now));
+            Ok(shard.expires_at(key)?.map(left))
+        };
+        self.on_owner(key.as_ref().to_vec(), left).await
+    }
+
+    /// Runs `work` on the core that owns `key`, with the key's shard: any number of operations at
+    /// the cost of one hop. While it runs, the core serves nobody else; a panic in it ends the
+    /// core.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub async fn run_on<T: Send + 'static>(
+        &self,
+        key: impl AsRef<[u8]>,
+        work: impl FnOnce(&mut Shard) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.on_owner(key.as_ref().to_vec(), move |shard, _| Ok(work(shard))).await
+    }
+
+    /// Runs `work` on every core, once for each of its shards, all cores at the same time. Results
+    /// are in the order of the shards.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`]; other cores may have run it all the same.
+    pub async fn run_on_all<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Error> {
+        let on_core =
+            move |core: &mut Core| core.world.shards.iter_mut().map(&work).collect::<Vec<_>>();
+        Ok(self.on_all_cores(on_core).await?.into_iter().flatten().collect())
+    }
+
+    /// Counters and sizes of all shards together.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        let mut total = Stats::default();
+        for stats in self.run_on_all(|shard| shard.stats()).await? {
+            total.add(&stats);
+        }
+        Ok(total)
+    }
+
+    /// Removes all keys.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`]; some shards may have been cleared.
+    pub async fn clear(&self) -> Result<(), Error> {
+        self.run_on_all(Shard::clear).await.map(|_| ())
+    }
+
+    /// The number of shards; [`Handle::shard_of`] is below it.
+    #[must_use]
+    pub fn shard_count(&self) -> u16 {
+        self.node.layout.shard_count
+    }
+
+    /// The shard that owns `key`. Keys of one shard can be used together in [`Handle::run_on`].
+    #[must_use]
+    pub fn shard_of(&self, key: impl AsRef<[u8]>) -> u16 {
+        ShardRange::owner(Token::of(key.as_ref()), self.node.layout.shard_count).0
+    }
+
+    pub(crate) fn node(&self) -> &Arc<Node> {
+        &self.node
+    }
+
+    /// Runs `work` with the shard of `key`, on its core.
+    pub(crate) async fn on_owner<T: Send + 'static>(
+        &self,
+        key: Vec<u8>,
+        work: impl FnOnce(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let token = Token::of(&key);
+        let core = self.node.layout.core_of(token);
+        self.on_core(core, move |core| work(core.world.shards.of(token), &key)).await?
+    }
+
+    /// Runs `work` on a core.
+    pub(crate) async fn on_core<T: Send + 'static>(
+        &self,
+        core: usize,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.start_on_core(core, work).await?.await.map_err(|_| Error::Interrupted)
+    }
+
+    /// Posts `work` to a core; the receiver tells what came of it.
+    pub(crate) async fn start_on_core<T: Send + 'static>(
+        &self,
+        core: usize,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<oneshot::AsyncReceiver<T>, Error> {
+        if self.node.closed.load(Ordering::Acquire) {
+            return Err(Error::Closed);
+        }
+        let port = &self.node.ports[core];
+        let (answer, receiver) = oneshot::async_channel();
+        let call = Message::Call(Box::new(move |core| {
+            // Nobody may be waiting any more.
+            let _ = answer.send(work(core));
+        }));
+        port.post(call).await.map_err(|error| {
+            if self.node.closed.load(Ordering::Acquire) {
+                error
+            } else {
+                Error::CoreStopped { core }
+            }
+        })?;
+        Ok(receiver)
+    }
+
+    /// Runs `work` on all cores at the same time.
+    pub(crate) async fn on_all_cores<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Error> {
+        let core_count = self.node.layout.core_count;
+        let mut answers = Vec::with_capacity(core_count);
+        for core in 0..core_count {
+            answers.push(self.start_on_core(core, work.clone()).await?);
+        }
+        let mut results = Vec::with_capacity(core_count);
+        for answer in answers {
+            results.push(answer.await.map_err(|_| Error::Interrupted)?);
+        }
+        Ok(results)
+    }
+}

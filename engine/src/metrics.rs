@@ -1,0 +1,141 @@
+//! Figures of a node as a whole, for INFO and for Prometheus.
+//!
+//! Cores count for themselves; the sums are made when somebody asks. Series have no core label by
+//! default: a node with many cores would fill a monitoring system with them.
+
+use std::fmt::Write as _;
+
+use crate::core::{Core, Snapshot};
+use crate::error::Error;
+use crate::handle::Handle;
+
+/// The sums over all cores.
+pub(crate) struct Totals {
+    pub(crate) all: Snapshot,
+    pub(crate) cores: Vec<Snapshot>,
+}
+
+impl Totals {
+    pub(crate) async fn collect(handle: &Handle) -> Result<Self, Error> {
+        let cores = handle.on_all_cores(|core: &mut Core| core.snapshot()).await?;
+        let mut all = Snapshot::default();
+        for core in &cores {
+            all.counters.add(&core.counters);
+            all.store.add(&core.store);
+            all.client_count += core.client_count;
+            all.client_bytes += core.client_bytes;
+        }
+        Ok(Self { all, cores })
+    }
+
+    /// Memory that the node accounts for: records, index, clients, and the rings' buffers.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        let rings = self.cores.len() as u64 * crate::node::ring_bytes();
+        self.all.store.memory_bytes + self.all.client_bytes + rings
+    }
+}
+
+/// The resident set of the process in bytes; 0 where it cannot be read.
+pub(crate) fn resident_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+/// Processor time of the process, in seconds.
+pub(crate) struct CpuSeconds {
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+}
+
+/// Processor time of the process so far.
+pub(crate) fn cpu_seconds() -> CpuSeconds {
+    let ticks = |index: usize, stat: &str| {
+        let (_, fields) = stat.rsplit_once(')')?;
+        fields.split_whitespace().nth(index)?.parse::<f64>().ok()
+    };
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let per_second =
+        f64::from(u32::try_from(rustix::param::clock_ticks_per_second()).unwrap_or(100));
+    let seconds = |index| ticks(index, &stat).unwrap_or(0.0) / per_second;
+    CpuSeconds { user: seconds(11), system: seconds(12) }
+}
+
+/// One line of help and type, one sample.
+fn metric(out: &mut String, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    // Writing into a string does not fail.
+    let _ = writeln!(out, "# HELP gridkv_{name} {help}\n# TYPE gridkv_{name} {kind}");
+    let _ = writeln!(out, "gridkv_{name} {value}");
+}
+
+/// The figures in Prometheus' text format (version 0.0.4). With `per_core` the commands and clients
+/// of each core are added.
+pub(crate) fn prometheus(handle: &Handle, totals: &Totals, per_core: bool) -> String {
+    let mut out = String::new();
+    let (counters, store) = (&totals.all.counters, &totals.all.store);
+    let uptime = handle.node().started_at.elapsed().as_secs_f64();
+    let stopped = handle.node().ports.iter().filter(|port| port.is_stopped()).count();
+    let gauges: [(&str, &str, u64); 9] = [
+        ("keys", "Live keys.", store.key_count),
+        ("keys_expiring", "Live keys with an expiry.", store.expiring_key_count),
+        ("payload_bytes", "Bytes of live keys and values.", store.payload_bytes),
+        ("store_memory_bytes", "Memory of records and index.", store.memory_bytes),
+        ("used_memory_bytes", "Memory accounted for.", totals.used_bytes()),
+        ("resident_memory_bytes", "Resident set of the process.", resident_bytes()),
+        ("clients", "Connected clients.", totals.all.client_count),
+        ("client_memory_bytes", "Memory of clients' buffers.", totals.all.client_bytes),
+        ("cores_stopped", "Cores that have stopped after a panic.", stopped as u64),
+    ];
+    for (name, help, value) in gauges {
+        metric(&mut out, name, "gauge", help, value);
+    }
+    metric(&mut out, "uptime_seconds", "gauge", "Time since the start.", uptime);
+    let sums: [(&str, &str, u64); 15] = [
+        ("commands_total", "Commands begun.", counters.commands),
+        ("errors_total", "Error replies.", counters.errors),
+        ("forwarded_total", "Requests forwarded to another core.", counters.forwarded),
+        ("connections_total", "Connections received.", counters.connections_received),
+        ("connections_rejected_total", "Connections refused.", counters.connections_rejected),
+        (
+            "protocol_errors_total",
+            "Connections closed for malformed requests.",
+            counters.protocol_errors,
+        ),
+        (
+            "output_disconnects_total",
+            "Clients closed for unread replies.",
+            counters.output_disconnects,
+        ),
+        ("input_bytes_total", "Bytes received from clients.", counters.input_bytes),
+        ("output_bytes_total", "Bytes sent to clients.", counters.output_bytes),
+        ("hits_total", "Lookups that found a value.", store.hit_count),
+        ("misses_total", "Lookups that found none.", store.miss_count),
+        ("expired_total", "Records that died of their expiry.", store.expired_count),
+        ("evicted_total", "Records evicted to make room.", store.evicted_count),
+        ("turns_total", "Turns of the cores' loops.", counters.turns),
+        ("sleeps_total", "Times a core went to sleep.", counters.sleeps),
+    ];
+    for (name, help, value) in sums {
+        metric(&mut out, name, "counter", help, value);
+    }
+    if per_core {
+        write_per_core(&mut out, totals);
+    }
+    out
+}
+
+fn write_per_core(out: &mut String, totals: &Totals) {
+    type Value = fn(&Snapshot) -> u64;
+    let series: [(&str, &str, &str, Value); 3] = [
+        ("core_commands_total", "counter", "Commands begun.", |core| core.counters.commands),
+        ("core_clients", "gauge", "Connected clients.", |core| core.client_count),
+        ("core_keys", "gauge", "Live keys.", |core| core.store.key_count),
+    ];
+    for (name, kind, help, value) in series {
+        let _ = writeln!(out, "# HELP gridkv_{name} {help}\n# TYPE gridkv_{name} {kind}");
+        for (id, core) in totals.cores.iter().enumerate() {
+            let _ = writeln!(out, "gridkv_{name}{{core=\"{id}\"}} {}", value(core));
+        }
+    }
+}

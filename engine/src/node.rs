@@ -1,0 +1,355 @@
+//! Starts the cores of a node, and stops them in order.
+
+use std::net::{SocketAddr, TcpListener};
+use std::panic::AssertUnwindSafe;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use futures_lite::FutureExt;
+use glommio::{LocalExecutorBuilder, Placement};
+use gridkv_cluster::{ShardRange, WallTime};
+use gridkv_net::ring::{Config as RingConfig, DataRing, Doorbell};
+use gridkv_storage::{Options, Registry, Tombstones};
+
+use crate::config::Config;
+use crate::core::forward::Links;
+use crate::core::mailbox::{Mailbox, Message, Port};
+use crate::core::shards::{Layout, Shards};
+use crate::core::slowlog::Slowlog;
+use crate::core::tasks::Tasks;
+use crate::core::{Core, Counters, World, pump, wall_time};
+use crate::cpus;
+use crate::error::OpenError;
+use crate::server::Server;
+use crate::server::session::Batch;
+use crate::shard::Shard;
+
+/// How long clients have to take their replies when the node stops.
+const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Each core has 128 receive buffers of 16 KiB: a pipeline of small requests fits into one, and a
+/// client that is silent holds none.
+const RING: RingConfig =
+    RingConfig { submission_count: 1_024, buffer_count: 128, buffer_bytes: 16 << 10 };
+
+/// What all cores of a node, and all who hold a handle to it, share.
+pub(crate) struct Node {
+    /// The options it was started with.
+    pub(crate) config: Config,
+    pub(crate) ports: Vec<Port>,
+    pub(crate) layout: Layout,
+    /// The processor of each core.
+    pub(crate) cpus: Vec<usize>,
+    /// Where clients connect, with the port that was chosen.
+    pub(crate) listen: Option<SocketAddr>,
+    pub(crate) started_at: Instant,
+    pub(crate) started_wall: WallTime,
+    pub(crate) run_id: String,
+    pub(crate) next_client_id: AtomicU64,
+    /// Calls are refused from here on.
+    pub(crate) closed: AtomicBool,
+    /// The cores leave their loops.
+    pub(crate) quit: AtomicBool,
+    /// A client has sent `SHUTDOWN`.
+    pub(crate) shutdown_asked: AtomicBool,
+}
+
+/// A node's threads.
+pub(crate) struct Threads {
+    pub(crate) node: Arc<Node>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What a core's thread starts with.
+struct Seat {
+    id: usize,
+    cpu: usize,
+    node: Arc<Node>,
+    mailbox: Mailbox,
+    listener: Option<TcpListener>,
+    registry: Arc<Registry>,
+    started: Sender<Result<(), OpenError>>,
+}
+
+impl Threads {
+    /// Starts a node. All its cores run when this returns.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing is left running.
+    pub(crate) fn start(config: Config, registry: Registry) -> Result<Self, OpenError> {
+        cpus::check_kernel()?;
+        let cpus = cpus::choose(&config.cores)?;
+        let core_count = cpus.len();
+        let shard_count = config.shards.unwrap_or(u16::try_from(core_count).unwrap_or(u16::MAX));
+        if usize::from(shard_count) < core_count {
+            return Err(OpenError::Option {
+                option: "shards",
+                problem: format!("{shard_count} shards cannot occupy {core_count} cores"),
+            });
+        }
+        let listener = config.listen.map(|address| listen(address, "listen")).transpose()?;
+        let (ports, mailboxes): (Vec<_>, Vec<_>) =
+            std::iter::repeat_with(|| Doorbell::new().map(|bell| Port::new(Arc::new(bell))))
+                .take(core_count)
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(|error| core_error(0, &error))?
+                .into_iter()
+                .unzip();
+        let listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let node = Arc::new(Node {
+            config,
+            ports,
+            layout: Layout { shard_count, core_count },
+            cpus,
+            listen,
+            started_at: Instant::now(),
+            started_wall: wall_time(),
+            run_id: run_id(),
+            next_client_id: AtomicU64::new(1),
+            closed: AtomicBool::new(false),
+            quit: AtomicBool::new(false),
+            shutdown_asked: AtomicBool::new(false),
+        });
+        let mut threads = Self { node, threads: Vec::new() };
+        threads.start_cores(mailboxes, listener.as_ref(), &Arc::new(registry))?;
+        Ok(threads)
+    }
+
+    fn start_cores(
+        &mut self,
+        mailboxes: Vec<Mailbox>,
+        listener: Option<&TcpListener>,
+        registry: &Arc<Registry>,
+    ) -> Result<(), OpenError> {
+        let (started, starts) = crossbeam_channel::unbounded();
+        for (id, mailbox) in mailboxes.into_iter().enumerate() {
+            let listener = listener
+                .map(TcpListener::try_clone)
+                .transpose()
+                .map_err(|error| core_error(id, &error))?;
+            let seat = Seat {
+                id,
+                cpu: self.node.cpus[id],
+                node: Arc::clone(&self.node),
+                mailbox,
+                listener,
+                registry: Arc::clone(registry),
+                started: started.clone(),
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("gridkv-core-{id}"))
+                .spawn(move || run_core(seat))
+                .map_err(|error| core_error(id, &error))?;
+            self.threads.push(thread);
+        }
+        drop(started);
+        let results: Vec<_> = starts.iter().collect();
+        if results.len() < self.threads.len() && results.iter().all(Result::is_ok) {
+            return Err(OpenError::Core { core: 0, reason: "a core panicked".to_owned() });
+        }
+        results.into_iter().collect()
+    }
+
+    /// Whether some core has stopped by itself, after a panic.
+    pub(crate) fn has_stopped_core(&self) -> bool {
+        self.node.ports.iter().any(Port::is_stopped)
+    }
+
+    /// Stops accepting, gives the clients their replies, and ends the cores. Returns whether all
+    /// ended as they should.
+    pub(crate) fn stop(&mut self) -> bool {
+        self.node.closed.store(true, Ordering::Release);
+        for port in &self.node.ports {
+            // A full mailbox only delays it; a core that has stopped needs no telling.
+            let _ = futures_lite::future::block_on(port.post(Message::Stop));
+        }
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        let is_drained = |port: &Port| port.is_drained() || port.is_stopped();
+        while !self.node.ports.iter().all(is_drained) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let mut all_well = !self.has_stopped_core();
+        self.node.quit.store(true, Ordering::Release);
+        for port in &self.node.ports {
+            port.bell().ring();
+        }
+        for thread in self.threads.drain(..) {
+            all_well &= thread.join().is_ok();
+        }
+        all_well
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.stop();
+        }
+    }
+}
+
+/// The life of a core's thread.
+fn run_core(seat: Seat) {
+    let Seat { id, cpu, node, mailbox, listener, registry, started } = seat;
+    let core = match build_core(id, &node, listener, &registry) {
+        Ok(core) => core,
+        Err(error) => {
+            let _ = started.send(Err(error));
+            return leave(id, &node, mailbox);
+        }
+    };
+    // The executor's own rings serve tasks and, with a durable store, files; sockets have the data
+    // ring. Its I/O memory is what it may lend to files at most.
+    let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+        .name(&format!("gridkv-core-{id}"))
+        .io_memory(64 << 10)
+        .ring_depth(64)
+        .make();
+    let executor = match executor {
+        Ok(executor) => executor,
+        Err(error) => {
+            let _ = started.send(Err(core_error(id, &error)));
+            return leave(id, &node, mailbox);
+        }
+    };
+    let ended = executor.run(async {
+        let mut core = core;
+        let activity = match core.server.ring.activity() {
+            Ok(activity) => activity,
+            Err(error) => {
+                let _ = started.send(Err(core_error(id, &error)));
+                return Ok(());
+            }
+        };
+        let _ = started.send(Ok(()));
+        drop(started);
+        let result =
+            AssertUnwindSafe(pump::run(&mut core, &mailbox, activity)).catch_unwind().await;
+        // Its clients are disconnected before others are told.
+        drop(core);
+        result
+    });
+    if ended.is_err() {
+        tracing::error!(core = id, "a core has panicked and is stopped; the others go on");
+    }
+    leave(id, &node, mailbox);
+}
+
+/// Makes it known that a core does not run.
+fn leave(id: usize, node: &Node, mailbox: Mailbox) {
+    node.ports[id].set_stopped();
+    // From here on posts are refused; what was posted before is dropped, and its callers told.
+    drop(mailbox);
+    if node.quit.load(Ordering::Acquire) {
+        return;
+    }
+    for (other, port) in node.ports.iter().enumerate() {
+        if other != id && !port.is_stopped() {
+            let _ = futures_lite::future::block_on(port.post(Message::CoreStopped(id)));
+        }
+    }
+}
+
+/// Builds what a core owns, on its own thread.
+fn build_core(
+    id: usize,
+    node: &Arc<Node>,
+    listener: Option<TcpListener>,
+    registry: &Registry,
+) -> Result<Core, OpenError> {
+    let mut ring = DataRing::new(&RING, Arc::clone(node.ports[id].bell()))?;
+    if let Some(listener) = listener {
+        ring.listen(listener);
+    }
+    let mut shards = Vec::new();
+    for index in node.layout.shards_of(id) {
+        shards.push(open_shard(index, node, registry)?);
+    }
+    let world = World {
+        id,
+        node: Arc::clone(node),
+        shards: Shards::new(node.layout, id, shards),
+        links: Links::new(id, node.layout.core_count),
+        settings: node.config.clone(),
+        counters: Counters::default(),
+        slowlog: Slowlog::default(),
+        tasks: Rc::new(Tasks::new(Arc::clone(node.ports[id].bell()))),
+        now: Instant::now(),
+        batch: Batch::new(),
+    };
+    Ok(Core { world, server: Server::new(ring) })
+}
+
+fn open_shard(index: u16, node: &Node, registry: &Registry) -> Result<Shard, OpenError> {
+    let count = node.layout.shard_count;
+    let config = &node.config;
+    let options = Options {
+        range: ShardRange::new(index, count),
+        memory_bytes_max: config.max_memory.map(|bytes| bytes / u64::from(count)),
+        eviction: config.eviction,
+        tombstones: Tombstones::Drop,
+        seed: node.started_wall.as_millis() ^ u64::from(index),
+    };
+    let storage = registry
+        .open(&config.storage, &options)
+        .map_err(|error| OpenError::Storage(describe(&error)))?;
+    Ok(Shard::new(index, count, storage, config.max_value))
+}
+
+/// An error with its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn core_error(core: usize, error: &dyn std::error::Error) -> OpenError {
+    OpenError::Core { core, reason: describe(error) }
+}
+
+/// A socket that listens, alone on its address.
+///
+/// One socket serves all cores, each with an accept of its own: with `SO_REUSEPORT` a second
+/// process of the same user could take the address too, and clients with it.
+pub(crate) fn listen(address: SocketAddr, option: &'static str) -> Result<TcpListener, OpenError> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let open = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        // Accepted sockets inherit these.
+        socket.set_tcp_nodelay(true)?;
+        socket.set_keepalive(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(4_096)?;
+        Ok(TcpListener::from(socket))
+    };
+    open().map_err(|source: std::io::Error| match source.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            OpenError::AddressInUse { address: address.to_string(), option }
+        }
+        _ => OpenError::Listen { address: address.to_string(), option, source },
+    })
+}
+
+/// Forty hexadecimal digits that tell one run from another, as Redis has.
+fn run_id() -> String {
+    let mut bytes = [0_u8; 20];
+    // Without randomness from the kernel the identity is merely less unlikely to repeat.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK);
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Memory of one core's receive buffers, in bytes.
+pub(crate) const fn ring_bytes() -> u64 {
+    RING.buffer_count as u64 * RING.buffer_bytes as u64
+}

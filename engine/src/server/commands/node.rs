@@ -1,0 +1,494 @@
+//! Commands about the node as a whole: INFO, CONFIG, CLIENT LIST and KILL, SLOWLOG, SHUTDOWN, DEBUG.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gridkv_net::resp::Reply;
+use gridkv_storage::Eviction;
+
+use super::session::{REDIS_VERSION, describe};
+use super::{Failure, TaskCall, integer, is_word, text};
+use crate::config::Config;
+use crate::core::Core;
+use crate::core::slowlog::SlowEntry;
+use crate::metrics::{Totals, resident_bytes};
+
+type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+
+/// The options that have a name in Redis, with their values in its terms.
+pub(super) fn redis_settings(
+    settings: &Config,
+    listen: Option<SocketAddr>,
+) -> Vec<(&'static str, String)> {
+    let policy = match settings.eviction {
+        Eviction::Refuse => "noeviction",
+        Eviction::Lfu => "allkeys-lfu",
+    };
+    let threshold = settings
+        .slowlog_threshold
+        .map_or_else(|| "-1".to_owned(), |threshold| threshold.as_micros().to_string());
+    vec![
+        ("appendonly", "no".to_owned()),
+        ("bind", listen.map_or_else(String::new, |address| address.ip().to_string())),
+        ("databases", "1".to_owned()),
+        ("maxclients", settings.max_clients.to_string()),
+        ("maxmemory", settings.max_memory.unwrap_or(0).to_string()),
+        ("maxmemory-policy", policy.to_owned()),
+        ("port", listen.map_or(0, |address| address.port()).to_string()),
+        ("proto-max-bulk-len", settings.max_value.to_string()),
+        ("requirepass", settings.password.clone()),
+        ("save", String::new()),
+        ("slowlog-log-slower-than", threshold),
+        ("slowlog-max-len", settings.slowlog_len.to_string()),
+        ("timeout", settings.client_timeout.as_secs().to_string()),
+    ]
+}
+
+/// A setting of Redis that can be changed, as an option of ours: its name and the value's text.
+fn own_setting(name: &str, value: &str) -> Option<(&'static str, String)> {
+    Some(match name {
+        "maxmemory" if value == "0" => ("max_memory", "none".to_owned()),
+        "maxmemory" => ("max_memory", value.to_owned()),
+        "maxmemory-policy" if value.ends_with("-lfu") => ("eviction", "lfu".to_owned()),
+        "maxmemory-policy" => ("eviction", value.to_owned()),
+        "maxclients" => ("max_clients", value.to_owned()),
+        "timeout" => ("client_timeout", format!("{value}s")),
+        "requirepass" => ("password", value.to_owned()),
+        "slowlog-log-slower-than" if value.starts_with('-') => {
+            ("slowlog_threshold", "off".to_owned())
+        }
+        "slowlog-log-slower-than" => ("slowlog_threshold", format!("{value}us")),
+        "slowlog-max-len" => ("slowlog_len", value.to_owned()),
+        _ => return None,
+    })
+}
+
+/// `CONFIG SET parameter value [parameter value ...]`: all or none.
+pub(super) fn config_set(call: TaskCall) -> Task {
+    Box::pin(async move {
+        if !call.arguments.len().is_multiple_of(2) {
+            return Err(Failure::Arity("config|set".to_owned()));
+        }
+        let mut changes = Vec::new();
+        let mut trial = call.handle.node().config.clone();
+        for pair in call.arguments[2..].chunks_exact(2) {
+            let (name, value) = (text(&pair[0]).to_ascii_lowercase(), text(&pair[1]));
+            let Some((own, own_value)) = own_setting(&name, &value) else {
+                let known = redis_settings(&trial, None).iter().any(|(known, _)| *known == name);
+                let text = if known {
+                    format!(
+                        "ERR CONFIG SET failed (possibly related to argument '{name}') - can't set immutable config"
+                    )
+                } else {
+                    format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'")
+                };
+                return Err(Failure::text(text));
+            };
+            if let Err(expected) = trial.set(own, &own_value) {
+                let expected = expected.unwrap_or_default();
+                return Err(Failure::text(format!(
+                    "ERR CONFIG SET failed (possibly related to argument '{name}') - {expected}"
+                )));
+            }
+            changes.push((own, own_value));
+        }
+        let apply = move |core: &mut Core| apply_settings(core, &changes);
+        call.handle.on_all_cores(apply).await?;
+        call.reply_ok();
+        Ok(())
+    })
+}
+
+fn apply_settings(core: &mut Core, changes: &[(&'static str, String)]) {
+    let settings = &mut core.world.settings;
+    for (name, value) in changes {
+        settings.set(name, value).expect("the value was tried before");
+    }
+    let (limit, eviction) = (settings.max_memory, settings.eviction);
+    if changes.iter().any(|(name, _)| ["max_memory", "eviction"].contains(name)) {
+        for shard in core.world.shards.iter_mut() {
+            shard.set_memory_limit(limit, eviction);
+        }
+    }
+}
+
+/// `CONFIG RESETSTAT`
+pub(super) fn config_reset_stat(call: TaskCall) -> Task {
+    Box::pin(async move {
+        call.handle.on_all_cores(Core::reset_stats).await?;
+        call.reply_ok();
+        Ok(())
+    })
+}
+
+/// `INFO [section ...]`
+pub(super) fn info(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let totals = Totals::collect(&call.handle).await?;
+        let wanted: Vec<String> =
+            call.arguments[1..].iter().map(|it| text(it).to_ascii_lowercase()).collect();
+        let all = ["default", "all", "everything"];
+        let is_wanted = |name: &str| {
+            wanted.is_empty() || wanted.iter().any(|it| it == name || all.contains(&it.as_str()))
+        };
+        let mut report = String::new();
+        for (name, write) in SECTIONS {
+            if is_wanted(name) {
+                if !report.is_empty() {
+                    report.push_str("\r\n");
+                }
+                let mut title = name.to_string();
+                title[..1].make_ascii_uppercase();
+                let _ = write!(report, "# {title}\r\n");
+                write(&mut report, &call, &totals);
+            }
+        }
+        call.reply(|reply| reply.verbatim(*b"txt", report.as_bytes()));
+        Ok(())
+    })
+}
+
+type Section = (&'static str, fn(&mut String, &TaskCall, &Totals));
+
+const SECTIONS: [Section; 9] = [
+    ("server", info_server),
+    ("clients", info_clients),
+    ("memory", info_memory),
+    ("persistence", info_persistence),
+    ("stats", info_stats),
+    ("replication", info_replication),
+    ("cpu", info_cpu),
+    ("cluster", info_cluster),
+    ("keyspace", info_keyspace),
+];
+
+fn line(report: &mut String, name: &str, value: impl std::fmt::Display) {
+    // Writing into a string does not fail.
+    let _ = write!(report, "{name}:{value}\r\n");
+}
+
+fn info_server(report: &mut String, call: &TaskCall, _: &Totals) {
+    let node = call.handle.node();
+    let uptime = node.started_at.elapsed().as_secs();
+    line(report, "redis_version", REDIS_VERSION);
+    line(report, "gridkv_version", env!("CARGO_PKG_VERSION"));
+    line(report, "redis_mode", "standalone");
+    line(report, "os", format!("Linux {}", rustix::system::uname().release().to_string_lossy()));
+    line(report, "arch_bits", 64);
+    line(report, "multiplexing_api", "io_uring");
+    line(report, "process_id", std::process::id());
+    line(report, "run_id", &node.run_id);
+    line(report, "tcp_port", node.listen.map_or(0, |address| address.port()));
+    line(report, "uptime_in_seconds", uptime);
+    line(report, "uptime_in_days", uptime / 86_400);
+    line(report, "cores", node.layout.core_count);
+    line(report, "shards", node.layout.shard_count);
+    line(report, "storage", &node.config.storage);
+}
+
+fn info_clients(report: &mut String, call: &TaskCall, totals: &Totals) {
+    line(report, "connected_clients", totals.all.client_count);
+    line(report, "maxclients", call.handle.node().config.max_clients);
+    line(report, "blocked_clients", 0);
+}
+
+fn info_memory(report: &mut String, call: &TaskCall, totals: &Totals) {
+    let used = totals.used_bytes();
+    let policy = match call.handle.node().config.eviction {
+        Eviction::Refuse => "noeviction",
+        Eviction::Lfu => "allkeys-lfu",
+    };
+    line(report, "used_memory", used);
+    line(report, "used_memory_human", human(used));
+    line(report, "used_memory_rss", resident_bytes());
+    line(report, "used_memory_dataset", totals.all.store.memory_bytes);
+    line(report, "used_memory_clients", totals.all.client_bytes);
+    line(report, "maxmemory", call.handle.node().config.max_memory.unwrap_or(0));
+    line(report, "maxmemory_policy", policy);
+}
+
+fn human(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).display().iec().to_string().replace(' ', "")
+}
+
+fn info_persistence(report: &mut String, _: &TaskCall, _: &Totals) {
+    line(report, "loading", 0);
+    line(report, "rdb_bgsave_in_progress", 0);
+    line(report, "aof_enabled", 0);
+}
+
+fn info_stats(report: &mut String, _: &TaskCall, totals: &Totals) {
+    let (counters, store) = (&totals.all.counters, &totals.all.store);
+    line(report, "total_connections_received", counters.connections_received);
+    line(report, "total_commands_processed", counters.commands);
+    line(report, "total_net_input_bytes", counters.input_bytes);
+    line(report, "total_net_output_bytes", counters.output_bytes);
+    line(report, "rejected_connections", counters.connections_rejected);
+    line(report, "expired_keys", store.expired_count);
+    line(report, "evicted_keys", store.evicted_count);
+    line(report, "keyspace_hits", store.hit_count);
+    line(report, "keyspace_misses", store.miss_count);
+    line(report, "total_error_replies", counters.errors);
+    line(report, "client_output_buffer_limit_disconnections", counters.output_disconnects);
+    line(report, "forwarded_requests", counters.forwarded);
+}
+
+fn info_replication(report: &mut String, _: &TaskCall, _: &Totals) {
+    line(report, "role", "master");
+    line(report, "connected_slaves", 0);
+}
+
+fn info_cpu(report: &mut String, _: &TaskCall, _: &Totals) {
+    let usage = crate::metrics::cpu_seconds();
+    line(report, "used_cpu_sys", format!("{:.6}", usage.system));
+    line(report, "used_cpu_user", format!("{:.6}", usage.user));
+}
+
+fn info_cluster(report: &mut String, _: &TaskCall, _: &Totals) {
+    line(report, "cluster_enabled", 0);
+}
+
+fn info_keyspace(report: &mut String, _: &TaskCall, totals: &Totals) {
+    let store = &totals.all.store;
+    if store.key_count > 0 {
+        let (keys, expires) = (store.key_count, store.expiring_key_count);
+        line(report, "db0", format!("keys={keys},expires={expires},avg_ttl=0"));
+    }
+}
+
+/// `CLIENT LIST [TYPE type] [ID id ...]`
+pub(super) fn client_list(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let mut ids: Option<Vec<i64>> = None;
+        match call.arguments[2..].split_first() {
+            None => {}
+            Some((word, rest)) if is_word(word, "ID") && !rest.is_empty() => {
+                let parsed: Result<Vec<i64>, _> = rest.iter().map(|id| integer(id)).collect();
+                ids = Some(parsed.map_err(|_| Failure::text("ERR Invalid client ID"))?);
+            }
+            Some((word, [kind])) if is_word(word, "TYPE") => {
+                if !is_word(kind, "normal") {
+                    ids = Some(Vec::new());
+                }
+            }
+            Some(_) => return Err(Failure::Syntax),
+        }
+        let list = |core: &mut Core| {
+            let describe = |session: &crate::server::session::Session| {
+                let line = describe(&session.client, &core.world, session.memory_bytes());
+                (session.client.id, line)
+            };
+            core.server.sessions().map(describe).collect::<Vec<_>>()
+        };
+        let mut lines: Vec<_> =
+            call.handle.on_all_cores(list).await?.into_iter().flatten().collect();
+        lines.sort_unstable();
+        let is_wanted = |id: u64| {
+            ids.as_ref().is_none_or(|ids| i64::try_from(id).is_ok_and(|id| ids.contains(&id)))
+        };
+        let report: String =
+            lines.into_iter().filter(|(id, _)| is_wanted(*id)).map(|(_, line)| line).collect();
+        call.reply(|reply| reply.verbatim(*b"txt", report.as_bytes()));
+        Ok(())
+    })
+}
+
+/// Whom `CLIENT KILL` means.
+#[derive(Clone, Default)]
+struct KillFilter {
+    id: Option<u64>,
+    address: Option<Vec<u8>>,
+    local_address: Option<Vec<u8>>,
+    age_min: Option<Duration>,
+    nobody: bool,
+    spared: Option<u64>,
+}
+
+fn parse_kill(call: &TaskCall) -> Result<KillFilter, Failure> {
+    let mut filter = KillFilter { spared: Some(call.client_id), ..KillFilter::default() };
+    for pair in call.arguments[2..].chunks(2) {
+        let [word, value] = pair else { return Err(Failure::Syntax) };
+        match word {
+            _ if is_word(word, "ID") => {
+                let id = integer(value).ok().and_then(|id| u64::try_from(id).ok());
+                let text = "ERR client-id should be greater than 0";
+                filter.id = Some(id.filter(|id| *id > 0).ok_or_else(|| Failure::text(text))?);
+            }
+            _ if is_word(word, "ADDR") => filter.address = Some(value.clone()),
+            _ if is_word(word, "LADDR") => filter.local_address = Some(value.clone()),
+            _ if is_word(word, "TYPE") => filter.nobody |= !is_word(value, "normal"),
+            _ if is_word(word, "USER") => filter.nobody |= value != b"default",
+            _ if is_word(word, "MAXAGE") => {
+                let age = u64::try_from(integer(value)?).map_err(|_| Failure::Syntax)?;
+                filter.age_min = Some(Duration::from_secs(age));
+            }
+            _ if is_word(word, "SKIPME") => match value {
+                _ if is_word(value, "yes") => filter.spared = Some(call.client_id),
+                _ if is_word(value, "no") => filter.spared = None,
+                _ => return Err(Failure::Syntax),
+            },
+            _ => return Err(Failure::Syntax),
+        }
+    }
+    Ok(filter)
+}
+
+/// `CLIENT KILL addr:port`, `CLIENT KILL [ID id] [ADDR addr] [LADDR addr] [SKIPME yes|no] ...`
+pub(super) fn client_kill(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let is_old_form = call.arguments.len() == 3;
+        let filter = if is_old_form {
+            KillFilter { address: Some(call.arguments[2].clone()), ..KillFilter::default() }
+        } else {
+            parse_kill(&call)?
+        };
+        let kill = move |core: &mut Core| kill_on_core(core, &filter);
+        let killed: usize = call.handle.on_all_cores(kill).await?.into_iter().sum();
+        match (is_old_form, killed) {
+            (true, 0) => return Err(Failure::text("ERR No such client")),
+            (true, _) => call.reply_ok(),
+            (false, _) => {
+                call.reply(|reply| reply.integer(super::strings::len_integer(killed)));
+            }
+        }
+        Ok(())
+    })
+}
+
+fn kill_on_core(core: &mut Core, filter: &KillFilter) -> usize {
+    let now = core.world.now;
+    let is_address = |wanted: &Option<Vec<u8>>, address: Option<SocketAddr>| {
+        wanted.as_ref().is_none_or(|wanted| {
+            address.is_some_and(|address| address.to_string().as_bytes() == wanted.as_slice())
+        })
+    };
+    let is_meant = |session: &&crate::server::session::Session| {
+        let client = &session.client;
+        !filter.nobody
+            && filter.spared != Some(client.id)
+            && filter.id.is_none_or(|id| id == client.id)
+            && is_address(&filter.address, Some(client.address))
+            && is_address(&filter.local_address, client.local_address)
+            && filter
+                .age_min
+                .is_none_or(|age| now.saturating_duration_since(client.connected_at) >= age)
+    };
+    let meant: Vec<u64> =
+        core.server.sessions().filter(is_meant).map(|session| session.client.id).collect();
+    meant.into_iter().filter(|id| core.server.kill(*id)).count()
+}
+
+/// `SLOWLOG GET [count]`
+pub(super) fn slowlog_get(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let count = match call.arguments.get(2) {
+            None => 10,
+            Some(count) => match integer(count)? {
+                -1 => usize::MAX,
+                count => usize::try_from(count).map_err(|_| {
+                    Failure::text("ERR count should be greater than or equal to -1")
+                })?,
+            },
+        };
+        let entries =
+            |core: &mut Core| core.world.slowlog.entries().cloned().collect::<Vec<SlowEntry>>();
+        let mut all: Vec<SlowEntry> =
+            call.handle.on_all_cores(entries).await?.into_iter().flatten().collect();
+        all.sort_by_key(|entry| std::cmp::Reverse((entry.at, entry.id)));
+        all.truncate(count);
+        call.reply(|reply| {
+            reply.array(all.len());
+            for entry in &all {
+                write_slow_entry(reply, entry);
+            }
+        });
+        Ok(())
+    })
+}
+
+fn write_slow_entry(reply: &mut Reply<'_>, entry: &SlowEntry) {
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    reply.array(6);
+    reply.integer(number(entry.id));
+    reply.integer(number(entry.at.as_millis() / 1_000));
+    reply.integer(i64::try_from(entry.took.as_micros()).unwrap_or(i64::MAX));
+    reply.array(entry.arguments.len());
+    for argument in &entry.arguments {
+        reply.bulk(argument);
+    }
+    reply.bulk(entry.client_address.as_bytes());
+    reply.bulk(&entry.client_name);
+}
+
+/// `SLOWLOG LEN`
+pub(super) fn slowlog_len(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let lens = call.handle.on_all_cores(|core| core.world.slowlog.len()).await?;
+        let len = lens.into_iter().sum();
+        call.reply(|reply| reply.integer(super::strings::len_integer(len)));
+        Ok(())
+    })
+}
+
+/// `SLOWLOG RESET`
+pub(super) fn slowlog_reset(call: TaskCall) -> Task {
+    Box::pin(async move {
+        call.handle.on_all_cores(|core| core.world.slowlog.clear()).await?;
+        call.reply_ok();
+        Ok(())
+    })
+}
+
+/// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE]`: asks the program to stop, as SIGTERM does.
+pub(super) fn shutdown(call: TaskCall) -> Task {
+    Box::pin(async move {
+        for word in &call.arguments[1..] {
+            if is_word(word, "ABORT") {
+                return Err(Failure::text("ERR No shutdown in progress."));
+            }
+            if !["NOSAVE", "SAVE", "NOW", "FORCE"].iter().any(|known| is_word(word, known)) {
+                return Err(Failure::Syntax);
+            }
+        }
+        call.handle.node().shutdown_asked.store(true, Ordering::Release);
+        // As in Redis there is no reply: the connection is closed.
+        Ok(())
+    })
+}
+
+/// `DEBUG SLEEP seconds`: this client waits; others are served.
+pub(super) fn debug_sleep(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let is_enabled =
+            call.handle.on_core(call.core, |core| core.world.settings.debug_commands).await?;
+        if !is_enabled {
+            return Err(Failure::text(
+                "ERR DEBUG command not allowed. If the debug_commands option is set to \"false\", \
+                 you can run it from a node that was started with \"true\"",
+            ));
+        }
+        let seconds = text(&call.arguments[2]).parse::<f64>().ok();
+        let duration = seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());
+        let duration = duration.ok_or(Failure::NotAFloat)?;
+        glommio::timer::Timer::new(duration.min(Duration::from_secs(3_600))).await;
+        call.reply_ok();
+        Ok(())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_that_can_be_changed_can_be_read() {
+        let readable = redis_settings(&Config::default(), None);
+        for name in ["maxmemory", "maxmemory-policy", "maxclients", "timeout", "requirepass"] {
+            assert!(readable.iter().any(|(known, _)| *known == name), "{name}");
+            assert!(own_setting(name, "0").is_some(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Commands over all keys: SCAN, KEYS, RANDOMKEY, DBSIZE, FLUSHDB, FLUSHALL.
+//!
+//! A cursor of SCAN is a token: the walk goes on at it, in token order, whatever was written in
+//! between, on whatever core. A key that is there from the first call to the last is returned, and
+//! no key twice.
+
+use std::pin::Pin;
+
+use gridkv_cluster::{ShardRange, Token};
+use gridkv_net::resp::Reply;
+
+use super::strings::len_integer;
+use super::{Failure, TaskCall, integer, is_word};
+use crate::core::Core;
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::server::glob;
+use crate::shard::Shard;
+
+type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+
+/// Index slots looked at in one step of a walk over everything.
+const STEP_SLOTS: usize = 2_048;
+
+/// Walks one step from `from` on: the keys that match, and where to go on; `None` at the end of all
+/// shards.
+async fn step(
+    handle: &Handle,
+    from: Token,
+    budget: usize,
+    pattern: Option<&[u8]>,
+) -> Result<(Vec<Vec<u8>>, Option<Token>), Error> {
+    let layout = handle.node().layout;
+    let shard = ShardRange::owner(from, layout.shard_count);
+    let pattern = pattern.map(<[u8]>::to_vec);
+    let work = move |core: &mut Core| {
+        let mut keys = Vec::new();
+        let next = core.world.shards.of(from).walk(from, budget, &mut |entry| {
+            if pattern.as_deref().is_none_or(|pattern| glob::matches(pattern, entry.key)) {
+                keys.push(entry.key.to_vec());
+            }
+        });
+        (keys, next)
+    };
+    let (keys, next) = handle.on_core(layout.core_of(from), work).await?;
+    let after = shard.0 + 1;
+    let next = next.or_else(|| {
+        (after < layout.shard_count).then(|| ShardRange::new(after, layout.shard_count).first())
+    });
+    Ok((keys, next))
+}
+
+/// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`
+pub(super) fn scan(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let cursor = std::str::from_utf8(&call.arguments[1]).ok().and_then(|it| it.parse().ok());
+        let cursor: u64 = cursor.ok_or_else(|| Failure::text("ERR invalid cursor"))?;
+        let mut budget = 10;
+        let mut pattern = None;
+        let mut are_wanted = true;
+        let mut rest = call.arguments[2..].iter();
+        while let Some(word) = rest.next() {
+            let value = rest.next().ok_or(Failure::Syntax)?;
+            if is_word(word, "COUNT") {
+                budget = match usize::try_from(integer(value)?) {
+                    Ok(count) if count > 0 => count,
+                    _ => return Err(Failure::Syntax),
+                };
+            } else if is_word(word, "MATCH") {
+                pattern = (value != b"*").then_some(value.as_slice());
+            } else if is_word(word, "TYPE") {
+                are_wanted = is_word(value, "string");
+            } else {
+                return Err(Failure::Syntax);
+            }
+        }
+        let (mut next, mut keys) = (Some(Token(cursor)), Vec::new());
+        while let Some(from) = next
+            && budget > 0
+        {
+            let slots = budget.min(STEP_SLOTS);
+            let (found, after) = step(&call.handle, from, slots, pattern).await?;
+            keys.extend(found);
+            next = after;
+            budget -= slots;
+        }
+        if !are_wanted {
+            keys.clear();
+        }
+        call.reply(|reply| {
+            reply.array(2);
+            reply.bulk(next.map_or(0, |token| token.0).to_string().as_bytes());
+            write_keys(reply, &keys);
+        });
+        Ok(())
+    })
+}
+
+/// `KEYS pattern`
+pub(super) fn keys(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let pattern = &call.arguments[1];
+        let pattern = (pattern != b"*").then_some(pattern.as_slice());
+        let limit = call.handle.node().config.output_limit;
+        let (mut next, mut all, mut bytes) = (Some(Token::MIN), Vec::new(), 0);
+        while let Some(from) = next {
+            let (found, after) = step(&call.handle, from, STEP_SLOTS, pattern).await?;
+            bytes += found.iter().map(|key| key.len() + 16).sum::<usize>();
+            if bytes > limit {
+                return Err(Failure::text("ERR more keys than output_limit allows: use SCAN"));
+            }
+            all.extend(found);
+            next = after;
+        }
+        call.reply(|reply| write_keys(reply, &all));
+        Ok(())
+    })
+}
+
+fn write_keys(reply: &mut Reply<'_>, keys: &[Vec<u8>]) {
+    reply.array(keys.len());
+    for key in keys {
+        reply.bulk(key);
+    }
+}
+
+/// `RANDOMKEY`
+pub(super) fn random_key(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let draw = |shard: &mut Shard| (shard.stats().key_count, shard.random_key());
+        let drawn = call.handle.run_on_all(draw).await?;
+        let found: Vec<_> = drawn.iter().filter_map(|(n, key)| Some((n, key.as_ref()?))).collect();
+        let total: u64 = found.iter().map(|(key_count, _)| **key_count).sum();
+        // Each shard with the weight of its keys.
+        let mut at = if total == 0 { 0 } else { fastrand::u64(0..total) };
+        let chosen = found.into_iter().find(|(key_count, _)| {
+            let is_here = at < **key_count;
+            at = at.saturating_sub(**key_count);
+            is_here
+        });
+        call.reply(|reply| match chosen {
+            Some((_, key)) => reply.bulk(key),
+            None => reply.null(),
+        });
+        Ok(())
+    })
+}
+
+/// `DBSIZE`
+pub(super) fn db_size(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let stats = call.handle.stats().await?;
+        let count = usize::try_from(stats.key_count).unwrap_or(usize::MAX);
+        call.reply(|reply| reply.integer(len_integer(count)));
+        Ok(())
+    })
+}
+
+/// `FLUSHDB [ASYNC | SYNC]`, `FLUSHALL [ASYNC | SYNC]`: the keys are gone at once; their memory is
+/// freed in steps, so that no core stalls.
+pub(super) fn flush(call: TaskCall) -> Task {
+    Box::pin(async move {
+        match &call.arguments[1..] {
+            [] => {}
+            [word] if is_word(word, "ASYNC") || is_word(word, "SYNC") => {}
+            _ => return Err(Failure::Syntax),
+        }
+        call.handle.clear().await?;
+        call.reply_ok();
+        Ok(())
+    })
+}

@@ -1,0 +1,449 @@
+//! The clients of one core: accepts them, moves their bytes between the data ring and their
+//! [sessions](session), and bounds what each may cost.
+//!
+//! # Invariants
+//!
+//! - A session and its connection end together: [`Event::Closed`] is the last that is heard of both.
+//! - What unfinished requests of all clients together hold is bounded by `input_limit`; a client
+//!   that would pass it is closed.
+//! - The buffer of a receive goes back to the ring before the next turn.
+
+pub(crate) mod commands;
+pub(crate) mod glob;
+pub(crate) mod replies;
+pub(crate) mod session;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use gridkv_net::resp::Protocol;
+use gridkv_net::ring::{ConnectionId, DataRing, Event, Received};
+
+use self::commands::{Failure, Part};
+use self::session::{Client, OUTPUT_BYTES_PAUSE, Pause, Phase, ReplyMode, Session};
+use crate::core::World;
+use crate::core::forward::Waiter;
+use crate::core::mailbox::Message;
+
+/// How long a closed connection may go on sending before it is cut off.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Empty output buffers kept for the next reply: how many, and how large.
+const POOL_COUNT: usize = 64;
+const POOL_BYTES: usize = 64 << 10;
+
+/// The clients of one core.
+pub(crate) struct Server {
+    pub(crate) ring: DataRing,
+    sessions: Vec<Option<Box<Session>>>,
+    session_count: usize,
+    /// Connections whose output, or whose end, is to be looked at before the turn ends.
+    queue: Vec<ConnectionId>,
+    /// Connections with input that waits for room in the links to other cores.
+    stalled: Vec<ConnectionId>,
+    /// Connections that have more to do and let others go first.
+    ready: Vec<ConnectionId>,
+    input_bytes: usize,
+    pool: Vec<Vec<u8>>,
+    is_stopping: bool,
+}
+
+impl Server {
+    pub(crate) fn new(ring: DataRing) -> Self {
+        Self {
+            ring,
+            sessions: Vec::new(),
+            session_count: 0,
+            queue: Vec::new(),
+            stalled: Vec::new(),
+            ready: Vec::new(),
+            input_bytes: 0,
+            pool: Vec::new(),
+            is_stopping: false,
+        }
+    }
+
+    pub(crate) fn client_count(&self) -> usize {
+        self.session_count
+    }
+
+    pub(crate) fn client_bytes(&self) -> usize {
+        self.sessions().map(Session::memory_bytes).sum()
+    }
+
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = &Session> {
+        self.sessions.iter().filter_map(Option::as_deref)
+    }
+
+    /// Whether some connection has more to do without anything new arriving.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.queue.is_empty()
+    }
+
+    /// Handles all events of the latest turn of the ring.
+    pub(crate) fn handle_events(&mut self, world: &mut World) {
+        while let Some(event) = self.ring.next_event() {
+            match event {
+                Event::Received(received) => self.on_received(world, received),
+                Event::Sent(id, buffer) => self.on_sent(world, id, buffer),
+                Event::Ended(id) => self.on_ended(id),
+                Event::Closed(id) => self.on_closed(world, id),
+                Event::Accepted(socket) => self.on_accepted(world, socket),
+                Event::AcceptFailed(error) => {
+                    tracing::warn!(%error, "a client could not be accepted: out of descriptors?");
+                }
+            }
+        }
+    }
+
+    /// Lets connections go on that have more to do.
+    pub(crate) fn serve_ready(&mut self, world: &mut World) {
+        for id in std::mem::take(&mut self.ready) {
+            self.serve(world, id);
+        }
+    }
+
+    /// Serves a connection from the input that was left over.
+    fn serve(&mut self, world: &mut World, id: ConnectionId) {
+        let Some(mut session) = self.take(id) else { return };
+        let input = std::mem::take(&mut session.input);
+        self.input_bytes -= input.len();
+        session.replies.lend(&mut self.pool);
+        let (consumed, pause) = session.advance(world, &input);
+        if consumed < input.len() {
+            session.input = input;
+            session.input.drain(..consumed);
+            self.input_bytes += session.input.len();
+        }
+        self.settle(session, pause);
+    }
+
+    fn on_received(&mut self, world: &mut World, received: Received) {
+        let id = received.connection;
+        let Some(mut session) = self.take(id) else { return self.ring.recycle(received) };
+        let bytes = self.ring.bytes(&received);
+        world.counters.input_bytes += bytes.len() as u64;
+        session.client.active_at = world.now;
+        session.replies.lend(&mut self.pool);
+        let pause = if session.input.is_empty() {
+            let (consumed, pause) = session.advance(world, bytes);
+            session.input.extend_from_slice(&bytes[consumed..]);
+            self.input_bytes += session.input.len();
+            pause
+        } else {
+            let mut input = std::mem::take(&mut session.input);
+            self.input_bytes -= input.len();
+            input.extend_from_slice(bytes);
+            let (consumed, pause) = session.advance(world, &input);
+            if consumed < input.len() {
+                input.drain(..consumed);
+                session.input = input;
+                self.input_bytes += session.input.len();
+            }
+            pause
+        };
+        self.ring.recycle(received);
+        if self.input_bytes > world.settings.input_limit && !session.input.is_empty() {
+            self.input_bytes -= session.input.len();
+            session.fail_connection(&Failure::text(
+                "ERR too many bytes of unfinished requests are held for all clients (input_limit)",
+            ));
+        }
+        self.settle(session, pause);
+    }
+
+    /// Puts a session back after it was served, and queues what follows from where it stopped.
+    fn settle(&mut self, mut session: Box<Session>, pause: Pause) {
+        let id = session.connection;
+        match pause {
+            Pause::NeedsInput if session.input_ended => {
+                // A request whose end will not come is none.
+                self.input_bytes -= session.input.len();
+                session.input = Vec::new();
+            }
+            Pause::NeedsInput => {}
+            Pause::NeedsTurn => self.ready.push(id),
+            Pause::NeedsReplies => {
+                if !session.is_paused {
+                    session.is_paused = true;
+                    self.ring.pause(id);
+                }
+                if !session.replies.are_due() && session.replies.len() < OUTPUT_BYTES_PAUSE {
+                    self.stalled.push(id);
+                }
+            }
+        }
+        if !session.is_queued {
+            session.is_queued = true;
+            self.queue.push(id);
+        }
+        self.sessions[id.slot()] = Some(session);
+    }
+
+    /// Sends what is ready, and closes who is done with. Once a turn, after all else.
+    pub(crate) fn flush(&mut self, world: &mut World) {
+        for id in std::mem::take(&mut self.queue) {
+            let Some(mut session) = self.take(id) else { continue };
+            session.is_queued = false;
+            self.flush_session(world, &mut session);
+            self.sessions[id.slot()] = Some(session);
+        }
+    }
+
+    fn flush_session(&mut self, world: &mut World, session: &mut Session) {
+        let id = session.connection;
+        if self.ring.is_sending(id) {
+            return;
+        }
+        if session.replies.has_output() {
+            let output = session.replies.take_output();
+            world.counters.output_bytes += output.len() as u64;
+            session.output_moved_at = world.now;
+            return self.ring.send(id, output);
+        }
+        if !session.is_finished() {
+            return;
+        }
+        match session.phase {
+            Phase::Serving if session.input_ended && session.input.is_empty() => {
+                self.ring.close(id);
+            }
+            Phase::Serving => {}
+            Phase::Finishing if session.input_ended => self.ring.close(id),
+            Phase::Finishing => {
+                self.ring.finish_sending(id);
+                session.phase = Phase::Lingering(world.now + LINGER);
+                if session.is_paused {
+                    session.is_paused = false;
+                    self.ring.resume(id);
+                }
+            }
+            Phase::Lingering(until) if session.input_ended || until <= world.now => {
+                self.ring.close(id);
+            }
+            Phase::Lingering(_) => {}
+        }
+    }
+
+    fn on_sent(&mut self, world: &mut World, id: ConnectionId, buffer: Vec<u8>) {
+        if self.pool.len() < POOL_COUNT && buffer.capacity() <= POOL_BYTES {
+            self.pool.push(buffer);
+        }
+        self.proceed(world, id);
+    }
+
+    /// Serves a connection that may have been waiting for its replies.
+    fn proceed(&mut self, world: &mut World, id: ConnectionId) {
+        let Some(mut session) = self.take(id) else { return };
+        session.output_moved_at = world.now;
+        if session.is_paused {
+            session.is_paused = false;
+            self.ring.resume(id);
+            self.sessions[id.slot()] = Some(session);
+            return self.serve(world, id);
+        }
+        let needs_flush =
+            session.replies.has_output() || session.phase != Phase::Serving || session.input_ended;
+        if needs_flush && !session.is_queued {
+            session.is_queued = true;
+            self.queue.push(id);
+        }
+        self.sessions[id.slot()] = Some(session);
+    }
+
+    fn on_ended(&mut self, id: ConnectionId) {
+        let Some(mut session) = self.take(id) else { return };
+        session.input_ended = true;
+        if !session.is_paused {
+            self.input_bytes -= session.input.len();
+            session.input = Vec::new();
+        }
+        if !session.is_queued {
+            session.is_queued = true;
+            self.queue.push(id);
+        }
+        self.sessions[id.slot()] = Some(session);
+    }
+
+    fn on_closed(&mut self, world: &mut World, id: ConnectionId) {
+        let Some(session) = self.take(id) else { return };
+        self.input_bytes -= session.input.len();
+        self.session_count -= 1;
+        world.node.ports[world.id].remove_client();
+    }
+
+    /// Takes in a part of a reply from another core or a task.
+    pub(crate) fn deliver(&mut self, world: &mut World, waiter: Waiter, part: Part, bytes: &[u8]) {
+        if part == Part::Failed {
+            world.counters.errors += 1;
+        }
+        let id = waiter.connection;
+        let Some(mut session) = self.take(id) else { return };
+        session.deliver(waiter.sequence, part, bytes);
+        if session.replies.len() > world.settings.output_limit {
+            world.counters.output_disconnects += 1;
+            self.ring.close(id);
+        }
+        self.sessions[id.slot()] = Some(session);
+        self.proceed_if_idle(world, id);
+    }
+
+    /// Tells those who wait for a core that has stopped.
+    pub(crate) fn give_up(&mut self, world: &mut World, waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            let Some(mut session) = self.take(waiter.connection) else { continue };
+            session.give_up(waiter.sequence);
+            self.sessions[waiter.connection.slot()] = Some(session);
+            self.proceed_if_idle(world, waiter.connection);
+        }
+    }
+
+    /// As [`Server::proceed`], unless the next completion of a send will do it.
+    fn proceed_if_idle(&mut self, world: &mut World, id: ConnectionId) {
+        if !self.ring.is_sending(id) {
+            return self.proceed(world, id);
+        }
+        if let Some(session) = &self.sessions[id.slot()]
+            && session.is_paused
+            && session.replies.len() < OUTPUT_BYTES_PAUSE
+        {
+            self.proceed(world, id);
+        }
+    }
+
+    /// Connections that waited for room in the links try again.
+    pub(crate) fn wake_stalled(&mut self, world: &mut World) {
+        for id in std::mem::take(&mut self.stalled) {
+            self.proceed_if_idle(world, id);
+        }
+    }
+
+    fn on_accepted(&mut self, world: &mut World, socket: OwnedFd) {
+        world.counters.connections_received += 1;
+        let ports = &world.node.ports;
+        let total: usize = ports.iter().map(|port| port.client_count()).sum();
+        if total >= world.settings.max_clients || self.is_stopping {
+            world.counters.connections_rejected += 1;
+            // A fresh socket has room for a line; whoever does not get it sees the connection close.
+            let _ = rustix::io::write(&socket, b"-ERR max number of clients reached\r\n");
+            return;
+        }
+        let Some(address) = peer_address(&socket) else { return };
+        // Whom the kernel gave the client to is chance: the least busy core serves it.
+        let least = (0..ports.len())
+            .filter(|core| !ports[*core].is_stopped())
+            .min_by_key(|core| (ports[*core].client_count(), *core != world.id));
+        let core = least.unwrap_or(world.id);
+        ports[core].add_client();
+        if core == world.id {
+            return self.adopt(world, socket, address);
+        }
+        if ports[core].try_post(Message::Adopt(socket, address)).is_err() {
+            // Its mailbox is full or its core gone: the client is free to try again.
+            ports[core].remove_client();
+        }
+    }
+
+    /// Serves a client that was counted in already.
+    pub(crate) fn adopt(&mut self, world: &World, socket: OwnedFd, address: SocketAddr) {
+        let local_address = rustix::net::getsockname(&socket)
+            .ok()
+            .and_then(|address| SocketAddr::try_from(address).ok());
+        let id = self.ring.adopt(socket);
+        let client = Client {
+            id: world.node.next_client_id.fetch_add(1, Ordering::Relaxed),
+            address,
+            local_address,
+            name: Vec::new(),
+            library_name: Vec::new(),
+            library_version: Vec::new(),
+            protocol: Protocol::Resp2,
+            is_authenticated: world.settings.password.is_empty(),
+            reply_mode: ReplyMode::On,
+            no_evict: false,
+            no_touch: false,
+            connected_at: world.now,
+            active_at: world.now,
+            last_command: "NULL",
+            wants_close: false,
+        };
+        if id.slot() >= self.sessions.len() {
+            self.sessions.resize_with(id.slot() + 1, || None);
+        }
+        assert!(self.sessions[id.slot()].is_none());
+        self.sessions[id.slot()] = Some(Box::new(Session::new(client, id, world.now)));
+        self.session_count += 1;
+    }
+
+    /// Tries to accept clients again after that has failed.
+    pub(crate) fn accept_again(&mut self) {
+        self.ring.accept_again();
+    }
+
+    /// Looks for clients that have been silent, or have not read, for too long.
+    pub(crate) fn check_timeouts(&mut self, world: &World) {
+        let silence = world.settings.client_timeout;
+        let unread = world.settings.output_timeout;
+        let now = world.now;
+        let mut over = Vec::new();
+        for session in self.sessions.iter().filter_map(Option::as_deref) {
+            let id = session.connection;
+            let is_silent = !silence.is_zero()
+                && now.saturating_duration_since(session.client.active_at) > silence;
+            let is_stuck = !unread.is_zero()
+                && now.saturating_duration_since(session.output_moved_at) > unread;
+            let is_lingering = matches!(session.phase, Phase::Lingering(until) if until <= now);
+            if is_silent || is_lingering || (is_stuck && self.ring.is_sending(id)) {
+                over.push(id);
+            }
+        }
+        for id in over {
+            self.ring.close(id);
+        }
+    }
+
+    /// Closes the client of that number; whether it was here.
+    pub(crate) fn kill(&mut self, client_id: u64) -> bool {
+        let found = self.sessions().find(|session| session.client.id == client_id);
+        let Some(id) = found.map(|session| session.connection) else { return false };
+        self.ring.close(id);
+        true
+    }
+
+    /// Accepts nobody any more, and closes the clients once their replies are out.
+    pub(crate) fn stop(&mut self) {
+        self.is_stopping = true;
+        self.ring.stop_listening();
+        for session in self.sessions.iter_mut().flatten() {
+            if session.phase == Phase::Serving {
+                session.phase = Phase::Finishing;
+            }
+            if !session.is_queued {
+                session.is_queued = true;
+                self.queue.push(session.connection);
+            }
+        }
+    }
+
+    /// Whether all clients are gone, or have all their replies.
+    pub(crate) fn is_drained(&mut self) -> bool {
+        let Self { sessions, ring, .. } = self;
+        let mut left = sessions.iter().flatten();
+        left.all(|session| session.is_finished() && !ring.is_sending(session.connection))
+    }
+
+    fn take(&mut self, id: ConnectionId) -> Option<Box<Session>> {
+        let slot = self.sessions.get_mut(id.slot())?;
+        if slot.as_ref().is_some_and(|session| session.connection == id) {
+            slot.take()
+        } else {
+            None
+        }
+    }
+}
+
+fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    rustix::net::getpeername(socket).ok().flatten().and_then(|it| SocketAddr::try_from(it).ok())
+}

@@ -1,0 +1,270 @@
+//! The replies of one connection, in the order of its requests, whatever core serves them.
+//!
+//! ```text
+//!   output  | slot base | base + 1 | base + 2 | ...
+//!   ready   | waiting   | ready    | waiting  |
+//! ```
+//!
+//! While nothing is waited for, replies are written straight into the output. From the first
+//! request that waits for another core on, each later reply is kept in a slot until all before it
+//! are there.
+
+use std::collections::VecDeque;
+
+use gridkv_net::resp::{Protocol, Reply};
+
+use super::commands::{Failure, Part};
+
+/// How the answers to the parts of a request become its reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gather {
+    /// The one answer is the reply.
+    One,
+    /// The reply is the number of parts that were counted.
+    Count,
+    /// The reply is `OK`.
+    Done,
+}
+
+enum Slot {
+    Ready(Vec<u8>),
+    Waiting(Waiting),
+}
+
+struct Waiting {
+    gather: Gather,
+    protocol: Protocol,
+    parts_left: u32,
+    counted: i64,
+    /// The first error, or the reply of [`Gather::One`].
+    bytes: Vec<u8>,
+    is_failed: bool,
+    /// The client does not want to hear it (`CLIENT REPLY OFF`).
+    is_mute: bool,
+}
+
+/// The queue.
+#[derive(Default)]
+pub(crate) struct Replies {
+    output: Vec<u8>,
+    slots: VecDeque<Slot>,
+    base: u64,
+    /// Bytes in slots that are ready.
+    held_bytes: usize,
+}
+
+impl Replies {
+    /// Where the reply to the present request goes.
+    #[inline]
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.slots.is_empty() {
+            return &mut self.output;
+        }
+        if !matches!(self.slots.back(), Some(Slot::Ready(_))) {
+            self.slots.push_back(Slot::Ready(Vec::new()));
+        }
+        match self.slots.back_mut() {
+            Some(Slot::Ready(bytes)) => bytes,
+            _ => unreachable!("a ready slot was just put there"),
+        }
+    }
+
+    /// Makes a place for a reply that is still to come, in `part_count` parts.
+    pub(crate) fn wait(
+        &mut self,
+        gather: Gather,
+        protocol: Protocol,
+        part_count: u32,
+        is_mute: bool,
+    ) -> u64 {
+        assert!(part_count > 0);
+        self.slots.push_back(Slot::Waiting(Waiting {
+            gather,
+            protocol,
+            parts_left: part_count,
+            counted: 0,
+            bytes: Vec::new(),
+            is_failed: false,
+            is_mute,
+        }));
+        self.base + self.slots.len() as u64 - 1
+    }
+
+    /// Takes in one part. Whether the reply is now complete.
+    pub(crate) fn deliver(&mut self, sequence: u64, part: Part, bytes: &[u8]) -> bool {
+        let index = usize::try_from(sequence - self.base).expect("slots are counted with usize");
+        let Slot::Waiting(waiting) = &mut self.slots[index] else {
+            panic!("a reply is completed once");
+        };
+        match part {
+            Part::Count(counted) => waiting.counted += i64::from(counted),
+            Part::Reply => waiting.bytes.extend_from_slice(bytes),
+            Part::Failed => {
+                if !waiting.is_failed {
+                    waiting.bytes.clear();
+                    waiting.bytes.extend_from_slice(bytes);
+                }
+                waiting.is_failed = true;
+            }
+        }
+        waiting.parts_left -= 1;
+        if waiting.parts_left > 0 {
+            return false;
+        }
+        let reply = waiting.complete();
+        self.held_bytes += reply.len();
+        self.slots[index] = Slot::Ready(reply);
+        self.flush();
+        true
+    }
+
+    /// Moves what is ready, from the front on, to the output.
+    fn flush(&mut self) {
+        while let Some(Slot::Ready(_)) = self.slots.front() {
+            let Some(Slot::Ready(bytes)) = self.slots.pop_front() else { unreachable!("looked") };
+            self.base += 1;
+            self.held_bytes = self.held_bytes.saturating_sub(bytes.len());
+            if self.output.is_empty() && bytes.len() > 4_096 {
+                self.output = bytes;
+            } else {
+                self.output.extend_from_slice(&bytes);
+            }
+        }
+    }
+
+    /// Gives up all parts still to come of one reply.
+    pub(crate) fn fail(&mut self, sequence: u64, failure: &Failure) {
+        let Some(index) = sequence.checked_sub(self.base) else { return };
+        let index = usize::try_from(index).expect("slots are counted with usize");
+        if let Some(Slot::Waiting(waiting)) = self.slots.get_mut(index) {
+            waiting.parts_left = 1;
+            self.deliver(sequence, Part::Failed, failure.to_string().as_bytes());
+        }
+    }
+
+    /// Whether replies are still to come.
+    pub(crate) fn are_due(&self) -> bool {
+        !self.slots.is_empty()
+    }
+
+    /// How many replies are queued behind one that is still to come.
+    pub(crate) fn waiting_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes kept: ready to go, or waiting for their turn.
+    pub(crate) fn len(&self) -> usize {
+        self.output.len() + self.held_bytes
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// Lends a buffer to write into, when the queue has none.
+    pub(crate) fn lend(&mut self, pool: &mut Vec<Vec<u8>>) {
+        if self.output.capacity() == 0
+            && let Some(buffer) = pool.pop()
+        {
+            self.output = buffer;
+        }
+    }
+
+    /// Takes what is ready to go.
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// Memory held, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.output.capacity() + self.held_bytes + self.slots.capacity() * size_of::<Slot>()
+    }
+}
+
+impl Waiting {
+    fn complete(&mut self) -> Vec<u8> {
+        let mut reply = std::mem::take(&mut self.bytes);
+        if self.is_mute {
+            reply.clear();
+            return reply;
+        }
+        if self.is_failed {
+            let text = std::mem::take(&mut reply);
+            Reply::new(&mut reply, self.protocol).error(String::from_utf8_lossy(&text));
+            return reply;
+        }
+        match self.gather {
+            Gather::One => {}
+            Gather::Count => Reply::new(&mut reply, self.protocol).integer(self.counted),
+            Gather::Done => Reply::new(&mut reply, self.protocol).ok(),
+        }
+        reply
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(replies: &mut Replies) -> String {
+        String::from_utf8(replies.take_output()).unwrap()
+    }
+
+    #[test]
+    fn replies_leave_in_the_order_of_their_requests() {
+        let mut replies = Replies::default();
+        replies.buffer().extend_from_slice(b"a");
+        let first = replies.wait(Gather::One, Protocol::Resp2, 1, false);
+        replies.buffer().extend_from_slice(b"c");
+        let second = replies.wait(Gather::One, Protocol::Resp2, 1, false);
+        replies.buffer().extend_from_slice(b"e");
+        assert!(replies.deliver(second, Part::Reply, b"d"));
+        assert_eq!(output(&mut replies), "a");
+        assert!(replies.deliver(first, Part::Reply, b"b"));
+        assert_eq!(output(&mut replies), "bcde");
+        assert!(!replies.are_due());
+        replies.buffer().extend_from_slice(b"f");
+        assert_eq!(output(&mut replies), "f");
+    }
+
+    #[test]
+    fn parts_are_counted() {
+        let mut replies = Replies::default();
+        let sequence = replies.wait(Gather::Count, Protocol::Resp2, 3, false);
+        assert!(!replies.deliver(sequence, Part::Count(true), b""));
+        assert!(!replies.deliver(sequence, Part::Count(false), b""));
+        assert!(replies.deliver(sequence, Part::Count(true), b""));
+        assert_eq!(output(&mut replies), ":2\r\n");
+    }
+
+    #[test]
+    fn the_first_failed_part_is_the_reply() {
+        let mut replies = Replies::default();
+        let sequence = replies.wait(Gather::Done, Protocol::Resp2, 3, false);
+        replies.deliver(sequence, Part::Reply, b"");
+        replies.deliver(sequence, Part::Failed, b"OOM no");
+        replies.deliver(sequence, Part::Failed, b"ERR other");
+        assert_eq!(output(&mut replies), "-OOM no\r\n");
+    }
+
+    #[test]
+    fn a_reply_given_up_is_an_error_in_its_place() {
+        let mut replies = Replies::default();
+        let first = replies.wait(Gather::Count, Protocol::Resp2, 2, false);
+        replies.buffer().extend_from_slice(b"+NEXT\r\n");
+        replies.deliver(first, Part::Count(true), b"");
+        replies.fail(first, &Failure::CoreStopped);
+        assert!(output(&mut replies).ends_with("+NEXT\r\n"));
+        // What comes after that is too late.
+        replies.fail(first, &Failure::CoreStopped);
+        assert!(!replies.has_output());
+    }
+
+    #[test]
+    fn a_muted_reply_is_nothing() {
+        let mut replies = Replies::default();
+        let sequence = replies.wait(Gather::One, Protocol::Resp2, 1, true);
+        assert!(replies.deliver(sequence, Part::Reply, b"+OK\r\n"));
+        assert!(!replies.has_output());
+    }
+}

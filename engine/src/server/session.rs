@@ -1,0 +1,637 @@
+//! One client's connection: bytes to requests, requests to replies.
+//!
+//! # Invariants
+//!
+//! - Requests of one connection are begun in their order, and answered in it. Those on one key run
+//!   in it too.
+//! - A connection whose replies are not taken is not served, and soon not read: it holds at most
+//!   about [`OUTPUT_BYTES_PAUSE`] and one reply. One whose single reply outgrows `output_limit` is
+//!   closed.
+//! - Bytes that are no requests end the connection, after an error that says why.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use gridkv_cluster::Token;
+use gridkv_net::resp::{Arguments, Limits, Parser, Protocol, Reply, Step};
+use gridkv_net::ring::ConnectionId;
+use smallvec::SmallVec;
+
+use super::commands::{
+    Command, Each, Failure, Flag, Part, Run, SessionCall, TaskCall, command_of, docs, text,
+};
+use super::replies::{Gather, Replies};
+use crate::core::World;
+use crate::core::forward::Waiter;
+use crate::handle::Handle;
+use crate::shard::KEY_BYTES_MAX;
+
+/// Beyond so many bytes of unsent replies, no further request is begun.
+pub(super) const OUTPUT_BYTES_PAUSE: usize = 256 << 10;
+
+/// How many requests are parsed, hashed and prefetched before the first is executed.
+const BATCH_COUNT: usize = 32;
+
+/// How many keys a command treats before other connections have their turn.
+const KEY_COUNT_MAX: usize = 256;
+
+/// Replies from other cores that one connection may wait for: at first, and at most.
+const WINDOW_START: usize = 16;
+const WINDOW_MAX: usize = 1_024;
+/// What those replies together may be expected to take.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// A request of at least so many bytes is timed on its own, whatever its command.
+const TIMED_REQUEST_BYTES: usize = 64 << 10;
+
+/// Whether the client hears replies (`CLIENT REPLY`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ReplyMode {
+    #[default]
+    On,
+    Off,
+    /// Not the next one,
+    SkipNext,
+    /// not this one.
+    Skip,
+}
+
+/// What is known about a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) id: u64,
+    pub(crate) address: SocketAddr,
+    pub(crate) local_address: Option<SocketAddr>,
+    pub(crate) name: Vec<u8>,
+    pub(crate) library_name: Vec<u8>,
+    pub(crate) library_version: Vec<u8>,
+    pub(crate) protocol: Protocol,
+    pub(crate) is_authenticated: bool,
+    pub(crate) reply_mode: ReplyMode,
+    pub(crate) no_evict: bool,
+    pub(crate) no_touch: bool,
+    pub(crate) connected_at: Instant,
+    pub(crate) active_at: Instant,
+    pub(crate) last_command: &'static str,
+    /// It asked to be closed once its replies are out.
+    pub(crate) wants_close: bool,
+}
+
+/// Requests that are parsed together, with their keys' tokens.
+pub(crate) struct Batch {
+    requests: Vec<Parsed>,
+}
+
+struct Parsed {
+    arguments: Arguments,
+    /// Where the request begins in the input.
+    start: usize,
+    end: usize,
+    command: Option<&'static Command>,
+    token: Token,
+}
+
+impl Batch {
+    pub(crate) fn new() -> Self {
+        let parsed = || Parsed {
+            arguments: Arguments::new(),
+            start: 0,
+            end: 0,
+            command: None,
+            token: Token::MIN,
+        };
+        Self { requests: std::iter::repeat_with(parsed).take(BATCH_COUNT).collect() }
+    }
+}
+
+/// A command over very many keys, done piece by piece.
+struct Piecewise {
+    command: &'static Command,
+    arguments: Vec<Vec<u8>>,
+    /// The next argument to treat.
+    next: usize,
+    sequence: Option<u64>,
+}
+
+/// Whether requests are still served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Serving,
+    /// No more requests: closed when the replies are out.
+    Finishing,
+    /// The replies are out and the client was told that no more follow; what it still sends is
+    /// dropped until it closes, or until this time.
+    Lingering(Instant),
+}
+
+/// What [`Session::advance`] stopped at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pause {
+    /// All that has arrived was served.
+    NeedsInput,
+    /// It waits for replies to leave, or to come from other cores or tasks.
+    NeedsReplies,
+    /// It has more to do, after others had their turn.
+    NeedsTurn,
+}
+
+/// A connection.
+pub(crate) struct Session {
+    pub(crate) client: Client,
+    pub(super) connection: ConnectionId,
+    pub(super) phase: Phase,
+    pub(super) input: Vec<u8>,
+    pub(super) input_ended: bool,
+    pub(super) is_paused: bool,
+    pub(super) is_queued: bool,
+    /// When unsent replies last moved.
+    pub(super) output_moved_at: Instant,
+    pub(super) replies: Replies,
+    parser: Parser,
+    piecewise: Option<Box<Piecewise>>,
+    /// The reply that must be there before the next request is begun.
+    barrier: Option<u64>,
+    window: usize,
+}
+
+impl Session {
+    pub(super) fn new(client: Client, connection: ConnectionId, now: Instant) -> Self {
+        Self {
+            client,
+            connection,
+            phase: Phase::Serving,
+            input: Vec::new(),
+            input_ended: false,
+            is_paused: false,
+            is_queued: false,
+            output_moved_at: now,
+            replies: Replies::default(),
+            parser: Parser::new(),
+            piecewise: None,
+            barrier: None,
+            window: WINDOW_START,
+        }
+    }
+
+    /// Serves what it can of `input`, which continues what was left over before. Returns how many
+    /// bytes it is done with, and why it stopped.
+    pub(super) fn advance(&mut self, world: &mut World, input: &[u8]) -> (usize, Pause) {
+        let mut consumed = 0;
+        loop {
+            if self.phase != Phase::Serving {
+                return (input.len(), Pause::NeedsInput);
+            }
+            if self.must_wait(world) {
+                self.parser = Parser::new();
+                return (consumed, Pause::NeedsReplies);
+            }
+            if self.piecewise.is_some() {
+                self.advance_piecewise(world);
+                if self.piecewise.is_some() {
+                    return (consumed, Pause::NeedsTurn);
+                }
+                continue;
+            }
+            let mut batch = std::mem::replace(&mut world.batch, Batch { requests: Vec::new() });
+            let (count, parsed_to, stop) = self.parse(world, input, consumed, &mut batch);
+            let served_to = self.execute(world, input, &batch.requests[..count]);
+            world.batch = batch;
+            if let Some(served_to) = served_to {
+                // Not all of the batch: parse the rest again when there is room.
+                self.parser = Parser::new();
+                consumed = served_to;
+                continue;
+            }
+            consumed = parsed_to;
+            match stop {
+                Stop::BatchFull => {}
+                Stop::Incomplete => return (consumed, Pause::NeedsInput),
+                Stop::Failed(failure) => {
+                    world.counters.protocol_errors += 1;
+                    self.fail_connection(&failure);
+                }
+            }
+        }
+    }
+
+    /// Whether the next request must not be begun yet.
+    fn must_wait(&self, world: &World) -> bool {
+        self.barrier.is_some()
+            || self.replies.len() >= OUTPUT_BYTES_PAUSE
+            || self.replies.waiting_count() >= self.window
+            || (world.shards.layout().core_count > 1 && !world.links.have_room())
+    }
+
+    /// Parses requests from `consumed` on, hashes their keys, and fetches what they will touch.
+    fn parse(
+        &mut self,
+        world: &World,
+        input: &[u8],
+        mut consumed: usize,
+        batch: &mut Batch,
+    ) -> (usize, usize, Stop) {
+        let limits = self.limits(world);
+        let mut count = 0;
+        let mut tokens: SmallVec<[Token; BATCH_COUNT]> = SmallVec::new();
+        let stop = loop {
+            if count == BATCH_COUNT {
+                break Stop::BatchFull;
+            }
+            let parsed = &mut batch.requests[count];
+            match self.parser.parse(&input[consumed..], &limits, &mut parsed.arguments) {
+                Ok(Step::Request { consumed: len }) => {
+                    let request = &input[consumed..consumed + len];
+                    parsed.start = consumed;
+                    consumed += len;
+                    parsed.end = consumed;
+                    count += 1;
+                    let arguments = &parsed.arguments;
+                    let subcommand = || (arguments.len() > 1).then(|| arguments.get(1, request));
+                    parsed.command = command_of(arguments.get(0, request), subcommand);
+                    match parsed.command {
+                        Some(command) if !command.is_barrier() => {
+                            let argument_count = parsed.arguments.len();
+                            if !command.takes(argument_count) {
+                                continue;
+                            }
+                            parsed.token =
+                                Token::of(parsed.arguments.get(command.keys.first, request));
+                            tokens.push(parsed.token);
+                            if argument_count > KEY_COUNT_MAX {
+                                break Stop::BatchFull;
+                            }
+                        }
+                        _ => break Stop::BatchFull,
+                    }
+                }
+                Ok(Step::Empty { consumed: len }) => consumed += len,
+                Ok(Step::Incomplete { .. }) => {
+                    let rest = &input[consumed..];
+                    break match self.oversized_key(rest) {
+                        Some(failure) => Stop::Failed(failure),
+                        None => Stop::Incomplete,
+                    };
+                }
+                Err(error) => break Stop::Failed(Failure::text(format!("ERR {error}"))),
+            }
+        };
+        if tokens.len() > 1 {
+            world.shards.prefetch(&tokens);
+        }
+        (count, consumed, stop)
+    }
+
+    fn limits(&self, world: &World) -> Limits {
+        let bulk_bytes_max = world.settings.max_value.max(KEY_BYTES_MAX);
+        let limits = Limits::new(bulk_bytes_max, world.settings.input_limit);
+        if self.client.is_authenticated { limits } else { limits.unauthenticated() }
+    }
+
+    /// Whether the request that is arriving announces a key longer than any key may be.
+    fn oversized_key(&self, rest: &[u8]) -> Option<Failure> {
+        let (index, len, name) = self.parser.pending(rest)?;
+        if len <= KEY_BYTES_MAX || index == 0 {
+            return None;
+        }
+        let command = command_of(name, || None)?;
+        let is_key =
+            command.key_indexes(usize::MAX / 2).take_while(|it| *it <= index).any(|it| it == index);
+        is_key.then(|| {
+            Failure::text(format!(
+                "ERR key of {len} bytes is longer than the {KEY_BYTES_MAX} allowed"
+            ))
+        })
+    }
+
+    /// Executes requests. `None` when all were begun, else where the first that was not begins.
+    fn execute(&mut self, world: &mut World, input: &[u8], requests: &[Parsed]) -> Option<usize> {
+        for parsed in requests {
+            if self.phase != Phase::Serving {
+                return None;
+            }
+            if self.must_wait(world) {
+                return Some(parsed.start);
+            }
+            let request = &input[parsed.start..parsed.end];
+            let arguments: SmallVec<[&[u8]; 8]> = parsed.arguments.iter(request).collect();
+            world.counters.commands += 1;
+            let Some(command) = parsed.command else {
+                self.refuse(world, &unknown_command(&arguments));
+                continue;
+            };
+            self.client.last_command = command.name;
+            if !self.client.is_authenticated && !command.has(Flag::NoAuth) {
+                self.refuse(world, &Failure::text("NOAUTH Authentication required."));
+            } else if !command.takes(arguments.len()) {
+                self.refuse(world, &Failure::Arity(command.name.to_owned()));
+            } else {
+                self.begin(world, command, parsed.token, &arguments, request.len());
+            }
+            match self.client.reply_mode {
+                ReplyMode::SkipNext => self.client.reply_mode = ReplyMode::Skip,
+                ReplyMode::Skip => self.client.reply_mode = ReplyMode::On,
+                ReplyMode::On | ReplyMode::Off => {}
+            }
+            if self.client.wants_close {
+                self.phase = Phase::Finishing;
+            }
+        }
+        None
+    }
+
+    /// Runs one request, timed if it can be slow.
+    fn begin(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+        request_bytes: usize,
+    ) {
+        let threshold = world.settings.slowlog_threshold;
+        let is_timed = threshold.is_some()
+            && (request_bytes >= TIMED_REQUEST_BYTES || !command.has(Flag::Fast));
+        if !is_timed {
+            return self.run(world, command, token, arguments);
+        }
+        let before = Instant::now();
+        self.run(world, command, token, arguments);
+        let took = before.elapsed();
+        if threshold.is_some_and(|threshold| took > threshold) {
+            let client = (self.client.address.to_string(), self.client.name.clone());
+            let at = crate::core::wall_time();
+            world.slowlog.note(world.settings.slowlog_len, at, took, arguments, client);
+        }
+    }
+
+    fn run(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        let protocol = self.client.protocol;
+        match command.run {
+            Run::Container => {
+                self.run_session(world, arguments, |call| docs::container(call, command));
+            }
+            Run::Key(_) => {
+                let core = world.shards.core_of(token);
+                if core == world.id {
+                    let out = self.replies.buffer();
+                    let before = out.len();
+                    let shard = world.shards.of(token);
+                    let part = command.run_part(shard, token, arguments, out, protocol);
+                    self.end_local(world, before, part);
+                } else {
+                    let sequence = self.replies.wait(Gather::One, protocol, 1, self.is_mute());
+                    self.ask(world, core, sequence, command, token, arguments);
+                }
+            }
+            Run::Each(each) => self.run_each(world, command, each, arguments),
+            Run::Session(run) => self.run_session(world, arguments, run),
+            Run::Task(run) => {
+                let sequence = self.replies.wait(Gather::One, protocol, 1, self.is_mute());
+                self.barrier = Some(sequence);
+                let call = TaskCall {
+                    core: world.id,
+                    arguments: arguments.iter().map(|argument| argument.to_vec()).collect(),
+                    protocol,
+                    client_id: self.client.id,
+                    handle: Handle::new(&world.node),
+                    out: Rc::default(),
+                };
+                let waiter = Waiter { connection: self.connection, sequence };
+                call.start(run, &world.tasks, waiter);
+            }
+        }
+    }
+
+    fn run_session(
+        &mut self,
+        world: &mut World,
+        arguments: &[&[u8]],
+        run: impl FnOnce(&mut SessionCall<'_, '_>) -> Result<(), Failure>,
+    ) {
+        let out = self.replies.buffer();
+        let before = out.len();
+        let reply = Reply::new(out, self.client.protocol);
+        let call = &mut SessionCall { client: &mut self.client, world, arguments, reply };
+        if let Err(failure) = run(call) {
+            let out = self.replies.buffer();
+            out.truncate(before);
+            Reply::new(out, self.client.protocol).error(failure);
+            world.counters.errors += 1;
+        }
+        if self.is_mute() {
+            self.replies.buffer().truncate(before);
+        }
+    }
+
+    /// Finishes the reply of a part that ran here, from `before` on in the buffer.
+    fn end_local(&mut self, world: &mut World, before: usize, part: Part) {
+        if part == Part::Failed {
+            world.counters.errors += 1;
+            let out = self.replies.buffer();
+            let failure = text(&out[before..]);
+            out.truncate(before);
+            Reply::new(out, self.client.protocol).error(failure);
+        }
+        if self.is_mute() {
+            self.replies.buffer().truncate(before);
+        }
+    }
+
+    /// A command over many keys: in one go if they are few, else piece by piece.
+    fn run_each(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        each: Each,
+        arguments: &[&[u8]],
+    ) {
+        let protocol = self.client.protocol;
+        let key_count = command.key_indexes(arguments.len()).count();
+        if matches!(each, Each::Set) && arguments.len().is_multiple_of(2) {
+            return self.refuse(world, &Failure::Arity(command.name.to_owned()));
+        }
+        let sequence = match each {
+            Each::Values => {
+                if !self.is_mute() {
+                    Reply::new(self.replies.buffer(), protocol).array(key_count);
+                }
+                None
+            }
+            Each::Count(_) | Each::Set => {
+                let gather = if matches!(each, Each::Set) { Gather::Done } else { Gather::Count };
+                let parts = u32::try_from(key_count).expect("bounded by the parser");
+                Some(self.replies.wait(gather, protocol, parts, self.is_mute()))
+            }
+        };
+        if key_count <= KEY_COUNT_MAX {
+            return self.treat_keys(world, command, arguments, 1, sequence);
+        }
+        let arguments = arguments.iter().map(|argument| argument.to_vec()).collect();
+        self.piecewise = Some(Box::new(Piecewise { command, arguments, next: 1, sequence }));
+    }
+
+    /// Treats the next keys of a command over very many.
+    fn advance_piecewise(&mut self, world: &mut World) {
+        let Some(mut piecewise) = self.piecewise.take() else { return };
+        let end = piecewise.arguments.len();
+        let to = (piecewise.next + KEY_COUNT_MAX * piecewise.command.keys.step).min(end);
+        let arguments: Vec<&[u8]> = piecewise.arguments[..to].iter().map(Vec::as_slice).collect();
+        let Piecewise { command, next, sequence, .. } = *piecewise;
+        self.treat_keys(world, command, &arguments, next, sequence);
+        if self.replies.len() > world.settings.output_limit {
+            return self.overflow(world);
+        }
+        piecewise.next = to;
+        if to < end {
+            self.piecewise = Some(piecewise);
+        }
+    }
+
+    /// Treats the keys from argument `from` on: here, or on the cores that own them.
+    fn treat_keys(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        arguments: &[&[u8]],
+        from: usize,
+        sequence: Option<u64>,
+    ) {
+        let protocol = self.client.protocol;
+        let step = command.keys.step;
+        for keys in arguments[from..].chunks(step * BATCH_COUNT) {
+            let tokens: SmallVec<[Token; BATCH_COUNT]> =
+                keys.chunks(step).map(|it| Token::of(it[0])).collect();
+            world.shards.prefetch(&tokens);
+            for (token, part) in tokens.into_iter().zip(keys.chunks(step)) {
+                let core = world.shards.core_of(token);
+                if core != world.id {
+                    let sequence = sequence.unwrap_or_else(|| {
+                        self.replies.wait(Gather::One, protocol, 1, self.is_mute())
+                    });
+                    self.ask(world, core, sequence, command, token, part);
+                    continue;
+                }
+                let shard = world.shards.of(token);
+                match sequence {
+                    None => {
+                        let out = self.replies.buffer();
+                        let before = out.len();
+                        let done = command.run_part(shard, token, part, out, protocol);
+                        self.end_local(world, before, done);
+                    }
+                    Some(sequence) => {
+                        let mut out = Vec::new();
+                        let done = command.run_part(shard, token, part, &mut out, protocol);
+                        self.replies.deliver(sequence, done, &out);
+                    }
+                }
+                if self.replies.len() > world.settings.output_limit {
+                    return self.overflow(world);
+                }
+            }
+        }
+    }
+
+    /// Asks another core for a part of a reply.
+    fn ask(
+        &mut self,
+        world: &mut World,
+        core: usize,
+        sequence: u64,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        if world.node.ports[core].is_stopped() {
+            world.counters.errors += 1;
+            return self.replies.fail(sequence, &Failure::CoreStopped);
+        }
+        world.counters.forwarded += 1;
+        let waiter = Waiter { connection: self.connection, sequence };
+        world.links.request(core, waiter, command, self.client.protocol, token, arguments);
+    }
+
+    /// Takes in a part of a reply from another core or a task.
+    pub(super) fn deliver(&mut self, sequence: u64, part: Part, bytes: &[u8]) {
+        let expected = WINDOW_BYTES / bytes.len().max(1);
+        self.window = (self.window + 1).min(WINDOW_MAX).min(expected.max(1));
+        if self.replies.deliver(sequence, part, bytes) && self.barrier == Some(sequence) {
+            self.barrier = None;
+        }
+    }
+
+    /// Gives up a reply that will not come: the core that was asked has stopped.
+    pub(super) fn give_up(&mut self, sequence: u64) {
+        self.replies.fail(sequence, &Failure::CoreStopped);
+        if self.barrier == Some(sequence) {
+            self.barrier = None;
+        }
+    }
+
+    fn is_mute(&self) -> bool {
+        matches!(self.client.reply_mode, ReplyMode::Off | ReplyMode::Skip)
+    }
+
+    /// Answers a request with an error.
+    fn refuse(&mut self, world: &mut World, failure: &Failure) {
+        world.counters.errors += 1;
+        if !self.is_mute() {
+            Reply::new(self.replies.buffer(), self.client.protocol).error(failure);
+        }
+    }
+
+    /// Sends an error, and closes the connection after it.
+    pub(super) fn fail_connection(&mut self, failure: &Failure) {
+        Reply::new(self.replies.buffer(), self.client.protocol).error(failure);
+        self.parser = Parser::new();
+        self.input = Vec::new();
+        self.piecewise = None;
+        self.phase = Phase::Finishing;
+    }
+
+    /// The client asks for more than it may leave unread: nothing further is kept for it.
+    fn overflow(&mut self, world: &mut World) {
+        world.counters.output_disconnects += 1;
+        tracing::warn!(client = %self.client.address, "output limit reached: disconnecting");
+        drop(self.replies.take_output());
+        self.piecewise = None;
+        self.phase = Phase::Lingering(world.now - Duration::from_secs(1));
+    }
+
+    /// Whether nothing is under way and nothing is left to send.
+    pub(super) fn is_finished(&self) -> bool {
+        !self.replies.are_due() && !self.replies.has_output() && self.piecewise.is_none()
+    }
+
+    /// Memory held for the client, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.input.capacity() + self.replies.memory_bytes()
+    }
+}
+
+enum Stop {
+    BatchFull,
+    Incomplete,
+    Failed(Failure),
+}
+
+/// Redis' words for a command that there is not.
+fn unknown_command(arguments: &[&[u8]]) -> Failure {
+    let name = text(&arguments[0][..arguments[0].len().min(128)]);
+    let mut shown = String::new();
+    for argument in &arguments[1..] {
+        if shown.len() >= 128 {
+            break;
+        }
+        let room = 128 - shown.len();
+        shown.push_str(&format!("'{}' ", text(&argument[..argument.len().min(room)])));
+    }
+    Failure::text(format!("ERR unknown command '{name}', with args beginning with: {shown}"))
+}
