@@ -272,7 +272,7 @@ impl Config {
             "input_limit" => self.input_limit = size(text, 1 << 20, u64::MAX)?,
             "password" => text.clone_into(&mut self.password),
             "debug_commands" => {
-                self.debug_commands = one_of(text, &[("true", true), ("false", false)])?
+                self.debug_commands = one_of(text, &[("true", true), ("false", false)])?;
             }
             "slowlog_threshold" => self.slowlog_threshold = or_word(text, "off", duration)?,
             "slowlog_len" => self.slowlog_len = number(text, 0, 1_000_000)?,
@@ -423,12 +423,9 @@ impl fmt::Display for Config {
                 "***".clone_into(&mut text);
             }
             // One of the two says nothing: leave it out, so that the listing can be read back.
-            let silent = match (&self.cores, option.name) {
-                (Cores::Cpus(_), "cores") => true,
-                (Cores::All | Cores::Count(_), "cpus") => true,
-                _ => false,
-            };
-            if !silent {
+            let is_by_number = matches!(self.cores, Cores::Cpus(_));
+            let silent = if is_by_number { "cores" } else { "cpus" };
+            if option.name != silent {
                 writeln!(f, "{} = {}  # {}", option.name, toml::Value::from(text), option.help)?;
             }
         }

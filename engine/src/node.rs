@@ -85,7 +85,9 @@ impl Threads {
         cpus::check_kernel()?;
         let cpus = cpus::choose(&config.cores)?;
         let core_count = cpus.len();
-        let shard_count = config.shards.unwrap_or(u16::try_from(core_count).unwrap_or(u16::MAX));
+        let shard_count = config
+            .shards
+            .unwrap_or_else(|| u16::try_from(core_count).expect("a mask has fewer processors"));
         if usize::from(shard_count) < core_count {
             return Err(OpenError::Option {
                 option: "shards",

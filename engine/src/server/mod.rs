@@ -158,14 +158,14 @@ impl Server {
     fn settle(&mut self, mut session: Box<Session>, pause: Pause) {
         let id = session.connection;
         match pause {
-            Pause::NeedsInput if session.input_ended => {
+            Pause::Input if session.input_ended => {
                 // A request whose end will not come is none.
                 self.input_bytes -= session.input.len();
                 session.input = Vec::new();
             }
-            Pause::NeedsInput => {}
-            Pause::NeedsTurn => self.ready.push(id),
-            Pause::NeedsReplies => {
+            Pause::Input => {}
+            Pause::Turn => self.ready.push(id),
+            Pause::Replies => {
                 if !session.is_paused {
                     session.is_paused = true;
                     self.ring.pause(id);

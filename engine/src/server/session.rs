@@ -129,11 +129,11 @@ pub(super) enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pause {
     /// All that has arrived was served.
-    NeedsInput,
+    Input,
     /// It waits for replies to leave, or to come from other cores or tasks.
-    NeedsReplies,
+    Replies,
     /// It has more to do, after others had their turn.
-    NeedsTurn,
+    Turn,
 }
 
 /// A connection.
@@ -180,16 +180,16 @@ impl Session {
         let mut consumed = 0;
         loop {
             if self.phase != Phase::Serving {
-                return (input.len(), Pause::NeedsInput);
+                return (input.len(), Pause::Input);
             }
             if self.must_wait(world) {
                 self.parser = Parser::new();
-                return (consumed, Pause::NeedsReplies);
+                return (consumed, Pause::Replies);
             }
             if self.piecewise.is_some() {
                 self.advance_piecewise(world);
                 if self.piecewise.is_some() {
-                    return (consumed, Pause::NeedsTurn);
+                    return (consumed, Pause::Turn);
                 }
                 continue;
             }
@@ -206,7 +206,7 @@ impl Session {
             consumed = parsed_to;
             match stop {
                 Stop::BatchFull => {}
-                Stop::Incomplete => return (consumed, Pause::NeedsInput),
+                Stop::Incomplete => return (consumed, Pause::Input),
                 Stop::Failed(failure) => {
                     world.counters.protocol_errors += 1;
                     self.fail_connection(&failure);

@@ -270,9 +270,7 @@ pub(super) fn client_list(call: TaskCall) -> Task {
                 ids = Some(parsed.map_err(|_| Failure::text("ERR Invalid client ID"))?);
             }
             Some((word, [kind])) if is_word(word, "TYPE") => {
-                if !is_word(kind, "normal") {
-                    ids = Some(Vec::new());
-                }
+                ids = (!is_word(kind, "normal")).then(Vec::new);
             }
             Some(_) => return Err(Failure::Syntax),
         }

@@ -239,8 +239,10 @@ pub(super) static ALL: &[Command] = &[
 /// Slots of the lookup table: a power of two, several times the number of commands.
 const SLOT_COUNT: usize = 512;
 
+type Slot = Option<(u128, &'static Command)>;
+
 /// Top-level commands by their packed name, open addressing.
-static BY_NAME: LazyLock<Box<[Option<(u128, &'static Command)>]>> = LazyLock::new(|| {
+static BY_NAME: LazyLock<Box<[Slot]>> = LazyLock::new(|| {
     let mut slots = vec![None; SLOT_COUNT].into_boxed_slice();
     for command in ALL.iter().filter(|command| !command.name.contains('|')) {
         let name = pack(command.name.as_bytes()).expect("names are short");
