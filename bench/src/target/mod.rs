@@ -1,0 +1,223 @@
+//! What is loaded.
+
+mod resp;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::options::{MeasureOptions, TargetName};
+use crate::proc::CpuTime;
+use crate::record::{Errors, Recorder};
+use crate::workload::Workload;
+
+pub use resp::RespTarget;
+
+/// Something to load.
+pub trait Target {
+    /// Gets ready for [`Target::measure`]: writes all keys, where that is asked.
+    ///
+    /// # Errors
+    ///
+    /// When the target cannot be reached or refuses.
+    fn prepare(&mut self) -> Result<Preparation, Failure>;
+
+    /// Loads it for the whole of warm-up and measurement. A target that fails under way leaves a
+    /// [`Measurement::partial`].
+    ///
+    /// # Errors
+    ///
+    /// When the target cannot be reached at all.
+    fn measure(&mut self) -> Result<Measurement, Failure>;
+}
+
+/// The target that `name` stands for.
+///
+/// # Errors
+///
+/// When it cannot be reached.
+pub fn open(
+    name: &TargetName,
+    workload: &Workload,
+    options: &MeasureOptions,
+) -> Result<Box<dyn Target>, Failure> {
+    match name {
+        TargetName::Resp(address) => {
+            Ok(Box::new(RespTarget::open(address, workload.clone(), options.clone())?))
+        }
+    }
+}
+
+/// Why a target could not be measured to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Its name does not lead to an address.
+    #[error("cannot resolve {target}: {source}")]
+    Resolve {
+        /// As given.
+        target: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No connection.
+    #[error("cannot connect to {target}: {source}")]
+    Connect {
+        /// The address.
+        target: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Connections ended, and new ones fail.
+    #[error("{target} died under way: connection lost ({cause}), and again: {again}")]
+    Died {
+        /// The address.
+        target: String,
+        /// How a connection ended.
+        cause: String,
+        /// How the attempt to replace it ended.
+        again: String,
+    },
+    /// Requests stay without reply.
+    #[error("{target} sent no reply for {seconds} s with {requests} requests on their way")]
+    Silent {
+        /// The address.
+        target: String,
+        /// How long.
+        seconds: f64,
+        /// How many requests wait.
+        requests: usize,
+    },
+    /// What arrives makes no sense.
+    #[error("{target} does not answer in RESP: {cause}")]
+    Protocol {
+        /// The address.
+        target: String,
+        /// What is wrong.
+        cause: String,
+    },
+    /// Writes of the load phase failed, so the keys are not what the workload says.
+    #[error("{target} refused {refused} of {keys} writes while loading: {first}")]
+    Loading {
+        /// The address.
+        target: String,
+        /// How many were refused.
+        refused: u64,
+        /// How many keys were to be written.
+        keys: u64,
+        /// The first refusal.
+        first: String,
+    },
+    /// The generator's own machine refused.
+    #[error("the load generator failed: {context}: {source}")]
+    Generator {
+        /// What it did.
+        context: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// What came of [`Target::prepare`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Preparation {
+    /// The load phase, if there was one.
+    pub loading: Option<Loading>,
+    /// Idle connections, if some were asked for.
+    pub idle_connections: Option<Idle>,
+}
+
+/// All keys written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Loading {
+    /// How many.
+    pub keys: u64,
+    /// In which time.
+    pub seconds: f64,
+    /// Writes a second.
+    pub rate: f64,
+    /// What went wrong.
+    pub errors: Errors,
+    /// Memory, where it was asked for and can be told.
+    pub memory: Option<LoadMemory>,
+}
+
+/// Memory of the target around the load phase.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LoadMemory {
+    /// Resident before.
+    pub resident_bytes_before: u64,
+    /// Resident after.
+    pub resident_bytes_after: u64,
+    /// Keys and values alone.
+    pub payload_bytes: u64,
+    /// Growth beyond the payload, for each key.
+    pub overhead_bytes_per_key: f64,
+}
+
+impl LoadMemory {
+    /// The figures for `workload`, which went into an empty target.
+    #[must_use]
+    pub fn new(resident_bytes_before: u64, resident_bytes_after: u64, workload: &Workload) -> Self {
+        let payload = workload.payload_bytes();
+        let growth = resident_bytes_after as f64 - resident_bytes_before as f64;
+        Self {
+            resident_bytes_before,
+            resident_bytes_after,
+            payload_bytes: payload as u64,
+            overhead_bytes_per_key: (growth - payload) / workload.key_count as f64,
+        }
+    }
+}
+
+/// Memory of the target around the opening of idle connections.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Idle {
+    /// How many were opened, and answered a `PING`.
+    pub connections: usize,
+    /// Resident before, where it can be told.
+    pub resident_bytes_before: Option<u64>,
+    /// Resident after, where it can be told.
+    pub resident_bytes_after: Option<u64>,
+    /// Growth for each connection.
+    pub bytes_per_connection: Option<f64>,
+}
+
+/// What came of [`Target::measure`].
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    /// Latencies and errors, of all threads.
+    pub recorder: Recorder,
+    /// How long was measured.
+    pub window: Duration,
+    /// Why it ended early, if it did.
+    pub partial: Option<String>,
+    /// What it cost the server, where that can be told.
+    pub server: Option<ServerCost>,
+    /// What it cost the generator.
+    pub generator: GeneratorCost,
+}
+
+/// CPU time of the server within the window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerCost {
+    /// Whose.
+    pub process_ids: Vec<u32>,
+    /// The CPUs it is pinned to; none when it may run anywhere.
+    pub pinned_cpus: BTreeSet<usize>,
+    /// How much.
+    pub cpu: CpuTime,
+}
+
+/// What the load threads did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GeneratorCost {
+    /// How many there were.
+    pub threads: usize,
+    /// The CPUs they were pinned to; none when they may run anywhere.
+    pub cpus: BTreeSet<usize>,
+    /// The share of time in which they were busy, from warm-up on. Threads of an open loop await
+    /// the next start without sleep.
+    pub busy_share: f64,
+}
