@@ -66,7 +66,8 @@ pub struct Comparison {
 }
 
 impl Comparison {
-    fn new(a: Vec<Figures>, b: Vec<Figures>, partial: Option<String>) -> Self {
+    /// What `a` and `b`, the runs of the targets in order, come to.
+    pub(crate) fn new(a: Vec<Figures>, b: Vec<Figures>, partial: Option<String>) -> Self {
         let ratios =
             compared(|figure| spread_of(a.iter().zip(&b), |(a, b)| ratio(figure(a)?, figure(b)?)));
         let of = |runs: &[Figures]| compared(|figure| spread_of(runs.iter(), figure));
@@ -168,7 +169,12 @@ mod tests {
                 window: Duration::from_secs(1),
                 partial: None,
                 server: None,
-                generator: GeneratorCost { threads: 1, cpus: BTreeSet::new(), busy_share: 0.5 },
+                generator: GeneratorCost {
+                    threads: 1,
+                    cpus: BTreeSet::new(),
+                    busy_share: 0.5,
+                    starved_share: 0.0,
+                },
             })
         }
     }

@@ -89,6 +89,20 @@ impl ServerProcess {
         Some(sum)
     }
 
+    /// How long its threads have waited for a CPU while they could run; `None` once a process is
+    /// gone. Where this grows, others disturb.
+    #[must_use]
+    pub fn cpu_wait(&self) -> Option<Duration> {
+        let mut sum = Duration::ZERO;
+        for id in &self.process_ids {
+            for task in fs::read_dir(format!("/proc/{id}/task")).ok()?.flatten() {
+                let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+                sum += parse_cpu_wait(&text).unwrap_or_default();
+            }
+        }
+        Some(sum)
+    }
+
     /// Resident memory; `None` once a process is gone.
     #[must_use]
     pub fn resident_bytes(&self) -> Option<u64> {
@@ -143,6 +157,13 @@ impl Machine {
             load_average: load.split(' ').next().and_then(|it| it.parse().ok()).unwrap_or(0.0),
         }
     }
+}
+
+/// How long this thread has waited for a CPU while it could run.
+#[must_use]
+pub fn thread_cpu_wait() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    parse_cpu_wait(&text).unwrap_or_default()
 }
 
 /// CPUs that work.
@@ -227,6 +248,12 @@ fn parse_cpu_time(text: &str, ticks_per_second: u64) -> Option<CpuTime> {
     Some(CpuTime { user: next()?, system: next()? })
 }
 
+/// The second field of `schedstat`, in nanoseconds.
+fn parse_cpu_wait(schedstat: &str) -> Option<Duration> {
+    let nanoseconds = schedstat.split_ascii_whitespace().nth(1)?;
+    Some(Duration::from_nanos(nanoseconds.parse().ok()?))
+}
+
 fn parse_resident_bytes(status: &str) -> Option<u64> {
     let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
@@ -289,6 +316,12 @@ mod tests {
         assert_eq!(parse_resident_bytes(text), Some(10_485_760));
         assert_eq!(parse_allowed_cpus(text), Some([0, 2, 3].into()));
         assert_eq!(parse_resident_bytes("Name:\tkthreadd\n"), None);
+    }
+
+    #[test]
+    fn the_wait_for_a_cpu_is_the_second_field() {
+        assert_eq!(parse_cpu_wait("5000 1500 7\n"), Some(Duration::from_nanos(1500)));
+        assert_eq!(parse_cpu_wait(""), None);
     }
 
     #[test]

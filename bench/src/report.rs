@@ -166,6 +166,8 @@ pub struct ServerFigures {
     pub system_us_per_request: Option<f64>,
     /// How many CPUs it kept busy.
     pub cpus_busy: Option<f64>,
+    /// How many CPUs more it would have kept busy, had others not used them.
+    pub cpus_awaited: Option<f64>,
 }
 
 /// What a measurement cost the generator.
@@ -177,6 +179,8 @@ pub struct GeneratorFigures {
     pub pinned_cpus: BTreeSet<usize>,
     /// The share of time they were busy; near 1 in a closed loop, they are what was measured.
     pub busy_share: f64,
+    /// The share of time they could have run and were not let: others disturb.
+    pub starved_share: f64,
 }
 
 impl Figures {
@@ -207,12 +211,14 @@ impl Figures {
                     user_us_per_request: per(micros(server.cpu.user), answered as f64),
                     system_us_per_request: per(micros(server.cpu.system), answered as f64),
                     cpus_busy: per(server.cpu.total().as_secs_f64(), seconds),
+                    cpus_awaited: per(server.cpu_wait.as_secs_f64(), seconds),
                 }
             }),
             generator: GeneratorFigures {
                 threads: generator.threads,
                 pinned_cpus: generator.cpus.clone(),
                 busy_share: generator.busy_share,
+                starved_share: generator.starved_share,
             },
         }
     }

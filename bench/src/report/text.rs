@@ -66,12 +66,12 @@ impl Table {
     }
 
     fn row(&mut self, name: &str, cells: &[String]) {
-        let cells: String = cells.iter().map(|cell| format!("{cell:>12}")).collect();
+        let cells: String = cells.iter().map(|cell| format!("{cell:>13}")).collect();
         self.line(format_args!("{name:<14}{cells}"));
     }
 }
 
-fn run_table(report: &RunReport) -> String {
+pub(super) fn run_table(report: &RunReport) -> String {
     let mut table = Table::default();
     setting(&mut table, &report.setting);
     table.line(format_args!("target        {}", report.target));
@@ -123,11 +123,14 @@ fn preparation(table: &mut Table, label: &str, preparation: &Preparation) {
         ));
         if let Some(memory) = &loading.memory {
             table.line(format_args!(
-                "{label}memory        resident {} B before loading, {} B after; payload {} B, {:.1} B overhead per key",
+                "{label}memory        resident {} B before loading, {} B after; payload {} B, {}",
                 memory.resident_bytes_before,
                 memory.resident_bytes_after,
                 memory.payload_bytes,
-                memory.overhead_bytes_per_key
+                memory.overhead_bytes_per_key.map_or_else(
+                    || "overhead not told: the target was not empty".to_owned(),
+                    |it| format!("{it:.1} B overhead per key")
+                )
             ));
         }
     }
@@ -171,20 +174,22 @@ fn figures(table: &mut Table, figures: &Figures) {
     }
     match &figures.server {
         Some(server) => table.line(format_args!(
-            "server CPU    {} us/req (user {}, system {}), {} CPUs busy; process {}, {}",
+            "server CPU    {} us/req (user {}, system {}), {} CPUs busy, {} awaited; process {}, {}",
             number(server.cpu_us_per_request, 3),
             number(server.user_us_per_request, 3),
             number(server.system_us_per_request, 3),
             number(server.cpus_busy, 2),
+            number(server.cpus_awaited, 2),
             list(&server.process_ids),
             pinned(&server.pinned_cpus)
         )),
-        None => table.line(format_args!("server CPU    not measured: no local process found")),
+        None => table.line(format_args!("server CPU    not measured: its process is not to be seen here, or gone")),
     }
     let generator = &figures.generator;
     table.line(format_args!(
-        "generator     {:.0} % busy; {} threads, {}",
+        "generator     {:.0} % busy, {:.0} % starved; {} threads, {}",
         generator.busy_share * 100.0,
+        generator.starved_share * 100.0,
         generator.threads,
         pinned(&generator.pinned_cpus)
     ));
@@ -205,7 +210,8 @@ fn comparison_table(report: &CompareReport) -> String {
         table.line(format_args!("PARTIAL       {reason}"));
     }
     table.line(format_args!(""));
-    let names = ["req/s", "p50 us", "p99 us", "p99.9 us", "CPU us/req", "gen. busy"];
+    let names =
+        ["req/s", "p50 us", "p99 us", "p99.9 us", "CPU us/req", "gen. busy", "gen. starved"];
     table.row("run", &names.map(str::to_owned));
     for pair in 0..comparison.a.len() {
         for (name, runs) in [("A", &comparison.a), ("B", &comparison.b)] {
@@ -253,6 +259,7 @@ fn run_cells(run: &Figures) -> Vec<String> {
         latency(|it| it.p99_9_us),
         number(run.server.as_ref().and_then(|it| it.cpu_us_per_request), 3),
         format!("{:.0} %", run.generator.busy_share * 100.0),
+        format!("{:.0} %", run.generator.starved_share * 100.0),
     ]
 }
 

@@ -152,21 +152,31 @@ pub struct LoadMemory {
     pub resident_bytes_after: u64,
     /// Keys and values alone.
     pub payload_bytes: u64,
-    /// Growth beyond the payload, for each key.
-    pub overhead_bytes_per_key: f64,
+    /// Whether the target was empty before, where it says so.
+    pub was_empty: Option<bool>,
+    /// Growth beyond the payload, for each key; absent for a target that was not empty, whose
+    /// growth tells nothing.
+    pub overhead_bytes_per_key: Option<f64>,
 }
 
 impl LoadMemory {
-    /// The figures for `workload`, which went into an empty target.
+    /// The figures for all keys of `workload`.
     #[must_use]
-    pub fn new(resident_bytes_before: u64, resident_bytes_after: u64, workload: &Workload) -> Self {
+    pub fn new(
+        resident_bytes_before: u64,
+        resident_bytes_after: u64,
+        workload: &Workload,
+        was_empty: Option<bool>,
+    ) -> Self {
         let payload = workload.payload_bytes();
         let growth = resident_bytes_after as f64 - resident_bytes_before as f64;
         Self {
             resident_bytes_before,
             resident_bytes_after,
             payload_bytes: payload as u64,
-            overhead_bytes_per_key: (growth - payload) / workload.key_count as f64,
+            was_empty,
+            overhead_bytes_per_key: (was_empty != Some(false))
+                .then(|| (growth - payload) / workload.key_count as f64),
         }
     }
 }
@@ -208,6 +218,8 @@ pub struct ServerCost {
     pub pinned_cpus: BTreeSet<usize>,
     /// How much.
     pub cpu: CpuTime,
+    /// How long its threads could have run and were not let.
+    pub cpu_wait: Duration,
 }
 
 /// What the load threads did.
@@ -220,4 +232,6 @@ pub struct GeneratorCost {
     /// The share of time in which they were busy, from warm-up on. Threads of an open loop await
     /// the next start without sleep.
     pub busy_share: f64,
+    /// The share of time in which they could have run and were not let.
+    pub starved_share: f64,
 }

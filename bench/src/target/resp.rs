@@ -48,8 +48,10 @@ struct Round {
     recorder: Recorder,
     window: Duration,
     failure: Option<Failure>,
-    cpu: Option<CpuTime>,
+    /// Of the server, within the window: CPU time, and waits for a CPU.
+    server: Option<(CpuTime, Duration)>,
     busy_share: f64,
+    starved_share: f64,
 }
 
 impl RespTarget {
@@ -80,6 +82,7 @@ impl RespTarget {
 
     fn load(&self) -> Result<Loading, Failure> {
         let resident = || self.server.as_ref().and_then(ServerProcess::resident_bytes);
+        let was_empty = self.is_empty();
         let before = resident();
         let thread_count = self.options.threads as u64;
         let round = self.run_threads(Duration::ZERO, None, |thread, _, _| {
@@ -106,8 +109,19 @@ impl RespTarget {
             seconds,
             rate: keys as f64 / seconds,
             errors,
-            memory: memory.map(|(before, after)| LoadMemory::new(before, after, &self.workload)),
+            memory: memory
+                .map(|(before, after)| LoadMemory::new(before, after, &self.workload, was_empty)),
         })
+    }
+
+    /// Whether it holds no key; `None` when it does not say.
+    fn is_empty(&self) -> Option<bool> {
+        let mut stream = connect(self.address).ok()?;
+        stream.set_read_timeout(Some(self.options.reply_timeout)).ok()?;
+        stream.write_all(b"DBSIZE\r\n").ok()?;
+        let mut reply = [0; 4];
+        stream.read_exact(&mut reply).ok()?;
+        (reply[0] == b':').then_some(&reply == b":0\r\n")
     }
 
     fn open_idle(&mut self, count: usize) -> Result<Idle, Failure> {
@@ -175,14 +189,17 @@ impl RespTarget {
             };
             drivers.push(Driver::new(plan, &stop)?);
         }
-        let (outcomes, cpu) = thread::scope(|scope| {
+        let (outcomes, server) = thread::scope(|scope| {
             let pinned_to = |driver: Driver<'_>| {
                 pin(&self.client_cpus)?;
                 Ok(driver.run())
             };
             let threads: Vec<_> =
                 drivers.into_iter().map(|it| scope.spawn(move || pinned_to(it))).collect();
-            let cpu_time = || self.server.as_ref().and_then(ServerProcess::cpu_time);
+            let observe = || {
+                let server = self.server.as_ref()?;
+                Some((server.cpu_time()?, server.cpu_wait()?))
+            };
             let wait_until = |until: Option<Instant>| {
                 let is_over = |now| until.is_some_and(|until| now >= until);
                 while !is_over(Instant::now())
@@ -193,16 +210,18 @@ impl RespTarget {
                 }
             };
             wait_until(Some(measure_at));
-            let before = cpu_time();
+            let before = observe();
             wait_until(duration.map(|it| measure_at + it));
-            let cpu = cpu_time().zip(before).map(|(after, before)| after.since(before));
+            let server = observe()
+                .zip(before)
+                .map(|(after, before)| (after.0.since(before.0), after.1.saturating_sub(before.1)));
             let outcomes: Result<Vec<Outcome>, Failure> = threads
                 .into_iter()
                 .map(|it| it.join().expect("a load thread does not panic"))
                 .collect();
-            outcomes.map(|it| (it, cpu))
+            outcomes.map(|it| (it, server))
         })?;
-        Ok(Round::new(outcomes, measure_at, duration, cpu))
+        Ok(Round::new(outcomes, measure_at, duration, server))
     }
 }
 
@@ -211,17 +230,18 @@ impl Round {
         outcomes: Vec<Outcome>,
         measure_at: Instant,
         duration: Option<Duration>,
-        cpu: Option<CpuTime>,
+        server: Option<(CpuTime, Duration)>,
     ) -> Self {
         let mut recorder = Recorder::default();
         let mut failure = None;
-        let (mut busy, mut wall) = (Duration::ZERO, Duration::ZERO);
+        let (mut busy, mut starved, mut wall) = (0.0, 0.0, f64::MIN_POSITIVE);
         let mut finished_at = measure_at;
         for outcome in outcomes {
             recorder.add(&outcome.recorder);
             failure = failure.or(outcome.failure);
-            busy += outcome.cpu;
-            wall += outcome.wall;
+            busy += outcome.cpu.as_secs_f64();
+            starved += outcome.cpu_wait.as_secs_f64();
+            wall += outcome.wall.as_secs_f64();
             finished_at = finished_at.max(outcome.finished_at);
         }
         let measured = finished_at - measure_at;
@@ -230,8 +250,8 @@ impl Round {
             Some(duration) => measured.min(duration),
             None => measured,
         };
-        let busy_share = busy.as_secs_f64() / wall.as_secs_f64().max(f64::MIN_POSITIVE);
-        Self { recorder, window, failure, cpu, busy_share }
+        let (busy_share, starved_share) = (busy / wall, starved / wall);
+        Self { recorder, window, failure, server, busy_share, starved_share }
     }
 }
 
@@ -265,11 +285,13 @@ impl Target for RespTarget {
             };
             (self.workload.requests(stream), schedule, end, options.pipeline)
         })?;
-        let server = self.server.as_ref().zip(round.cpu).map(|(server, cpu)| ServerCost {
-            process_ids: server.process_ids().to_vec(),
-            pinned_cpus: server.pinned_cpus(),
-            cpu,
-        });
+        let server =
+            self.server.as_ref().zip(round.server).map(|(server, (cpu, cpu_wait))| ServerCost {
+                process_ids: server.process_ids().to_vec(),
+                pinned_cpus: server.pinned_cpus(),
+                cpu,
+                cpu_wait,
+            });
         Ok(Measurement {
             recorder: round.recorder,
             window: round.window,
@@ -279,6 +301,7 @@ impl Target for RespTarget {
                 threads: options.threads,
                 cpus: self.client_cpus.clone(),
                 busy_share: round.busy_share,
+                starved_share: round.starved_share,
             },
         })
     }

@@ -30,6 +30,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use super::connection::{Connection, Received};
 use crate::pace::Schedule;
+use crate::proc::thread_cpu_wait;
 use crate::record::{Answer, Recorder};
 use crate::target::Failure;
 use crate::workload::Generator;
@@ -72,6 +73,8 @@ pub(super) struct Outcome {
     /// The last reply to a measured request, or the failure.
     pub(super) finished_at: Instant,
     pub(super) cpu: Duration,
+    /// Able to run, and not let.
+    pub(super) cpu_wait: Duration,
     pub(super) wall: Duration,
 }
 
@@ -116,6 +119,7 @@ impl<'a> Driver<'a> {
     /// Drives until the end of the plan.
     pub(super) fn run(mut self) -> Outcome {
         let (start, cpu_before) = (Instant::now(), thread_cpu_time());
+        let cpu_wait_before = thread_cpu_wait();
         let failure = self.drive().err();
         let now = Instant::now();
         if failure.is_some() {
@@ -131,6 +135,7 @@ impl<'a> Driver<'a> {
             failure,
             finished_at: self.finished_at,
             cpu: thread_cpu_time().saturating_sub(cpu_before),
+            cpu_wait: thread_cpu_wait().saturating_sub(cpu_wait_before),
             wall: now - start,
         }
     }
