@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use crate::report::Figures;
-use crate::target::{Failure, Target};
+use crate::target::{Failure, Preparation, Target};
 
 /// A figure over all pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -75,7 +75,8 @@ impl Comparison {
     }
 }
 
-/// Runs both targets `pair_count` times, A first. Ends early when one of them fails.
+/// Runs both targets `pair_count` times, A first, and each prepared before its first run. Ends early
+/// when one of them fails.
 ///
 /// # Errors
 ///
@@ -84,12 +85,19 @@ pub fn alternate<'a>(
     a: &'a mut dyn Target,
     b: &'a mut dyn Target,
     pair_count: u32,
-) -> Result<Comparison, Failure> {
+) -> Result<([Preparation; 2], Comparison), Failure> {
+    let mut preparations = [Preparation::default(), Preparation::default()];
     let mut runs = [Vec::new(), Vec::new()];
     let mut partial = None;
     'pairs: for _ in 0..pair_count {
-        for (target, runs) in [&mut *a, &mut *b].into_iter().zip(&mut runs) {
-            match target.measure() {
+        let prepared = runs.iter_mut().zip(&mut preparations);
+        for (target, (runs, preparation)) in [&mut *a, &mut *b].into_iter().zip(prepared) {
+            if runs.is_empty() {
+                *preparation = target.prepare()?;
+            }
+            let measurement = target.measure();
+            target.rest();
+            match measurement {
                 Ok(measurement) => runs.push(Figures::new(&measurement)),
                 Err(failure) if runs.is_empty() => return Err(failure),
                 Err(failure) => {
@@ -104,7 +112,7 @@ pub fn alternate<'a>(
         }
     }
     let [a, b] = runs;
-    Ok(Comparison::new(a, b, partial))
+    Ok((preparations, Comparison::new(a, b, partial)))
 }
 
 type Figure = fn(&Figures) -> Option<f64>;
@@ -138,7 +146,7 @@ mod tests {
 
     use super::*;
     use crate::record::{Answer, Recorder};
-    use crate::target::{GeneratorCost, Measurement, Preparation};
+    use crate::target::{GeneratorCost, Measurement};
     use crate::workload::Operation;
 
     /// Answers so many requests a second in its runs, one after another; then it cannot be reached.
@@ -169,12 +177,14 @@ mod tests {
                 window: Duration::from_secs(1),
                 partial: None,
                 server: None,
-                generator: GeneratorCost {
+                generator: Some(GeneratorCost {
                     threads: 1,
                     cpus: BTreeSet::new(),
                     busy_share: 0.5,
                     starved_share: 0.0,
-                },
+                }),
+                engine_cpus: Vec::new(),
+                latency_stride: 1,
             })
         }
     }
@@ -184,7 +194,7 @@ mod tests {
         let mut a = Scripted { name: 'a', rates: a, order: &order };
         let mut b = Scripted { name: 'b', rates: b, order: &order };
         let comparison = alternate(&mut a, &mut b, 3);
-        (comparison, order.into_inner())
+        (comparison.map(|it| it.1), order.into_inner())
     }
 
     #[test]

@@ -163,6 +163,9 @@ pub struct KeyBuffer {
 }
 
 impl KeyBuffer {
+    /// Enough bytes for any key.
+    pub const KEY_BYTES_ANY: usize = KEY_PREFIX.len() + 20;
+
     /// Room for keys of `key_bytes`.
     ///
     /// # Panics

@@ -47,7 +47,9 @@ pub fn execute(command: Command, command_line: String) -> Result<(), String> {
 
 fn run(options: &RunOptions, command_line: String) -> Result<(), String> {
     let workload = options.measure.workload.workload()?;
-    let setting = Setting::observe(command_line, &workload, &options.measure);
+    options.measure.check(&options.target)?;
+    let targets = [&options.target];
+    let setting = Setting::observe(command_line, &workload, &options.measure, &targets);
     let mut target = target::open(&options.target, &workload, &options.measure).map_err(text)?;
     let preparation = target.prepare().map_err(text)?;
     let figures = Figures::new(&target.measure().map_err(text)?);
@@ -59,11 +61,14 @@ fn run(options: &RunOptions, command_line: String) -> Result<(), String> {
 
 fn compare_targets(options: &CompareOptions, command_line: String) -> Result<(), String> {
     let workload = options.measure.workload.workload()?;
-    let setting = Setting::observe(command_line, &workload, &options.measure);
+    options.measure.check(&options.a)?;
+    options.measure.check(&options.b)?;
+    let targets = [&options.a, &options.b];
+    let setting = Setting::observe(command_line, &workload, &options.measure, &targets);
     let mut a = target::open(&options.a, &workload, &options.measure).map_err(text)?;
     let mut b = target::open(&options.b, &workload, &options.measure).map_err(text)?;
-    let preparations = [a.prepare().map_err(text)?, b.prepare().map_err(text)?];
-    let comparison = compare::alternate(&mut *a, &mut *b, options.pairs).map_err(text)?;
+    let (preparations, comparison) =
+        compare::alternate(&mut *a, &mut *b, options.pairs).map_err(text)?;
     let partial = comparison.partial.clone();
     let targets = [options.a.to_string(), options.b.to_string()];
     let report = CompareReport { setting, targets, preparations, comparison };

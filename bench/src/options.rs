@@ -32,7 +32,7 @@ pub enum Command {
 /// Options of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunOptions {
-    /// resp://HOST:PORT
+    /// What to load: resp://HOST:PORT, `in-core` or `embedded`.
     pub target: TargetName,
     /// How to load it.
     #[command(flatten)]
@@ -65,6 +65,10 @@ pub struct CompareOptions {
 pub enum TargetName {
     /// A server that speaks RESP, at `host:port`.
     Resp(String),
+    /// An engine in this process, loaded from its own cores.
+    InCore,
+    /// An engine in this process, called by other threads.
+    Embedded,
 }
 
 impl FromStr for TargetName {
@@ -73,7 +77,9 @@ impl FromStr for TargetName {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.strip_prefix("resp://") {
             Some(address) if address.contains(':') => Ok(Self::Resp(address.to_owned())),
-            _ => Err("expected resp://HOST:PORT".to_owned()),
+            None if text == "in-core" => Ok(Self::InCore),
+            None if text == "embedded" => Ok(Self::Embedded),
+            _ => Err("expected resp://HOST:PORT, in-core or embedded".to_owned()),
         }
     }
 }
@@ -82,6 +88,8 @@ impl std::fmt::Display for TargetName {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Resp(address) => write!(f, "resp://{address}"),
+            Self::InCore => f.write_str("in-core"),
+            Self::Embedded => f.write_str("embedded"),
         }
     }
 }
@@ -134,6 +142,53 @@ pub struct MeasureOptions {
     /// Open this many idle connections first, and report the server's memory for each.
     #[arg(long, value_name = "COUNT")]
     pub idle_connections: Option<usize>,
+    /// How to load an engine in this process.
+    #[command(flatten)]
+    pub engine: EngineOptions,
+}
+
+/// How an engine in this process is opened and called.
+#[derive(Clone, Debug, Args)]
+pub struct EngineOptions {
+    /// in-core, embedded: cores of the engine.
+    #[arg(long, default_value_t = 1, value_parser = positive, conflicts_with = "cpus")]
+    pub cores: usize,
+    /// in-core, embedded: the CPUs of the engine's cores, as in `0` or `0,2-3`.
+    #[arg(long, value_name = "LIST", value_parser = cpu_list)]
+    pub cpus: Option<CpuList>,
+    /// in-core, embedded: an option of the engine, as in `idle=poll`. May be repeated.
+    #[arg(long = "engine", value_name = "NAME=VALUE", value_parser = engine_option)]
+    pub settings: Vec<EngineSetting>,
+    /// in-core: requests made together; more than one are read by `get_many`.
+    #[arg(long, default_value_t = 1, value_parser = positive)]
+    pub batch: usize,
+    /// in-core, embedded: time each write of --load, to find the longest while the store grows.
+    #[arg(long, requires = "load")]
+    pub growth: bool,
+    /// embedded: how threads call the engine. `async` and `batch` have --pipeline requests on their
+    /// way at once.
+    #[arg(long, value_enum, default_value_t = CallStyle::Blocking)]
+    pub calls: CallStyle,
+}
+
+/// How threads call an embedded engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CallStyle {
+    /// One call at a time.
+    Blocking,
+    /// Futures, awaited together.
+    Async,
+    /// One batch at a time.
+    Batch,
+}
+
+/// An option of the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EngineSetting {
+    /// Its name in the configuration file.
+    pub name: String,
+    /// Its value.
+    pub value: String,
 }
 
 impl MeasureOptions {
@@ -141,6 +196,29 @@ impl MeasureOptions {
     #[must_use]
     pub fn pace(&self) -> Pace {
         self.rate.map_or(Pace::Closed, |rate| Pace::Open { rate, arrivals: self.arrivals })
+    }
+
+    /// Whether `target` can be loaded like this.
+    ///
+    /// # Errors
+    ///
+    /// A sentence, when it cannot.
+    pub fn check(&self, target: &TargetName) -> Result<(), String> {
+        let is_resp = matches!(target, TargetName::Resp(_));
+        let wrong = match target {
+            TargetName::InCore if self.rate.is_some() => "has no open loop: leave out --rate",
+            TargetName::Embedded if self.calls_one_by_one() && self.pipeline > 1 => {
+                "makes one blocking call at a time: --pipeline needs --calls async or batch"
+            }
+            _ if self.idle_connections.is_some() && !is_resp => "has no --idle-connections",
+            _ if self.engine.growth && is_resp => "has no --growth",
+            _ => return Ok(()),
+        };
+        Err(format!("{target} {wrong}"))
+    }
+
+    fn calls_one_by_one(&self) -> bool {
+        self.engine.calls == CallStyle::Blocking
     }
 }
 
@@ -225,6 +303,11 @@ fn cpu_list(text: &str) -> Result<CpuList, String> {
     parse_cpu_list(text).map(CpuList).ok_or_else(|| "expected CPUs as in 1,3-4".to_owned())
 }
 
+fn engine_option(text: &str) -> Result<EngineSetting, String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok(EngineSetting { name: name.to_owned(), value: value.to_owned() })
+}
+
 fn rate(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(rate) if (0.001..=1e9).contains(&rate) => Ok(rate),
@@ -275,6 +358,17 @@ fn mix(text: &str) -> Result<f64, String> {
     Ok(get.min(1.0))
 }
 
+/// The options of a run against `target`, for tests.
+#[cfg(test)]
+pub(crate) fn parse_measure(target: &str, line: &str) -> MeasureOptions {
+    let arguments = ["gridkv-bench", "run", target].into_iter();
+    let arguments = arguments.chain(line.split_ascii_whitespace());
+    match Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}")).command {
+        Command::Run(options) => options.measure,
+        Command::Compare(_) => unreachable!("the line says run"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,6 +409,25 @@ mod tests {
     }
 
     #[test]
+    fn targets_have_the_options_that_make_sense_for_them() {
+        let (in_core, embedded) = (TargetName::InCore, TargetName::Embedded);
+        let resp = TargetName::Resp("host:1".to_owned());
+        for (line, target, expected) in [
+            ("--rate 5", &in_core, "in-core has no open loop: leave out --rate"),
+            ("--idle-connections 5", &embedded, "embedded has no --idle-connections"),
+            ("--load --growth", &resp, "resp://host:1 has no --growth"),
+        ] {
+            let check = parse(line).unwrap().measure.check(target);
+            assert_eq!(check, Err(expected.to_owned()));
+        }
+        assert!(parse("-P 2").unwrap().measure.check(&embedded).is_err());
+        let line = "-P 2 --rate 5 --calls async --engine idle=poll --engine shards=2";
+        let measure = parse(line).unwrap().measure;
+        assert_eq!(measure.check(&embedded), Ok(()));
+        assert_eq!(measure.engine.settings.len(), 2);
+    }
+
+    #[test]
     fn contradictions_and_nonsense_are_refused() {
         for line in [
             "--reads 0.5 --mix get=1",
@@ -329,6 +442,9 @@ mod tests {
             "--client-cpus x",
             "--zipf-theta 1",
             "--report-rss",
+            "--growth",
+            "--cores 1 --cpus 0",
+            "--engine idle",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -1,5 +1,6 @@
 //! What came of the requests: latencies, and whatever went wrong.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -112,6 +113,14 @@ pub struct Errors {
 }
 
 impl Errors {
+    /// Adds a refusal.
+    pub fn refuse(&mut self, text: &str) {
+        self.error_replies += 1;
+        if self.first_error_reply.is_none() {
+            self.first_error_reply = Some(text.to_owned());
+        }
+    }
+
     /// Adds those of another thread.
     pub fn add(&mut self, other: &Self) {
         self.error_replies += other.error_replies;
@@ -139,6 +148,19 @@ pub enum Answer {
     Missing,
     /// Refused.
     Refused,
+}
+
+/// What a group of requests came to, without their latencies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Group {
+    /// How many there were.
+    pub count: u64,
+    /// Reads that found no key.
+    pub missing: u64,
+    /// How many were refused.
+    pub refused: u64,
+    /// The first refusal.
+    pub first_error: Option<String>,
 }
 
 /// What one load thread measured.
@@ -176,6 +198,28 @@ impl Recorder {
                 self.missing += 1;
             }
             Answer::Refused => self.errors.error_replies += 1,
+        }
+    }
+
+    /// Adds a request that was refused in so many words.
+    pub fn refuse(&mut self, operation: Operation, latency: Duration, error: &dyn Display) {
+        if self.errors.first_error_reply.is_none() {
+            self.errors.first_error_reply = Some(error.to_string());
+        }
+        self.record(operation, latency, Answer::Refused);
+    }
+
+    /// Adds a group of requests of which one was timed.
+    pub fn record_group(&mut self, timed: Operation, latency: Duration, group: &Group) {
+        match timed {
+            Operation::Get => self.gets.record(latency),
+            Operation::Set => self.sets.record(latency),
+        }
+        self.completed += group.count - group.refused;
+        self.missing += group.missing;
+        self.errors.error_replies += group.refused;
+        if self.errors.first_error_reply.is_none() {
+            self.errors.first_error_reply.clone_from(&group.first_error);
         }
     }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::compare::Comparison;
 use crate::keys::Distribution;
-use crate::options::MeasureOptions;
+use crate::options::{CallStyle, MeasureOptions, TargetName};
 use crate::pace::{Arrivals, Pace};
 use crate::proc::Machine;
 use crate::record::{Errors, LatencySummary};
@@ -43,14 +43,19 @@ pub struct Setting {
 impl Setting {
     /// This moment on this machine.
     #[must_use]
-    pub fn observe(command: String, workload: &Workload, options: &MeasureOptions) -> Self {
+    pub fn observe(
+        command: String,
+        workload: &Workload,
+        options: &MeasureOptions,
+        targets: &[&TargetName],
+    ) -> Self {
         Self {
             schema: SCHEMA,
             command,
             date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
             machine: Machine::observe(),
             workload: WorkloadReport::new(workload),
-            load: LoadReport::new(options),
+            load: LoadReport::new(options, targets),
         }
     }
 }
@@ -88,21 +93,25 @@ impl WorkloadReport {
     }
 }
 
-/// How a target was loaded.
+/// How a target was loaded; options that none of the targets has are absent.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the fields are those of the options")]
 pub struct LoadReport {
     pub pace: &'static str,
     pub offered_rate: Option<f64>,
     pub arrivals: Option<&'static str>,
-    pub connections: usize,
-    pub pipeline: usize,
-    pub threads: usize,
+    pub connections: Option<usize>,
+    pub pipeline: Option<usize>,
+    pub threads: Option<usize>,
+    pub calls: Option<&'static str>,
+    pub batch: Option<usize>,
     pub warmup_seconds: f64,
 }
 
 impl LoadReport {
-    fn new(options: &MeasureOptions) -> Self {
+    fn new(options: &MeasureOptions, targets: &[&TargetName]) -> Self {
+        let any = |is: fn(&TargetName) -> bool| targets.iter().any(|&it| is(it));
+        let is_called = any(|it| *it != TargetName::InCore);
         let (pace, offered_rate, arrivals) = match options.pace() {
             Pace::Closed => ("closed", None, None),
             Pace::Open { rate, arrivals: Arrivals::Fixed } => ("open", Some(rate), Some("fixed")),
@@ -114,9 +123,16 @@ impl LoadReport {
             pace,
             offered_rate,
             arrivals,
-            connections: options.connections.max(options.threads),
-            pipeline: options.pipeline,
-            threads: options.threads,
+            connections: any(|it| matches!(it, TargetName::Resp(_)))
+                .then(|| options.connections.max(options.threads)),
+            pipeline: is_called.then_some(options.pipeline),
+            threads: is_called.then_some(options.threads),
+            calls: any(|it| *it == TargetName::Embedded).then_some(match options.engine.calls {
+                CallStyle::Blocking => "blocking",
+                CallStyle::Async => "async",
+                CallStyle::Batch => "batch",
+            }),
+            batch: any(|it| *it == TargetName::InCore).then_some(options.engine.batch),
             warmup_seconds: options.warmup.as_secs_f64(),
         }
     }
@@ -147,8 +163,14 @@ pub struct Figures {
     pub send_delay: Option<LatencySummary>,
     /// What it cost the server.
     pub server: Option<ServerFigures>,
-    /// What it cost the generator.
-    pub generator: GeneratorFigures,
+    /// What it cost the generator, where there is one apart from the target.
+    pub generator: Option<GeneratorFigures>,
+    /// The CPUs of the engine's cores, for an engine in this process.
+    pub engine_cpus: Vec<usize>,
+    /// The rate divided by the engine's cores.
+    pub rate_per_core: Option<f64>,
+    /// One request in so many was timed.
+    pub latency_stride: u64,
 }
 
 /// What a measurement cost the server, by the CPU time of its process.
@@ -156,6 +178,8 @@ pub struct Figures {
 pub struct ServerFigures {
     /// The processes that listen.
     pub process_ids: Vec<u32>,
+    /// Whether callers are part of it: an engine in this process.
+    pub includes_callers: bool,
     /// The CPUs that their threads are pinned to; none when they may run anywhere.
     pub pinned_cpus: BTreeSet<usize>,
     /// CPU time for each answered request.
@@ -187,7 +211,7 @@ impl Figures {
     /// The figures of a measurement.
     #[must_use]
     pub fn new(measurement: &Measurement) -> Self {
-        let Measurement { recorder, window, partial, server, generator } = measurement;
+        let Measurement { recorder, window, partial, server, generator, .. } = measurement;
         let seconds = window.as_secs_f64();
         let answered = recorder.completed + recorder.errors.error_replies;
         let per = |amount: f64, of: f64| (of > 0.0).then(|| amount / of);
@@ -206,6 +230,7 @@ impl Figures {
                 let micros = |time: std::time::Duration| time.as_secs_f64() * 1e6;
                 ServerFigures {
                     process_ids: server.process_ids.clone(),
+                    includes_callers: server.includes_callers,
                     pinned_cpus: server.pinned_cpus.clone(),
                     cpu_us_per_request: per(micros(server.cpu.total()), answered as f64),
                     user_us_per_request: per(micros(server.cpu.user), answered as f64),
@@ -214,12 +239,18 @@ impl Figures {
                     cpus_awaited: per(server.cpu_wait.as_secs_f64(), seconds),
                 }
             }),
-            generator: GeneratorFigures {
+            generator: generator.as_ref().map(|generator| GeneratorFigures {
                 threads: generator.threads,
                 pinned_cpus: generator.cpus.clone(),
                 busy_share: generator.busy_share,
                 starved_share: generator.starved_share,
-            },
+            }),
+            engine_cpus: measurement.engine_cpus.clone(),
+            rate_per_core: per(
+                recorder.completed as f64,
+                seconds * measurement.engine_cpus.len() as f64,
+            ),
+            latency_stride: measurement.latency_stride,
         }
     }
 }

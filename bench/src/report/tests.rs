@@ -36,9 +36,11 @@ fn setting() -> Setting {
             pace: "closed",
             offered_rate: None,
             arrivals: None,
-            connections: 50,
-            pipeline: 1,
-            threads: 1,
+            connections: Some(50),
+            pipeline: Some(1),
+            threads: Some(1),
+            calls: None,
+            batch: None,
             warmup_seconds: 1.0,
         },
     }
@@ -61,15 +63,18 @@ fn measurement() -> Measurement {
         server: Some(ServerCost {
             process_ids: vec![42],
             pinned_cpus: [0].into(),
+            includes_callers: false,
             cpu,
             cpu_wait: Duration::ZERO,
         }),
-        generator: GeneratorCost {
+        generator: Some(GeneratorCost {
             threads: 1,
             cpus: [1].into(),
             busy_share: 0.25,
             starved_share: 0.0,
-        },
+        }),
+        engine_cpus: Vec::new(),
+        latency_stride: 1,
     }
 }
 
@@ -80,6 +85,7 @@ fn preparation() -> Preparation {
             seconds: 0.5,
             rate: 2000.0,
             errors: Errors::default(),
+            growth: None,
             memory: Some(LoadMemory::new(1_000_000, 1_180_000, &workload(), Some(true))),
         }),
         idle_connections: Some(Idle {

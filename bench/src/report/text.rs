@@ -106,9 +106,17 @@ fn setting(table: &mut Table, setting: &Setting) {
         (Some(rate), Some(arrivals)) => format!("open loop, {rate} req/s, {arrivals} arrivals"),
         _ => "closed loop".to_owned(),
     };
+    let part = |before: &str, number: Option<usize>, after: &str| {
+        number.map(|it| format!(", {before}{it}{after}")).unwrap_or_default()
+    };
     table.line(format_args!(
-        "load          {pace}; {} connections, pipeline {}, {} load threads; warm-up {} s",
-        load.connections, load.pipeline, load.threads, load.warmup_seconds
+        "load          {pace}{}{}{}{}{}; warm-up {} s",
+        part("", load.connections, " connections"),
+        part("pipeline ", load.pipeline, ""),
+        part("", load.threads, " load threads"),
+        load.calls.map(|it| format!(", {it} calls")).unwrap_or_default(),
+        part("in-core batches of ", load.batch, ""),
+        load.warmup_seconds
     ));
 }
 
@@ -133,6 +141,12 @@ fn preparation(table: &mut Table, label: &str, preparation: &Preparation) {
                 )
             ));
         }
+    }
+    if let Some(growth) = preparation.loading.as_ref().and_then(|it| it.growth.as_ref()) {
+        table.line(format_args!(
+            "{label}growth        longest single write {:.1} us; p50 {:.3}, p99 {:.3}, p99.99 {:.1} us",
+            growth.max_us, growth.p50_us, growth.p99_us, growth.p99_99_us
+        ));
     }
     if let Some(idle) = &preparation.idle_connections {
         let bytes = idle.bytes_per_connection.map_or_else(
@@ -172,9 +186,23 @@ fn figures(table: &mut Table, figures: &Figures) {
             table.row(name, &latency_cells(summary));
         }
     }
+    if figures.latency_stride > 1 {
+        table.line(format_args!(
+            "              one request in {} was timed",
+            figures.latency_stride
+        ));
+    }
+    if let Some(rate) = figures.rate_per_core {
+        table.line(format_args!(
+            "engine        {rate:.0} req/s per core; {} cores, on CPU {}",
+            figures.engine_cpus.len(),
+            list(&figures.engine_cpus)
+        ));
+    }
     match &figures.server {
         Some(server) => table.line(format_args!(
-            "server CPU    {} us/req (user {}, system {}), {} CPUs busy, {} awaited; process {}, {}",
+            "{} {} us/req (user {}, system {}), {} CPUs busy, {} awaited; process {}, {}",
+            if server.includes_callers { "process CPU  " } else { "server CPU   " },
             number(server.cpu_us_per_request, 3),
             number(server.user_us_per_request, 3),
             number(server.system_us_per_request, 3),
@@ -183,16 +211,20 @@ fn figures(table: &mut Table, figures: &Figures) {
             list(&server.process_ids),
             pinned(&server.pinned_cpus)
         )),
-        None => table.line(format_args!("server CPU    not measured: its process is not to be seen here, or gone")),
+        None if !figures.engine_cpus.is_empty() => {}
+        None => table.line(format_args!(
+            "server CPU    not measured: its process is not to be seen here, or gone"
+        )),
     }
-    let generator = &figures.generator;
-    table.line(format_args!(
-        "generator     {:.0} % busy, {:.0} % starved; {} threads, {}",
-        generator.busy_share * 100.0,
-        generator.starved_share * 100.0,
-        generator.threads,
-        pinned(&generator.pinned_cpus)
-    ));
+    if let Some(generator) = &figures.generator {
+        table.line(format_args!(
+            "generator     {:.0} % busy, {:.0} % starved; {} threads, {}",
+            generator.busy_share * 100.0,
+            generator.starved_share * 100.0,
+            generator.threads,
+            pinned(&generator.pinned_cpus)
+        ));
+    }
 }
 
 fn comparison_table(report: &CompareReport) -> String {
@@ -258,8 +290,8 @@ fn run_cells(run: &Figures) -> Vec<String> {
         latency(|it| it.p99_us),
         latency(|it| it.p99_9_us),
         number(run.server.as_ref().and_then(|it| it.cpu_us_per_request), 3),
-        format!("{:.0} %", run.generator.busy_share * 100.0),
-        format!("{:.0} %", run.generator.starved_share * 100.0),
+        percent(run.generator.as_ref().map(|it| it.busy_share)),
+        percent(run.generator.as_ref().map(|it| it.starved_share)),
     ]
 }
 
@@ -293,6 +325,10 @@ fn errors(errors: &Errors) -> String {
 
 fn number(figure: Option<f64>, digits: usize) -> String {
     figure.map_or_else(|| ABSENT.to_owned(), |it| format!("{it:.digits$}"))
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| ABSENT.to_owned(), |it| format!("{:.0} %", it * 100.0))
 }
 
 fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {

@@ -1,23 +1,30 @@
 //! What is loaded.
 
+mod embedded;
+mod engine;
+mod in_core;
 mod resp;
 
 use std::collections::BTreeSet;
 use std::io;
 use std::time::Duration;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use crate::options::{MeasureOptions, TargetName};
 use crate::proc::CpuTime;
-use crate::record::{Errors, Recorder};
+use crate::record::{Errors, LatencySummary, Recorder};
 use crate::workload::Workload;
 
+pub use embedded::EmbeddedTarget;
+pub use in_core::InCoreTarget;
 pub use resp::RespTarget;
 
 /// Something to load.
 pub trait Target {
-    /// Gets ready for [`Target::measure`]: writes all keys, where that is asked.
+    /// Gets ready for the first [`Target::measure`]: writes all keys, where that is asked.
     ///
     /// # Errors
     ///
@@ -31,6 +38,9 @@ pub trait Target {
     ///
     /// When the target cannot be reached at all.
     fn measure(&mut self) -> Result<Measurement, Failure>;
+
+    /// Leaves the machine to another target until the next [`Target::measure`].
+    fn rest(&mut self) {}
 }
 
 /// The target that `name` stands for.
@@ -46,6 +56,10 @@ pub fn open(
     match name {
         TargetName::Resp(address) => {
             Ok(Box::new(RespTarget::open(address, workload.clone(), options.clone())?))
+        }
+        TargetName::InCore => Ok(Box::new(InCoreTarget::new(workload.clone(), options.clone()))),
+        TargetName::Embedded => {
+            Ok(Box::new(EmbeddedTarget::new(workload.clone(), options.clone())))
         }
     }
 }
@@ -109,6 +123,12 @@ pub enum Failure {
         /// The first refusal.
         first: String,
     },
+    /// The engine in this process refused.
+    #[error("the engine failed: {0}")]
+    Engine(
+        /// In its words.
+        String,
+    ),
     /// The generator's own machine refused.
     #[error("the load generator failed: {context}: {source}")]
     Generator {
@@ -141,6 +161,8 @@ pub struct Loading {
     pub errors: Errors,
     /// Memory, where it was asked for and can be told.
     pub memory: Option<LoadMemory>,
+    /// Latencies of single writes, where each was timed.
+    pub growth: Option<LatencySummary>,
 }
 
 /// Memory of the target around the load phase.
@@ -205,8 +227,12 @@ pub struct Measurement {
     pub partial: Option<String>,
     /// What it cost the server, where that can be told.
     pub server: Option<ServerCost>,
-    /// What it cost the generator.
-    pub generator: GeneratorCost,
+    /// What it cost the generator, where there is one apart from the target.
+    pub generator: Option<GeneratorCost>,
+    /// The CPUs of the engine's cores, for an engine in this process.
+    pub engine_cpus: Vec<usize>,
+    /// One request in so many was timed.
+    pub latency_stride: u64,
 }
 
 /// CPU time of the server within the window.
@@ -216,6 +242,8 @@ pub struct ServerCost {
     pub process_ids: Vec<u32>,
     /// The CPUs it is pinned to; none when it may run anywhere.
     pub pinned_cpus: BTreeSet<usize>,
+    /// Whether the callers are part of it: an engine in this process.
+    pub includes_callers: bool,
     /// How much.
     pub cpu: CpuTime,
     /// How long its threads could have run and were not let.
@@ -234,4 +262,22 @@ pub struct GeneratorCost {
     pub busy_share: f64,
     /// The share of time in which they could have run and were not let.
     pub starved_share: f64,
+}
+
+/// Pins this thread to `cpus`; leaves it alone when there are none.
+fn pin(cpus: &BTreeSet<usize>) -> Result<(), Failure> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    cpus.iter().filter(|&&it| it < CpuSet::MAX_CPU).for_each(|&it| set.set(it));
+    sched_setaffinity(None, &set).map_err(|error| Failure::Generator {
+        context: "pin to --client-cpus",
+        source: error.into(),
+    })
+}
+
+/// CPU time of this thread.
+fn thread_cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("CPU time is not negative")
 }

@@ -11,10 +11,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{CpuSet, sched_setaffinity};
 
 use super::{
-    Failure, GeneratorCost, Idle, LoadMemory, Loading, Measurement, Preparation, ServerCost, Target,
+    Failure, GeneratorCost, Idle, LoadMemory, Loading, Measurement, Preparation, ServerCost,
+    Target, pin,
 };
 use crate::options::MeasureOptions;
 use crate::pace::{Pace, Schedule};
@@ -109,6 +109,7 @@ impl RespTarget {
             seconds,
             rate: keys as f64 / seconds,
             errors,
+            growth: None,
             memory: memory
                 .map(|(before, after)| LoadMemory::new(before, after, &self.workload, was_empty)),
         })
@@ -287,6 +288,7 @@ impl Target for RespTarget {
         })?;
         let server =
             self.server.as_ref().zip(round.server).map(|(server, (cpu, cpu_wait))| ServerCost {
+                includes_callers: false,
                 process_ids: server.process_ids().to_vec(),
                 pinned_cpus: server.pinned_cpus(),
                 cpu,
@@ -297,12 +299,14 @@ impl Target for RespTarget {
             window: round.window,
             partial: round.failure.map(|it| it.to_string()),
             server,
-            generator: GeneratorCost {
+            generator: Some(GeneratorCost {
                 threads: options.threads,
                 cpus: self.client_cpus.clone(),
                 busy_share: round.busy_share,
                 starved_share: round.starved_share,
-            },
+            }),
+            engine_cpus: Vec::new(),
+            latency_stride: 1,
         })
     }
 }
@@ -316,19 +320,6 @@ fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
 fn free_cpus(server: &ServerProcess) -> BTreeSet<usize> {
     let pinned = server.pinned_cpus();
     if pinned.is_empty() { BTreeSet::new() } else { &online_cpus() - &pinned }
-}
-
-/// Pins this thread to `cpus`; leaves it alone when there are none.
-fn pin(cpus: &BTreeSet<usize>) -> Result<(), Failure> {
-    if cpus.is_empty() {
-        return Ok(());
-    }
-    let mut set = CpuSet::new();
-    cpus.iter().filter(|&&it| it < CpuSet::MAX_CPU).for_each(|&it| set.set(it));
-    sched_setaffinity(None, &set).map_err(|error| Failure::Generator {
-        context: "pin to --client-cpus",
-        source: error.into(),
-    })
 }
 
 /// Raises the limit of open files as far as it goes. Where that is too low, the connection that

@@ -26,13 +26,12 @@ use rustix::buffer::spare_capacity;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::time::{ClockId, clock_gettime};
 
 use super::connection::{Connection, Received};
 use crate::pace::Schedule;
 use crate::proc::thread_cpu_wait;
 use crate::record::{Answer, Recorder};
-use crate::target::Failure;
+use crate::target::{Failure, thread_cpu_time};
 use crate::workload::Generator;
 
 /// How long an open loop goes on sending what was due by the end.
@@ -400,8 +399,4 @@ impl<'a> Driver<'a> {
 
 fn generator(context: &'static str) -> impl Fn(Errno) -> Failure {
     move |error| Failure::Generator { context, source: error.into() }
-}
-
-fn thread_cpu_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).expect("CPU time is not negative")
 }

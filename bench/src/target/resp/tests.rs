@@ -2,11 +2,10 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use clap::Parser as _;
 use gridkv_net::resp::{Arguments, Limits, Parser, Step};
 
 use super::*;
-use crate::options::{Cli, Command};
+use crate::options::parse_measure;
 
 /// What a responder does with a request, given its number, from 1 on, and its name.
 type React = dyn Fn(u64, &[u8]) -> Reaction + Send + Sync;
@@ -54,14 +53,8 @@ impl Responder {
 
 fn open(address: SocketAddr, options: &str) -> Result<RespTarget, Failure> {
     let address = address.to_string();
-    let target = format!("resp://{address}");
-    let line = ["gridkv-bench", "run", &target];
-    let line = line.into_iter().chain(options.split_ascii_whitespace());
-    let Command::Run(options) = Cli::try_parse_from(line).unwrap().command else {
-        unreachable!("the line says run");
-    };
-    let workload = options.measure.workload.workload().unwrap();
-    RespTarget::open(&address, workload, options.measure)
+    let options = parse_measure(&format!("resp://{address}"), options);
+    RespTarget::open(&address, options.workload.workload().unwrap(), options)
 }
 
 fn serve(mut stream: TcpStream, react: &React, requests: &AtomicU64) {
@@ -272,7 +265,7 @@ fn how_fast_the_generator_is() {
         let line = format!("{options} --client-cpus 1 --duration 2s --warmup 200ms");
         let measurement = responder.target(&line).measure().unwrap();
         let rate = measurement.recorder.completed as f64 / measurement.window.as_secs_f64();
-        let GeneratorCost { busy_share, starved_share, .. } = measurement.generator;
+        let GeneratorCost { busy_share, starved_share, .. } = measurement.generator.unwrap();
         let per_busy_second = rate / busy_share;
         println!(
             "{options}: {rate:.0} req/s, {busy_share:.2} busy, {starved_share:.2} starved: \
