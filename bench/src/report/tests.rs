@@ -199,6 +199,15 @@ fn a_partial_result_is_marked() {
 }
 
 #[test]
+fn short_latencies_keep_their_digits() {
+    let mut report = run_report();
+    report.figures.latency.as_mut().unwrap().p50_us = 0.123;
+    let table = text::run_table(&report);
+    let line = table.lines().find(|it| it.starts_with("  all")).unwrap();
+    assert!(line.contains(" 0.123 "), "{line}");
+}
+
+#[test]
 fn no_column_of_a_table_runs_into_the_next() {
     let table = text::run_table(&run_report());
     let line = table.lines().find(|it| it.starts_with("  all")).unwrap();

@@ -144,8 +144,11 @@ fn preparation(table: &mut Table, label: &str, preparation: &Preparation) {
     }
     if let Some(growth) = preparation.loading.as_ref().and_then(|it| it.growth.as_ref()) {
         table.line(format_args!(
-            "{label}growth        longest single write {:.1} us; p50 {:.3}, p99 {:.3}, p99.99 {:.1} us",
-            growth.max_us, growth.p50_us, growth.p99_us, growth.p99_99_us
+            "{label}growth        longest single write {} us; p50 {}, p99 {}, p99.99 {} us",
+            micros(Some(growth.max_us)),
+            micros(Some(growth.p50_us)),
+            micros(Some(growth.p99_us)),
+            micros(Some(growth.p99_99_us))
         ));
     }
     if let Some(idle) = &preparation.idle_connections {
@@ -242,8 +245,16 @@ fn comparison_table(report: &CompareReport) -> String {
         table.line(format_args!("PARTIAL       {reason}"));
     }
     table.line(format_args!(""));
-    let names =
-        ["req/s", "p50 us", "p99 us", "p99.9 us", "CPU us/req", "gen. busy", "gen. starved"];
+    let names = [
+        "req/s",
+        "p50 us",
+        "p99 us",
+        "p99.9 us",
+        "CPU us/req",
+        "CPUs awaited",
+        "gen. busy",
+        "gen. starved",
+    ];
     table.row("run", &names.map(str::to_owned));
     for pair in 0..comparison.a.len() {
         for (name, runs) in [("A", &comparison.a), ("B", &comparison.b)] {
@@ -257,9 +268,9 @@ fn comparison_table(report: &CompareReport) -> String {
     table.line(format_args!(""));
     let names = ["median", "min", "max"];
     table.row("", &names.map(str::to_owned));
-    spreads(&mut table, "A ", &comparison.a_figures, 1);
-    spreads(&mut table, "B ", &comparison.b_figures, 1);
-    spreads(&mut table, "A / B ", &comparison.ratios, 3);
+    spreads(&mut table, "A ", &comparison.a_figures, false);
+    spreads(&mut table, "B ", &comparison.b_figures, false);
+    spreads(&mut table, "A / B ", &comparison.ratios, true);
     for (name, runs) in [("A", &comparison.a), ("B", &comparison.b)] {
         if let Some(reply) = runs.iter().find_map(|it| it.errors.first_error_reply.as_ref()) {
             table.line(format_args!("{name} first error {reply}"));
@@ -268,28 +279,32 @@ fn comparison_table(report: &CompareReport) -> String {
     table.text
 }
 
-fn spreads(table: &mut Table, label: &str, figures: &Compared, digits: usize) {
-    for (name, spread, digits) in [
-        ("req/s", figures.rate, if label.contains('/') { digits } else { 0 }),
-        ("p50", figures.p50_us, digits),
-        ("p99", figures.p99_us, digits),
-        ("p99.9", figures.p99_9_us, digits),
-        ("CPU/req", figures.server_cpu_us_per_request, 3),
+fn spreads(table: &mut Table, label: &str, figures: &Compared, is_ratio: bool) {
+    let three: fn(Option<f64>) -> String = |it| number(it, 3);
+    let pick = |absolute: fn(Option<f64>) -> String| if is_ratio { three } else { absolute };
+    for (name, spread, format) in [
+        ("req/s", figures.rate, pick(|it| number(it, 0))),
+        ("p50 us", figures.p50_us, pick(micros)),
+        ("p99 us", figures.p99_us, pick(micros)),
+        ("p99.9 us", figures.p99_9_us, pick(micros)),
+        ("CPU/req", figures.server_cpu_us_per_request, three),
     ] {
-        let cell = |pick: fn(Spread) -> f64| number(spread.map(pick), digits);
-        let cells = [cell(|it| it.median), cell(|it| it.min), cell(|it| it.max)];
+        let name = if is_ratio { name.trim_end_matches(" us") } else { name };
+        let cells: [fn(Spread) -> f64; 3] = [|it| it.median, |it| it.min, |it| it.max];
+        let cells = cells.map(|cell| format(spread.map(cell)));
         table.row(&format!("{label}{name}"), &cells);
     }
 }
 
 fn run_cells(run: &Figures) -> Vec<String> {
-    let latency = |pick: fn(&LatencySummary) -> f64| number(run.latency.as_ref().map(pick), 1);
+    let latency = |pick: fn(&LatencySummary) -> f64| micros(run.latency.as_ref().map(pick));
     vec![
         number(run.rate, 0),
         latency(|it| it.p50_us),
         latency(|it| it.p99_us),
         latency(|it| it.p99_9_us),
         number(run.server.as_ref().and_then(|it| it.cpu_us_per_request), 3),
+        number(run.server.as_ref().and_then(|it| it.cpus_awaited), 2),
         percent(run.generator.as_ref().map(|it| it.busy_share)),
         percent(run.generator.as_ref().map(|it| it.starved_share)),
     ]
@@ -307,7 +322,7 @@ fn latency_cells(summary: &LatencySummary) -> Vec<String> {
             summary.p99_99_us,
             summary.max_us,
         ]
-        .map(|it| number(Some(it), 1)),
+        .map(|it| micros(Some(it))),
     );
     cells
 }
@@ -321,6 +336,11 @@ fn errors(errors: &Errors) -> String {
     format!(
         "ERRORS: {error_replies} error replies, {lost_connections} lost connections, {unanswered} unanswered, {unsent} unsent"
     )
+}
+
+/// Microseconds, with about as many digits as are measured.
+fn micros(figure: Option<f64>) -> String {
+    number(figure, if figure.is_some_and(|it| it < 10.0) { 3 } else { 1 })
 }
 
 fn number(figure: Option<f64>, digits: usize) -> String {
