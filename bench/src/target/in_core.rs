@@ -147,7 +147,7 @@ impl Prepared {
         prepared
     }
 
-    /// The next request: its key, and the value to write.
+    /// The index of the next request.
     #[inline]
     fn take(values: &[Option<(u32, u32)>], next: &mut usize) -> usize {
         let index = *next;
