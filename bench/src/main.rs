@@ -1,0 +1,23 @@
+//! The program `gridkv-bench`.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use gridkv_bench::options::Cli;
+use gridkv_bench::{execute, report};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let command_line = std::env::args().collect::<Vec<_>>().join(" ");
+    match execute(Cli::parse().command, command_line) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::print_failure(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,287 @@
+//! What people and programs get to read.
+//!
+//! JSON fields carry their unit. A figure that could not be measured is absent (`null`), never zero.
+
+mod text;
+
+use std::collections::BTreeSet;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::compare::Comparison;
+use crate::keys::Distribution;
+use crate::options::{CallStyle, MeasureOptions, TargetName};
+use crate::pace::{Arrivals, Pace};
+use crate::proc::Machine;
+use crate::record::{Errors, LatencySummary};
+use crate::target::{Measurement, Preparation};
+use crate::workload::Workload;
+
+pub use text::{print_comparison, print_failure, print_json, print_run};
+
+/// Names the form of the JSON; changes when a field changes its meaning or goes away.
+pub const SCHEMA: &str = "gridkv-bench/1";
+
+/// What was run, where and when.
+#[derive(Clone, Debug, Serialize)]
+pub struct Setting {
+    /// [`SCHEMA`].
+    pub schema: &'static str,
+    /// The command line.
+    pub command: String,
+    /// When it began, in UTC.
+    pub date: String,
+    /// Where.
+    pub machine: Machine,
+    /// What was asked.
+    pub workload: WorkloadReport,
+    /// How.
+    pub load: LoadReport,
+}
+
+impl Setting {
+    /// This moment on this machine.
+    #[must_use]
+    pub fn observe(
+        command: String,
+        workload: &Workload,
+        options: &MeasureOptions,
+        targets: &[&TargetName],
+    ) -> Self {
+        Self {
+            schema: SCHEMA,
+            command,
+            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            machine: Machine::observe(),
+            workload: WorkloadReport::new(workload),
+            load: LoadReport::new(options, targets),
+        }
+    }
+}
+
+/// A [`Workload`].
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of the workload")]
+pub struct WorkloadReport {
+    pub keys: u64,
+    pub key_bytes: usize,
+    pub value_bytes_min: usize,
+    pub value_bytes_max: usize,
+    pub reads: f64,
+    pub distribution: &'static str,
+    pub zipf_theta: Option<f64>,
+    pub seed: u64,
+}
+
+impl WorkloadReport {
+    fn new(workload: &Workload) -> Self {
+        let (distribution, zipf_theta) = match workload.distribution {
+            Distribution::Uniform => ("uniform", None),
+            Distribution::Zipfian { theta } => ("zipfian", Some(theta)),
+        };
+        Self {
+            keys: workload.key_count,
+            key_bytes: workload.key_bytes,
+            value_bytes_min: workload.value_sizes.bytes_min,
+            value_bytes_max: workload.value_sizes.bytes_max,
+            reads: workload.reads,
+            distribution,
+            zipf_theta,
+            seed: workload.seed,
+        }
+    }
+}
+
+/// How a target was loaded; options that none of the targets has are absent.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of the options")]
+pub struct LoadReport {
+    pub pace: &'static str,
+    pub offered_rate: Option<f64>,
+    pub arrivals: Option<&'static str>,
+    pub connections: Option<usize>,
+    pub pipeline: Option<usize>,
+    pub threads: Option<usize>,
+    pub calls: Option<&'static str>,
+    pub batch: Option<usize>,
+    pub warmup_seconds: f64,
+}
+
+impl LoadReport {
+    fn new(options: &MeasureOptions, targets: &[&TargetName]) -> Self {
+        let any = |is: fn(&TargetName) -> bool| targets.iter().any(|&it| is(it));
+        let is_called = any(|it| *it != TargetName::InCore);
+        let (pace, offered_rate, arrivals) = match options.pace() {
+            Pace::Closed => ("closed", None, None),
+            Pace::Open { rate, arrivals: Arrivals::Fixed } => ("open", Some(rate), Some("fixed")),
+            Pace::Open { rate, arrivals: Arrivals::Poisson } => {
+                ("open", Some(rate), Some("poisson"))
+            }
+        };
+        Self {
+            pace,
+            offered_rate,
+            arrivals,
+            connections: any(|it| matches!(it, TargetName::Resp(_)))
+                .then(|| options.connections.max(options.threads)),
+            pipeline: is_called.then_some(options.pipeline),
+            threads: is_called.then_some(options.threads),
+            calls: any(|it| *it == TargetName::Embedded).then_some(match options.engine.calls {
+                CallStyle::Blocking => "blocking",
+                CallStyle::Async => "async",
+                CallStyle::Batch => "batch",
+            }),
+            batch: any(|it| *it == TargetName::InCore).then_some(options.engine.batch),
+            warmup_seconds: options.warmup.as_secs_f64(),
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figures {
+    /// Why it ended early, if it did.
+    pub partial: Option<String>,
+    /// How long was measured.
+    pub seconds: f64,
+    /// Requests answered without error.
+    pub requests: u64,
+    /// Of these, a second.
+    pub rate: Option<f64>,
+    /// What went wrong.
+    pub errors: Errors,
+    /// Reads that found no key.
+    pub missing_keys: u64,
+    /// All latencies.
+    pub latency: Option<LatencySummary>,
+    /// Those of reads.
+    pub latency_get: Option<LatencySummary>,
+    /// Those of writes.
+    pub latency_set: Option<LatencySummary>,
+    /// How much later than intended an open loop sent.
+    pub send_delay: Option<LatencySummary>,
+    /// What it cost the server.
+    pub server: Option<ServerFigures>,
+    /// What it cost the generator, where there is one apart from the target.
+    pub generator: Option<GeneratorFigures>,
+    /// The CPUs of the engine's cores, for an engine in this process.
+    pub engine_cpus: Vec<usize>,
+    /// The rate divided by the engine's cores.
+    pub rate_per_core: Option<f64>,
+    /// One request in so many was timed.
+    pub latency_stride: u64,
+}
+
+/// What a measurement cost the server, by the CPU time of its process.
+#[derive(Clone, Debug, Serialize)]
+pub struct ServerFigures {
+    /// The processes that listen.
+    pub process_ids: Vec<u32>,
+    /// Whether callers are part of it: an engine in this process.
+    pub includes_callers: bool,
+    /// The CPUs that their threads are pinned to; none when they may run anywhere.
+    pub pinned_cpus: BTreeSet<usize>,
+    /// CPU time for each answered request.
+    pub cpu_us_per_request: Option<f64>,
+    /// The part in its own code.
+    pub user_us_per_request: Option<f64>,
+    /// The part in the kernel.
+    pub system_us_per_request: Option<f64>,
+    /// How many CPUs it kept busy.
+    pub cpus_busy: Option<f64>,
+    /// How many CPUs more it would have kept busy, had others not used them.
+    pub cpus_awaited: Option<f64>,
+}
+
+/// What a measurement cost the generator.
+#[derive(Clone, Debug, Serialize)]
+pub struct GeneratorFigures {
+    /// Load threads.
+    pub threads: usize,
+    /// The CPUs they were pinned to; none when they may run anywhere.
+    pub pinned_cpus: BTreeSet<usize>,
+    /// The share of time they were busy; near 1 in a closed loop, they are what was measured.
+    pub busy_share: f64,
+    /// The share of time they could have run and were not let: others disturb.
+    pub starved_share: f64,
+}
+
+impl Figures {
+    /// The figures of a measurement.
+    #[must_use]
+    pub fn new(measurement: &Measurement) -> Self {
+        let Measurement { recorder, window, partial, server, generator, .. } = measurement;
+        let seconds = window.as_secs_f64();
+        let answered = recorder.completed + recorder.errors.error_replies;
+        let per = |amount: f64, of: f64| (of > 0.0).then(|| amount / of);
+        Self {
+            partial: partial.clone(),
+            seconds,
+            requests: recorder.completed,
+            rate: per(recorder.completed as f64, seconds),
+            errors: recorder.errors.clone(),
+            missing_keys: recorder.missing,
+            latency: recorder.all().summary(),
+            latency_get: recorder.gets.summary(),
+            latency_set: recorder.sets.summary(),
+            send_delay: recorder.send_delays.summary(),
+            server: server.as_ref().map(|server| {
+                let micros = |time: std::time::Duration| time.as_secs_f64() * 1e6;
+                ServerFigures {
+                    process_ids: server.process_ids.clone(),
+                    includes_callers: server.includes_callers,
+                    pinned_cpus: server.pinned_cpus.clone(),
+                    cpu_us_per_request: per(micros(server.cpu.total()), answered as f64),
+                    user_us_per_request: per(micros(server.cpu.user), answered as f64),
+                    system_us_per_request: per(micros(server.cpu.system), answered as f64),
+                    cpus_busy: per(server.cpu.total().as_secs_f64(), seconds),
+                    cpus_awaited: per(server.cpu_wait.as_secs_f64(), seconds),
+                }
+            }),
+            generator: generator.as_ref().map(|generator| GeneratorFigures {
+                threads: generator.threads,
+                pinned_cpus: generator.cpus.clone(),
+                busy_share: generator.busy_share,
+                starved_share: generator.starved_share,
+            }),
+            engine_cpus: measurement.engine_cpus.clone(),
+            rate_per_core: per(
+                recorder.completed as f64,
+                seconds * measurement.engine_cpus.len() as f64,
+            ),
+            latency_stride: measurement.latency_stride,
+        }
+    }
+}
+
+/// The report of `run`.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunReport {
+    /// What was run.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// Against what.
+    pub target: String,
+    /// What came of loading and such.
+    pub preparation: Preparation,
+    /// What came of it.
+    pub figures: Figures,
+}
+
+/// The report of `compare`.
+#[derive(Clone, Debug, Serialize)]
+pub struct CompareReport {
+    /// What was run.
+    #[serde(flatten)]
+    pub setting: Setting,
+    /// The two targets.
+    pub targets: [String; 2],
+    /// What came of loading and such, for each of the targets.
+    pub preparations: [Preparation; 2],
+    /// What came of it.
+    pub comparison: Comparison,
+}
+
+#[cfg(test)]
+mod tests;

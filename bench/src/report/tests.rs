@@ -1,0 +1,216 @@
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::*;
+use crate::proc::CpuTime;
+use crate::record::{Answer, Recorder};
+use crate::target::{GeneratorCost, Idle, LoadMemory, Loading, ServerCost};
+use crate::workload::{Operation, ValueSizes};
+
+fn workload() -> Workload {
+    Workload {
+        key_count: 1000,
+        key_bytes: 16,
+        value_sizes: ValueSizes { bytes_min: 64, bytes_max: 64 },
+        reads: 0.5,
+        distribution: Distribution::Zipfian { theta: 0.99 },
+        seed: 1,
+    }
+}
+
+fn setting() -> Setting {
+    let machine = Machine {
+        cpu_model: "CPU".to_owned(),
+        cpu_count: 2,
+        kernel: "6.1".to_owned(),
+        load_average: 0.5,
+    };
+    Setting {
+        schema: SCHEMA,
+        command: "gridkv-bench run".to_owned(),
+        date: "2024-01-01T00:00:00Z".to_owned(),
+        machine,
+        workload: WorkloadReport::new(&workload()),
+        load: LoadReport {
+            pace: "closed",
+            offered_rate: None,
+            arrivals: None,
+            connections: Some(50),
+            pipeline: Some(1),
+            threads: Some(1),
+            calls: None,
+            batch: None,
+            warmup_seconds: 1.0,
+        },
+    }
+}
+
+fn measurement() -> Measurement {
+    let mut recorder = Recorder::default();
+    for micros in 1..=80 {
+        recorder.record(Operation::Get, Duration::from_micros(micros), Answer::Done);
+    }
+    for _ in 0..20 {
+        recorder.record(Operation::Set, Duration::from_micros(100), Answer::Refused);
+    }
+    recorder.errors.first_error_reply = Some("OOM".to_owned());
+    let cpu = CpuTime { user: Duration::from_micros(150), system: Duration::from_micros(50) };
+    Measurement {
+        recorder,
+        window: Duration::from_secs(2),
+        partial: None,
+        server: Some(ServerCost {
+            process_ids: vec![42],
+            pinned_cpus: [0].into(),
+            includes_callers: false,
+            cpu,
+            cpu_wait: Duration::ZERO,
+        }),
+        generator: Some(GeneratorCost {
+            threads: 1,
+            cpus: [1].into(),
+            busy_share: 0.25,
+            starved_share: 0.0,
+        }),
+        engine_cpus: Vec::new(),
+        latency_stride: 1,
+    }
+}
+
+fn preparation() -> Preparation {
+    Preparation {
+        loading: Some(Loading {
+            keys: 1000,
+            seconds: 0.5,
+            rate: 2000.0,
+            errors: Errors::default(),
+            growth: None,
+            memory: Some(LoadMemory::new(1_000_000, 1_180_000, &workload(), Some(true))),
+        }),
+        idle_connections: Some(Idle {
+            connections: 10,
+            resident_bytes_before: Some(1000),
+            resident_bytes_after: Some(3000),
+            bytes_per_connection: Some(200.0),
+        }),
+    }
+}
+
+fn run_report() -> RunReport {
+    RunReport {
+        setting: setting(),
+        target: "resp://host:1".to_owned(),
+        preparation: preparation(),
+        figures: Figures::new(&measurement()),
+    }
+}
+
+/// Paths of all fields, those of array elements once.
+fn paths(value: &Value, prefix: &str, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                paths(value, &format!("{prefix}.{name}"), found);
+            }
+        }
+        Value::Array(items) if items.iter().any(Value::is_object) => {
+            items.iter().for_each(|item| paths(item, &format!("{prefix}[]"), found));
+        }
+        _ => {
+            found.insert(prefix.to_owned());
+        }
+    }
+}
+
+#[test]
+fn figures_are_counted_per_answered_request_and_rates_without_errors() {
+    let figures = Figures::new(&measurement());
+    assert_eq!(figures.rate, Some(40.0));
+    assert_eq!(figures.requests, 80);
+    let server = figures.server.unwrap();
+    assert_eq!(server.cpu_us_per_request, Some(2.0));
+    assert_eq!(server.user_us_per_request, Some(1.5));
+    assert_eq!(server.cpus_busy, Some(0.0001));
+}
+
+#[test]
+fn what_was_not_measured_is_absent() {
+    let nothing = Measurement {
+        recorder: Recorder::default(),
+        window: Duration::ZERO,
+        server: None,
+        ..measurement()
+    };
+    let figures = serde_json::to_value(Figures::new(&nothing)).unwrap();
+    for field in ["rate", "latency", "latency_get", "send_delay", "server"] {
+        assert_eq!(figures[field], Value::Null, "{field}");
+    }
+}
+
+#[test]
+fn overhead_is_growth_beyond_the_payload_of_a_target_that_was_empty() {
+    let overhead = |was_empty| {
+        LoadMemory::new(1_000_000, 1_180_000, &workload(), was_empty).overhead_bytes_per_key
+    };
+    assert_eq!(overhead(Some(true)), Some(100.0));
+    assert_eq!(overhead(None), Some(100.0));
+    assert_eq!(overhead(Some(false)), None);
+}
+
+fn fields(report: &impl Serialize) -> Vec<String> {
+    let mut found = BTreeSet::new();
+    paths(&serde_json::to_value(report).unwrap(), "", &mut found);
+    found.into_iter().collect()
+}
+
+#[test]
+fn the_form_of_the_json_is_stable() {
+    let expected: Vec<&str> = include_str!("run_fields.txt").lines().collect();
+    assert_eq!(fields(&run_report()), expected);
+
+    let runs = || vec![Figures::new(&measurement())];
+    let report = CompareReport {
+        setting: setting(),
+        targets: ["a".to_owned(), "b".to_owned()],
+        preparations: [Preparation::default(), Preparation::default()],
+        comparison: Comparison::new(runs(), runs(), None),
+    };
+    let expected: Vec<&str> = include_str!("compare_fields.txt").lines().collect();
+    assert_eq!(fields(&report), expected);
+}
+
+#[test]
+fn errors_stand_beside_the_rate() {
+    let table = text::run_table(&run_report());
+    let line = table.lines().find(|it| it.starts_with("rate")).unwrap();
+    let expected = "rate          40 req/s (80 requests in 2.000 s); \
+                    ERRORS: 20 error replies, 0 lost connections, 0 unanswered, 0 unsent";
+    assert_eq!(line, expected);
+    assert!(table.contains("\nfirst error   OOM\n"), "{table}");
+}
+
+#[test]
+fn a_partial_result_is_marked() {
+    let mut report = run_report();
+    assert!(!text::run_table(&report).contains("PARTIAL"));
+    report.figures.partial = Some("host died".to_owned());
+    assert!(text::run_table(&report).contains("\nPARTIAL       host died\n"));
+}
+
+#[test]
+fn short_latencies_keep_their_digits() {
+    let mut report = run_report();
+    report.figures.latency.as_mut().unwrap().p50_us = 0.123;
+    let table = text::run_table(&report);
+    let line = table.lines().find(|it| it.starts_with("  all")).unwrap();
+    assert!(line.contains(" 0.123 "), "{line}");
+}
+
+#[test]
+fn no_column_of_a_table_runs_into_the_next() {
+    let table = text::run_table(&run_report());
+    let line = table.lines().find(|it| it.starts_with("  all")).unwrap();
+    let cells: Vec<&str> = line.split_ascii_whitespace().collect();
+    assert_eq!(cells, ["all", "100", "52.4", "50.0", "100.0", "100.0", "100.0", "100.0", "100.0"]);
+}
