@@ -1,14 +1,20 @@
 //! The embedded API for threads without an executor.
 
-use std::time::Duration;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
 use gridkv_cluster::Version;
 use gridkv_storage::Stats;
 
+use crate::config::Idle;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{Expiry, SetOptions, SetOutcome, Shard, Versioned};
+
+/// How long a caller looks for its answer before it sleeps.
+const SPIN: Duration = Duration::from_micros(20);
 
 /// A [`Handle`] whose calls block the calling thread. Not for use within a core's closure: a core
 /// that waits for itself waits for ever.
@@ -22,13 +28,32 @@ impl Blocking {
         Self { handle }
     }
 
+    /// Waits for a call. Where the cores do not sleep at once, the caller does not either: being
+    /// woken takes longer than most calls.
+    fn wait<T>(&self, call: impl Future<Output = T>) -> T {
+        let limit = match self.handle.node().config.idle {
+            Idle::Park => Duration::ZERO,
+            Idle::Spin(_) | Idle::Poll => SPIN,
+        };
+        let mut call = pin!(call);
+        let mut context = Context::from_waker(Waker::noop());
+        let started = Instant::now();
+        while started.elapsed() < limit {
+            if let Poll::Ready(result) = call.as_mut().poll(&mut context) {
+                return result;
+            }
+            std::hint::spin_loop();
+        }
+        block_on(call)
+    }
+
     /// As [`Handle::get`].
     ///
     /// # Errors
     ///
     /// As [`Handle::get`].
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
-        block_on(self.handle.get(key))
+        self.wait(self.handle.get(key))
     }
 
     /// As [`Handle::get_versioned`].
@@ -37,7 +62,7 @@ impl Blocking {
     ///
     /// As [`Handle::get_versioned`].
     pub fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<Versioned>, Error> {
-        block_on(self.handle.get_versioned(key))
+        self.wait(self.handle.get_versioned(key))
     }
 
     /// As [`Handle::set`].
@@ -46,7 +71,7 @@ impl Blocking {
     ///
     /// As [`Handle::set`].
     pub fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<(), Error> {
-        block_on(self.handle.set(key, value))
+        self.wait(self.handle.set(key, value))
     }
 
     /// As [`Handle::set_with`].
@@ -60,7 +85,7 @@ impl Blocking {
         value: impl Into<Vec<u8>>,
         options: SetOptions,
     ) -> Result<SetOutcome, Error> {
-        block_on(self.handle.set_with(key, value, options))
+        self.wait(self.handle.set_with(key, value, options))
     }
 
     /// As [`Handle::compare_and_set`].
@@ -74,7 +99,7 @@ impl Blocking {
         version: Version,
         value: impl Into<Vec<u8>>,
     ) -> Result<SetOutcome, Error> {
-        block_on(self.handle.compare_and_set(key, version, value))
+        self.wait(self.handle.compare_and_set(key, version, value))
     }
 
     /// As [`Handle::delete`].
@@ -83,7 +108,7 @@ impl Blocking {
     ///
     /// As [`Handle::delete`].
     pub fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
-        block_on(self.handle.delete(key))
+        self.wait(self.handle.delete(key))
     }
 
     /// As [`Handle::exists`].
@@ -92,7 +117,7 @@ impl Blocking {
     ///
     /// As [`Handle::exists`].
     pub fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
-        block_on(self.handle.exists(key))
+        self.wait(self.handle.exists(key))
     }
 
     /// As [`Handle::increment`].
@@ -101,7 +126,7 @@ impl Blocking {
     ///
     /// As [`Handle::increment`].
     pub fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64, Error> {
-        block_on(self.handle.increment(key, delta))
+        self.wait(self.handle.increment(key, delta))
     }
 
     /// As [`Handle::expire`].
@@ -110,7 +135,7 @@ impl Blocking {
     ///
     /// As [`Handle::expire`].
     pub fn expire(&self, key: impl AsRef<[u8]>, expiry: Expiry) -> Result<bool, Error> {
-        block_on(self.handle.expire(key, expiry))
+        self.wait(self.handle.expire(key, expiry))
     }
 
     /// As [`Handle::time_to_live`].
@@ -119,7 +144,7 @@ impl Blocking {
     ///
     /// As [`Handle::time_to_live`].
     pub fn time_to_live(&self, key: impl AsRef<[u8]>) -> Result<Option<Option<Duration>>, Error> {
-        block_on(self.handle.time_to_live(key))
+        self.wait(self.handle.time_to_live(key))
     }
 
     /// As [`Handle::run_on`].
@@ -132,7 +157,7 @@ impl Blocking {
         key: impl AsRef<[u8]>,
         work: impl FnOnce(&mut Shard) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        block_on(self.handle.run_on(key, work))
+        self.wait(self.handle.run_on(key, work))
     }
 
     /// As [`Handle::run_on_all`].
@@ -144,7 +169,7 @@ impl Blocking {
         &self,
         work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, Error> {
-        block_on(self.handle.run_on_all(work))
+        self.wait(self.handle.run_on_all(work))
     }
 
     /// As [`Handle::stats`].
@@ -153,7 +178,7 @@ impl Blocking {
     ///
     /// As [`Handle::stats`].
     pub fn stats(&self) -> Result<Stats, Error> {
-        block_on(self.handle.stats())
+        self.wait(self.handle.stats())
     }
 
     /// As [`Handle::clear`].
@@ -162,6 +187,6 @@ impl Blocking {
     ///
     /// As [`Handle::clear`].
     pub fn clear(&self) -> Result<(), Error> {
-        block_on(self.handle.clear())
+        self.wait(self.handle.clear())
     }
 }
