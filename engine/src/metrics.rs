@@ -4,6 +4,7 @@
 //! default: a node with many cores would fill a monitoring system with them.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use crate::core::{Core, Snapshot};
 use crate::error::Error;
@@ -13,6 +14,8 @@ use crate::handle::Handle;
 pub(crate) struct Totals {
     pub(crate) all: Snapshot,
     pub(crate) cores: Vec<Snapshot>,
+    /// Resident bytes of the process when the node had started, empty.
+    startup_bytes: u64,
 }
 
 impl Totals {
@@ -25,13 +28,20 @@ impl Totals {
             all.client_count += core.client_count;
             all.client_bytes += core.client_bytes;
         }
-        Ok(Self { all, cores })
+        let startup_bytes = handle.node().startup_bytes.load(Ordering::Relaxed);
+        Ok(Self { all, cores, startup_bytes })
     }
 
-    /// Memory that the node accounts for: records, index, clients, and the rings' buffers.
+    /// Memory that the node accounts for: the program as it was when it had started, records,
+    /// index, clients, and the rings' buffers.
     pub(crate) fn used_bytes(&self) -> u64 {
         let rings = self.cores.len() as u64 * crate::node::ring_bytes();
-        self.all.store.memory_bytes + self.all.client_bytes + rings
+        self.startup_bytes + self.all.store.memory_bytes + self.all.client_bytes + rings
+    }
+
+    /// Resident bytes of the process when the node had started.
+    pub(crate) const fn startup_bytes(&self) -> u64 {
+        self.startup_bytes
     }
 }
 

@@ -24,6 +24,7 @@ use crate::core::tasks::Tasks;
 use crate::core::{Core, Counters, World, pump, wall_time};
 use crate::cpus;
 use crate::error::OpenError;
+use crate::metrics::resident_bytes;
 use crate::server::Server;
 use crate::server::session::Batch;
 use crate::shard::Shard;
@@ -47,6 +48,8 @@ pub(crate) struct Node {
     /// Where clients connect, with the port that was chosen.
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) started_at: Instant,
+    /// Resident bytes of the process when all cores had started.
+    pub(crate) startup_bytes: AtomicU64,
     pub(crate) started_wall: WallTime,
     pub(crate) run_id: String,
     pub(crate) next_client_id: AtomicU64,
@@ -110,6 +113,7 @@ impl Threads {
             cpus,
             listen,
             started_at: Instant::now(),
+            startup_bytes: AtomicU64::new(0),
             started_wall: wall_time(),
             run_id: run_id(),
             next_client_id: AtomicU64::new(1),
@@ -119,6 +123,7 @@ impl Threads {
         });
         let mut threads = Self { node, threads: Vec::new() };
         threads.start_cores(mailboxes, listener.as_ref(), &Arc::new(registry))?;
+        threads.node.startup_bytes.store(resident_bytes(), Ordering::Relaxed);
         Ok(threads)
     }
 

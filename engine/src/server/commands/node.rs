@@ -204,6 +204,7 @@ fn info_memory(report: &mut String, call: &TaskCall, totals: &Totals) {
     line(report, "used_memory", used);
     line(report, "used_memory_human", human(used));
     line(report, "used_memory_rss", resident_bytes());
+    line(report, "used_memory_startup", totals.startup_bytes());
     line(report, "used_memory_dataset", totals.all.store.memory_bytes);
     line(report, "used_memory_clients", totals.all.client_bytes);
     line(report, "maxmemory", call.handle.node().config.max_memory.unwrap_or(0));
