@@ -49,7 +49,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub use gridkv_cluster::{NodeId, ShardRange, Timestamp, Token, Version, WallTime};
+pub use gridkv_cluster::{Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime};
 pub use gridkv_storage as storage;
 pub use gridkv_storage::{Eviction, Stats};
 

@@ -1,0 +1,122 @@
+//! The token table beside the plain shape it has to beat, in one run: a fixed directory of
+//! `hashbrown::HashTable` segments whose items are single allocations.
+//!
+//! ```text
+//! taskset -c 0 cargo bench -p gridkv-bench --bench table
+//! ```
+//!
+//! Both hold the same keys (16 B) and values (64 B) and are asked for the same keys in the same
+//! order. Times are per GET, of the hash too, with the value's first and last byte looked at; the
+//! ratio is what to compare, since memory latency on a shared machine changes from run to run.
+
+#![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use gridkv::storage::{Eviction, Options, Registry, Storage, Tombstones};
+use gridkv::{Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime};
+use hashbrown::HashTable;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const KEY_COUNT: u64 = 1_000_000;
+const GET_COUNT: usize = 4_000_000;
+const ROUNDS: usize = 5;
+const BATCH: usize = 16;
+const KEY_BYTES: usize = 16;
+const VALUE: [u8; 64] = [7; 64];
+const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
+
+type Key = [u8; KEY_BYTES];
+
+fn key(index: u64) -> Key {
+    format!("key:{index:012}").into_bytes().try_into().expect("sixteen bytes")
+}
+
+/// The plain shape: a directory on the top 11 bits, key and value in one boxed slice.
+struct Plain {
+    directory: Vec<HashTable<Box<[u8]>>>,
+}
+
+impl Plain {
+    fn slot(token: Token) -> (usize, u64) {
+        (usize::try_from(token.0 >> 53).expect("eleven bits"), token.0.rotate_left(11))
+    }
+
+    fn insert(&mut self, key: &Key) {
+        let (segment, hash) = Self::slot(Token::of(key));
+        let item: Box<[u8]> = [key.as_slice(), &VALUE].concat().into();
+        self.directory[segment]
+            .insert_unique(hash, item, |item| Self::slot(Token::of(&item[..KEY_BYTES])).1);
+    }
+
+    fn get(&self, key: &Key) -> Option<&[u8]> {
+        let (segment, hash) = Self::slot(Token::of(key));
+        let item = self.directory[segment].find(hash, |item| item[..KEY_BYTES] == *key)?;
+        Some(&item[KEY_BYTES..])
+    }
+}
+
+fn see(value: &[u8]) -> usize {
+    usize::from(value[0] & value[value.len() - 1])
+}
+
+/// Nanoseconds a GET.
+fn time(run: impl FnOnce() -> usize) -> f64 {
+    let started = Instant::now();
+    let seen = run();
+    let took = started.elapsed();
+    assert_eq!(black_box(seen), GET_COUNT * 7, "every key is found");
+    took.as_secs_f64() * 1e9 / GET_COUNT as f64
+}
+
+fn open() -> Box<dyn Storage> {
+    let options = Options {
+        range: ShardRange::WHOLE,
+        memory_bytes_max: None,
+        eviction: Eviction::Refuse,
+        tombstones: Tombstones::Drop,
+        seed: 1,
+    };
+    Registry::default().open("memory", &options).expect("the backend is built in")
+}
+
+fn main() {
+    let mut table = open();
+    let mut plain = Plain { directory: (0..2_048).map(|_| HashTable::new()).collect() };
+    let version = Version { timestamp: Timestamp(1), node: NodeId(1) };
+    for index in 0..KEY_COUNT {
+        let key = key(index);
+        let mutation = Mutation { key: &key, value: Some(&VALUE), version, expires_at: None };
+        table.apply(Token::of(&key), &mutation, NOW).expect("there is no bound");
+        plain.insert(&key);
+    }
+    let mut rng = fastrand::Rng::with_seed(5);
+    let keys: Vec<Key> = (0..GET_COUNT).map(|_| key(rng.u64(0..KEY_COUNT))).collect();
+
+    println!("{KEY_COUNT} keys, {GET_COUNT} GETs a round, ns a GET");
+    println!("{:>12} {:>12} {:>12} {:>14}", "plain shape", "table", "table of 16", "plain / table");
+    for _ in 0..ROUNDS {
+        let plainly = time(|| keys.iter().filter_map(|key| plain.get(key)).map(see).sum());
+        let singly = time(|| {
+            let get =
+                |key: &Key| table.get(Token::of(key), key, NOW).record().map(|it| see(it.value));
+            keys.iter().filter_map(get).sum()
+        });
+        let batched = time(|| {
+            let mut seen = 0;
+            for batch in keys.chunks_exact(BATCH) {
+                let tokens: [Token; BATCH] = std::array::from_fn(|at| Token::of(&batch[at]));
+                table.prefetch(&tokens);
+                for (key, token) in batch.iter().zip(tokens) {
+                    seen += table.get(token, key, NOW).record().map_or(0, |it| see(it.value));
+                }
+            }
+            seen
+        });
+        let ratio = plainly / singly;
+        println!("{plainly:>12.1} {singly:>12.1} {batched:>12.1} {ratio:>14.2}");
+    }
+}
