@@ -18,7 +18,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const LOOK: Duration = Duration::from_millis(50);
 
 fn main() -> ExitCode {
-    let matches = command().get_matches();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) if !error.use_stderr() => {
+            // Help or version. A reader that has gone wants no more.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return fail(&first_paragraphs(&error.to_string())),
+    };
     let (asked, matches) = match matches.subcommand() {
         Some((name, matches)) => (name.to_owned(), matches.clone()),
         None => ("node".to_owned(), matches),
@@ -156,6 +164,13 @@ fn raise_descriptor_limit(max_clients: usize) {
             );
         }
     }
+}
+
+/// What is wrong and the tip, of an error about the command line; without the usage.
+fn first_paragraphs(error: &str) -> String {
+    let parts = error.split("\n\n").take_while(|part| !part.starts_with("Usage:"));
+    let parts: Vec<&str> = parts.map(|part| part.trim().trim_start_matches("error: ")).collect();
+    format!("{} (gridkv --help lists the options)", parts.join("; "))
 }
 
 /// One line on standard error, and a status that says failure.
