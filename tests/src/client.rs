@@ -22,6 +22,8 @@ pub enum End {
     Closed,
     /// The server cut the connection off.
     Reset,
+    /// Nothing came, and no end either.
+    Silent,
 }
 
 impl Client {
@@ -98,7 +100,7 @@ impl Client {
     ///
     /// # Panics
     ///
-    /// When what comes is no reply, or nothing comes.
+    /// When what comes is no reply.
     pub fn try_reply_bytes(&mut self) -> Result<Vec<u8>, End> {
         let mut scanned_at = 0;
         loop {
@@ -170,7 +172,7 @@ impl Client {
     ///
     /// # Panics
     ///
-    /// When neither bytes nor an end come.
+    /// When the socket fails otherwise.
     pub fn receive(&mut self) -> Result<usize, End> {
         let mut buffer = [0; 64 << 10];
         match self.stream.read(&mut buffer) {
@@ -180,11 +182,8 @@ impl Client {
                 Ok(len)
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Err(End::Reset),
-            Err(error) => panic!(
-                "neither a reply nor an end: {error}, after {} bytes that end with {:?}",
-                self.input.len(),
-                self.input[self.input.len().saturating_sub(200)..].escape_ascii()
-            ),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(End::Silent),
+            Err(error) => panic!("the socket has failed: {error}"),
         }
     }
 

@@ -25,7 +25,7 @@ pub mod script;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before it has failed. Far more than it takes on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(40);
+pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Waits until `condition` holds.
 ///
