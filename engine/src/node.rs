@@ -221,8 +221,12 @@ fn run_core(seat: Seat) {
     };
     let ended = executor.run(async {
         let mut core = core;
-        let activity = match core.server.ring.activity() {
-            Ok(activity) => activity,
+        let alarms = core.server.ring.activity().and_then(|activity| {
+            let bell = node.ports[id].bell().watch()?;
+            Ok(pump::Alarms { activity, bell })
+        });
+        let alarms = match alarms {
+            Ok(alarms) => alarms,
             Err(error) => {
                 let _ = started.send(Err(core_error(id, &error)));
                 return Ok(());
@@ -230,8 +234,7 @@ fn run_core(seat: Seat) {
         };
         let _ = started.send(Ok(()));
         drop(started);
-        let result =
-            AssertUnwindSafe(pump::run(&mut core, &mailbox, activity)).catch_unwind().await;
+        let result = AssertUnwindSafe(pump::run(&mut core, &mailbox, alarms)).catch_unwind().await;
         // Its clients are disconnected before others are told.
         drop(core);
         result
