@@ -412,6 +412,18 @@ impl Server {
         true
     }
 
+    /// Closes the client of that number once its replies are out; whether it was here.
+    pub(crate) fn finish(&mut self, client_id: u64) -> bool {
+        let mut sessions = self.sessions.iter_mut().flatten();
+        let Some(session) = sessions.find(|session| session.client.id == client_id) else {
+            return false;
+        };
+        if session.phase == Phase::Serving {
+            session.phase = Phase::Finishing;
+        }
+        true
+    }
+
     /// Accepts nobody any more, and closes the clients once their replies are out.
     pub(crate) fn stop(&mut self) {
         self.is_stopping = true;
