@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod model;
 pub mod node;
 pub mod process;
 pub mod program;
@@ -25,7 +26,7 @@ pub mod script;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before it has failed. Far more than it takes on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(10);
+pub const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Waits until `condition` holds.
 ///
