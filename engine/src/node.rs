@@ -202,7 +202,7 @@ fn run_core(seat: Seat) {
         Ok(core) => core,
         Err(error) => {
             let _ = started.send(Err(error));
-            return leave(id, &node, mailbox);
+            return leave(id, &node);
         }
     };
     // The executor's own rings serve tasks and, with a durable store, files; sockets have the data
@@ -216,7 +216,7 @@ fn run_core(seat: Seat) {
         Ok(executor) => executor,
         Err(error) => {
             let _ = started.send(Err(core_error(id, &error)));
-            return leave(id, &node, mailbox);
+            return leave(id, &node);
         }
     };
     let ended = executor.run(async {
@@ -242,14 +242,12 @@ fn run_core(seat: Seat) {
     if ended.is_err() {
         tracing::error!(core = id, "a core has panicked and is stopped; the others go on");
     }
-    leave(id, &node, mailbox);
+    leave(id, &node);
 }
 
 /// Makes it known that a core does not run.
-fn leave(id: usize, node: &Node, mailbox: Mailbox) {
+fn leave(id: usize, node: &Node) {
     node.ports[id].set_stopped();
-    // From here on posts are refused; what was posted before is dropped, and its callers told.
-    drop(mailbox);
     if node.quit.load(Ordering::Acquire) {
         return;
     }
