@@ -25,7 +25,7 @@ use self::commands::{Failure, Part};
 use self::session::{Client, OUTPUT_BYTES_PAUSE, Pause, Phase, ReplyMode, Session};
 use crate::core::World;
 use crate::core::forward::Waiter;
-use crate::core::mailbox::Message;
+use crate::core::mailbox::{Message, Port};
 
 /// How long a closed connection may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);
@@ -256,7 +256,8 @@ impl Server {
     fn on_ended(&mut self, id: ConnectionId) {
         let Some(mut session) = self.take(id) else { return };
         session.input_ended = true;
-        if !session.is_paused {
+        // Whoever waits for replies, or for its next turn, may have whole requests left.
+        if !session.is_paused && !session.is_in_pieces() {
             self.input_bytes -= session.input.len();
             session.input = Vec::new();
         }
