@@ -324,7 +324,9 @@ impl Server {
     fn on_accepted(&mut self, world: &mut World, socket: OwnedFd) {
         world.counters.connections_received += 1;
         let ports = &world.node.ports;
-        let total: usize = ports.iter().map(|port| port.client_count()).sum();
+        // A core that has stopped has taken its clients with it.
+        let running = ports.iter().filter(|port| !port.is_stopped());
+        let total: usize = running.map(Port::client_count).sum();
         if total >= world.settings.max_clients || self.is_stopping {
             world.counters.connections_rejected += 1;
             // A fresh socket has room for a line; whoever does not get it sees the connection close.
