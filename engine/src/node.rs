@@ -207,7 +207,7 @@ fn run_core(seat: Seat) {
         Ok(core) => core,
         Err(error) => {
             let _ = started.send(Err(error));
-            return leave(id, &node, mailbox);
+            return leave(id, &node);
         }
     };
     // The executor's own rings serve tasks and, with a durable store, files; sockets have the data
@@ -221,13 +221,17 @@ fn run_core(seat: Seat) {
         Ok(executor) => executor,
         Err(error) => {
             let _ = started.send(Err(core_error(id, &error)));
-            return leave(id, &node, mailbox);
+            return leave(id, &node);
         }
     };
     let ended = executor.run(async {
         let mut core = core;
-        let activity = match core.server.ring.activity() {
-            Ok(activity) => activity,
+        let alarms = core.server.ring.activity().and_then(|activity| {
+            let bell = node.ports[id].bell().watch()?;
+            Ok(pump::Alarms { activity, bell })
+        });
+        let alarms = match alarms {
+            Ok(alarms) => alarms,
             Err(error) => {
                 let _ = started.send(Err(core_error(id, &error)));
                 return Ok(());
@@ -235,8 +239,7 @@ fn run_core(seat: Seat) {
         };
         let _ = started.send(Ok(()));
         drop(started);
-        let result =
-            AssertUnwindSafe(pump::run(&mut core, &mailbox, activity)).catch_unwind().await;
+        let result = AssertUnwindSafe(pump::run(&mut core, &mailbox, alarms)).catch_unwind().await;
         // Its clients are disconnected before others are told.
         drop(core);
         result
@@ -244,14 +247,12 @@ fn run_core(seat: Seat) {
     if ended.is_err() {
         tracing::error!(core = id, "a core has panicked and is stopped; the others go on");
     }
-    leave(id, &node, mailbox);
+    leave(id, &node);
 }
 
 /// Makes it known that a core does not run.
-fn leave(id: usize, node: &Node, mailbox: Mailbox) {
+fn leave(id: usize, node: &Node) {
     node.ports[id].set_stopped();
-    // From here on posts are refused; what was posted before is dropped, and its callers told.
-    drop(mailbox);
     if node.quit.load(Ordering::Acquire) {
         return;
     }

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError};
 use event_listener::Event;
@@ -42,6 +42,9 @@ pub(crate) enum Message {
 /// Where others reach a core.
 pub(crate) struct Port {
     sender: Sender<Message>,
+    /// For throwing away what nobody will take out: a bounded channel keeps its messages, and with
+    /// them those who wait for an answer, for as long as there is a sender.
+    receiver: Receiver<Message>,
     bell: Arc<Doorbell>,
     /// Notified when a full mailbox has room again.
     room: Event,
@@ -60,6 +63,7 @@ impl Port {
         let (sender, receiver) = crossbeam_channel::bounded(MESSAGE_COUNT_MAX);
         let port = Self {
             sender,
+            receiver: receiver.clone(),
             bell,
             room: Event::new(),
             stopped: AtomicBool::new(false),
@@ -79,8 +83,15 @@ impl Port {
     ///
     /// The message comes back when the mailbox is full or its core has stopped.
     pub(crate) fn try_post(&self, message: Message) -> Result<(), TrySendError<Message>> {
+        if self.is_stopped() {
+            return Err(TrySendError::Disconnected(message));
+        }
         self.sender.try_send(message)?;
+        // Rings with a fence between the sending above and the looking below; see `set_stopped`.
         self.bell.ring();
+        if self.is_stopped() {
+            self.discard();
+        }
         Ok(())
     }
 
@@ -117,9 +128,20 @@ impl Port {
         self.stopped.load(Ordering::Acquire)
     }
 
+    /// The core takes nothing out any more. From here on posts are refused; what was posted before
+    /// is dropped, and its callers told.
+    ///
+    /// A message posted at the same time is dropped here or by who posted it: the core says that it
+    /// has stopped, *then* empties the mailbox, the other posts, *then* looks whether it has.
     pub(crate) fn set_stopped(&self) {
         self.stopped.store(true, Ordering::Release);
+        fence(Ordering::SeqCst);
+        self.discard();
         self.made_room();
+    }
+
+    fn discard(&self) {
+        while self.receiver.try_recv().is_ok() {}
     }
 
     /// Whether the core, told to stop, has given its clients their replies.

@@ -3,7 +3,7 @@
 //! One turn: submit and reap in one system call, serve what has arrived, take in the mailbox, post
 //! what other cores are owed, queue one send a connection. With nothing left to do the core sleeps:
 //! in its data ring, which costs no further call; or, while tasks run, in the executor, which the
-//! data ring's activity wakes.
+//! data ring's activity and the bell wake.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -35,11 +35,20 @@ struct Pump<'a> {
     core: &'a mut Core,
     mailbox: &'a Mailbox,
     activity: PollableFd<File>,
+    bell: PollableFd<File>,
     next_tick: Instant,
     /// Since when there has been nothing to do.
     idle_since: Option<Instant>,
     many_expired: bool,
     is_stopping: bool,
+}
+
+/// What wakes a core that sleeps in its executor.
+pub(crate) struct Alarms {
+    /// Of the data ring: something has happened on a socket.
+    pub(crate) activity: OwnedFd,
+    /// Of the bell: there is mail.
+    pub(crate) bell: OwnedFd,
 }
 
 /// Runs a core until its node quits.
@@ -48,13 +57,14 @@ struct Pump<'a> {
 ///
 /// When an invariant of the core does not hold, or the kernel has lost its ring. The caller ends
 /// the core.
-pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, activity: OwnedFd) {
-    let activity = PollableFd::new(File::from(activity)).expect("called within an executor");
+pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, alarms: Alarms) {
+    let pollable = |alarm| PollableFd::new(File::from(alarm)).expect("called within an executor");
     let next_tick = core.world.now + TICK;
     let mut pump = Pump {
         core,
         mailbox,
-        activity,
+        activity: pollable(alarms.activity),
+        bell: pollable(alarms.bell),
         next_tick,
         idle_since: None,
         many_expired: false,
@@ -155,7 +165,11 @@ impl Pump<'_> {
                 // Fails only without an executor; then the limit ends the sleep.
                 let _ = self.activity.readable().await;
             };
-            activity.or(limit).await;
+            let mail = async {
+                // As above.
+                let _ = self.bell.readable().await;
+            };
+            activity.or(mail).or(limit).await;
         }
         bell.wake_up();
         server.ring.notify(false);

@@ -25,7 +25,7 @@ use self::commands::{Failure, Part};
 use self::session::{Client, OUTPUT_BYTES_PAUSE, Pause, Phase, ReplyMode, Session};
 use crate::core::World;
 use crate::core::forward::Waiter;
-use crate::core::mailbox::Message;
+use crate::core::mailbox::{Message, Port};
 
 /// How long a closed connection may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);
@@ -256,7 +256,8 @@ impl Server {
     fn on_ended(&mut self, id: ConnectionId) {
         let Some(mut session) = self.take(id) else { return };
         session.input_ended = true;
-        if !session.is_paused {
+        // Whoever waits for replies, or for its next turn, may have whole requests left.
+        if !session.is_paused && !session.is_in_pieces() {
             self.input_bytes -= session.input.len();
             session.input = Vec::new();
         }
@@ -323,7 +324,9 @@ impl Server {
     fn on_accepted(&mut self, world: &mut World, socket: OwnedFd) {
         world.counters.connections_received += 1;
         let ports = &world.node.ports;
-        let total: usize = ports.iter().map(|port| port.client_count()).sum();
+        // A core that has stopped has taken its clients with it.
+        let running = ports.iter().filter(|port| !port.is_stopped());
+        let total: usize = running.map(Port::client_count).sum();
         if total >= world.settings.max_clients || self.is_stopping {
             world.counters.connections_rejected += 1;
             // A fresh socket has room for a line; whoever does not get it sees the connection close.
@@ -409,6 +412,18 @@ impl Server {
         let found = self.sessions().find(|session| session.client.id == client_id);
         let Some(id) = found.map(|session| session.connection) else { return false };
         self.ring.close(id);
+        true
+    }
+
+    /// Closes the client of that number once its replies are out; whether it was here.
+    pub(crate) fn finish(&mut self, client_id: u64) -> bool {
+        let mut sessions = self.sessions.iter_mut().flatten();
+        let Some(session) = sessions.find(|session| session.client.id == client_id) else {
+            return false;
+        };
+        if session.phase == Phase::Serving {
+            session.phase = Phase::Finishing;
+        }
         true
     }
 

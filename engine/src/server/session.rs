@@ -152,6 +152,8 @@ pub(crate) struct Session {
     piecewise: Option<Box<Piecewise>>,
     /// The reply that must be there before the next request is begun.
     barrier: Option<u64>,
+    /// All replies must be there before the next request is begun.
+    awaits_all: bool,
     window: usize,
 }
 
@@ -170,6 +172,7 @@ impl Session {
             parser: Parser::new(),
             piecewise: None,
             barrier: None,
+            awaits_all: false,
             window: WINDOW_START,
         }
     }
@@ -218,6 +221,7 @@ impl Session {
     /// Whether the next request must not be begun yet.
     fn must_wait(&self, world: &World) -> bool {
         self.barrier.is_some()
+            || (self.awaits_all && self.replies.are_due())
             || self.replies.len() >= OUTPUT_BYTES_PAUSE
             || self.replies.waiting_count() >= self.window
             || (world.shards.layout().core_count > 1 && !world.links.have_room())
@@ -311,6 +315,13 @@ impl Session {
                 return None;
             }
             if self.must_wait(world) {
+                return Some(parsed.start);
+            }
+            // A task reaches other cores on a way of its own, which could be the shorter one: what
+            // was asked before it is answered first.
+            self.awaits_all = matches!(parsed.command, Some(Command { run: Run::Task(_), .. }))
+                && self.replies.are_due();
+            if self.awaits_all {
                 return Some(parsed.start);
             }
             let request = &input[parsed.start..parsed.end];
@@ -608,6 +619,11 @@ impl Session {
     /// Whether nothing is under way and nothing is left to send.
     pub(super) fn is_finished(&self) -> bool {
         !self.replies.are_due() && !self.replies.has_output() && self.piecewise.is_none()
+    }
+
+    /// Whether a command over very many keys is under way here.
+    pub(super) fn is_in_pieces(&self) -> bool {
+        self.piecewise.is_some()
     }
 
     /// Memory held for the client, in bytes.

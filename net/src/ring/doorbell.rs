@@ -56,6 +56,20 @@ impl Doorbell {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
+    /// A descriptor that is readable from when the bell was rung until the ring has noticed, for a
+    /// core that sleeps elsewhere than in its ring.
+    ///
+    /// The ring's own activity descriptor does not tell in time: what signals an event descriptor
+    /// while another one is being written is put off by the kernel (to the end of an RCU grace
+    /// period, tens of milliseconds), lest the two call each other for ever.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptor left.
+    pub fn watch(&self) -> io::Result<OwnedFd> {
+        self.event.try_clone()
+    }
+
     pub(super) fn descriptor(&self) -> RawFd {
         self.event.as_raw_fd()
     }

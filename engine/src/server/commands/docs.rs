@@ -21,14 +21,15 @@ fn subcommands(container: &str) -> impl Iterator<Item = &'static Command> {
     ALL.iter().filter(move |command| command.name.starts_with(&prefix))
 }
 
-/// `COMMAND`
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
+/// `COMMAND`, and what follows it when that is no subcommand.
 pub(super) fn command(call: &mut SessionCall<'_, '_>) -> Result {
-    if call.arguments.len() == 1 {
-        call.reply.array(top_level().count());
-        for command in top_level() {
-            write_info(&mut call.reply, command);
-        }
+    if call.arguments.len() > 1 {
+        let command = find(call.arguments[0]).expect("it was found to get here");
+        return container(call, command);
+    }
+    call.reply.array(top_level().count());
+    for command in top_level() {
+        write_info(&mut call.reply, command);
     }
     Ok(())
 }
@@ -55,7 +56,7 @@ pub(super) fn command_info(call: &mut SessionCall<'_, '_>) -> Result {
     for name in names {
         match find(name) {
             Some(command) => write_info(&mut call.reply, command),
-            None => call.reply.null_array(),
+            None => call.reply.null(),
         }
     }
     Ok(())

@@ -51,7 +51,7 @@ pub(super) fn redis_settings(
 fn own_setting(name: &str, value: &str) -> Option<(&'static str, String)> {
     Some(match name {
         "maxmemory" if value == "0" => ("max_memory", "none".to_owned()),
-        "maxmemory" => ("max_memory", value.to_owned()),
+        "maxmemory" => ("max_memory", redis_bytes(value)),
         "maxmemory-policy" if value.ends_with("-lfu") => ("eviction", "lfu".to_owned()),
         "maxmemory-policy" => ("eviction", value.to_owned()),
         "maxclients" => ("max_clients", value.to_owned()),
@@ -66,11 +66,20 @@ fn own_setting(name: &str, value: &str) -> Option<(&'static str, String)> {
     })
 }
 
+/// A size in Redis' units as one in ours: there `100mb` is 100 MiB, and `100m` a hundred million.
+fn redis_bytes(value: &str) -> String {
+    let lower = value.to_ascii_lowercase();
+    match lower.strip_suffix('b') {
+        Some(number) if number.ends_with(['k', 'm', 'g']) => format!("{number}ib"),
+        _ => lower,
+    }
+}
+
 /// `CONFIG SET parameter value [parameter value ...]`: all or none.
 pub(super) fn config_set(call: TaskCall) -> Task {
     Box::pin(async move {
         if !call.arguments.len().is_multiple_of(2) {
-            return Err(Failure::Arity("config|set".to_owned()));
+            return Err(Failure::Syntax);
         }
         let mut changes = Vec::new();
         let mut trial = call.handle.node().config.clone();
@@ -141,7 +150,8 @@ pub(super) fn info(call: TaskCall) -> Task {
                     report.push_str("\r\n");
                 }
                 let mut title = name.to_string();
-                title[..1].make_ascii_uppercase();
+                let capitals = if name == "cpu" { 3 } else { 1 };
+                title[..capitals].make_ascii_uppercase();
                 let _ = write!(report, "# {title}\r\n");
                 write(&mut report, &call, &totals);
             }
@@ -271,7 +281,7 @@ pub(super) fn client_list(call: TaskCall) -> Task {
                 ids = Some(parsed.map_err(|_| Failure::text("ERR Invalid client ID"))?);
             }
             Some((word, [kind])) if is_word(word, "TYPE") => {
-                ids = (!is_word(kind, "normal")).then(Vec::new);
+                ids = (!is_normal(kind)?).then(Vec::new);
             }
             Some(_) => return Err(Failure::Syntax),
         }
@@ -293,6 +303,16 @@ pub(super) fn client_list(call: TaskCall) -> Task {
         call.reply(|reply| reply.verbatim(*b"txt", report.as_bytes()));
         Ok(())
     })
+}
+
+/// Whether a type of client is the one there is here; an error for what is no type in Redis either.
+fn is_normal(kind: &[u8]) -> Result<bool, Failure> {
+    let others = ["master", "replica", "slave", "pubsub"];
+    match kind {
+        _ if is_word(kind, "normal") => Ok(true),
+        _ if others.iter().any(|other| is_word(kind, other)) => Ok(false),
+        _ => Err(Failure::text(format!("ERR Unknown client type '{}'", text(kind)))),
+    }
 }
 
 /// Whom `CLIENT KILL` means.
@@ -318,8 +338,12 @@ fn parse_kill(call: &TaskCall) -> Result<KillFilter, Failure> {
             }
             _ if is_word(word, "ADDR") => filter.address = Some(value.clone()),
             _ if is_word(word, "LADDR") => filter.local_address = Some(value.clone()),
-            _ if is_word(word, "TYPE") => filter.nobody |= !is_word(value, "normal"),
-            _ if is_word(word, "USER") => filter.nobody |= value != b"default",
+            _ if is_word(word, "TYPE") => filter.nobody |= !is_normal(value)?,
+            _ if is_word(word, "USER") => {
+                if value != b"default" {
+                    return Err(Failure::text(format!("ERR No such user '{}'", text(value))));
+                }
+            }
             _ if is_word(word, "MAXAGE") => {
                 let age = u64::try_from(integer(value)?).map_err(|_| Failure::Syntax)?;
                 filter.age_min = Some(Duration::from_secs(age));
@@ -344,7 +368,8 @@ pub(super) fn client_kill(call: TaskCall) -> Task {
         } else {
             parse_kill(&call)?
         };
-        let kill = move |core: &mut Core| kill_on_core(core, &filter);
+        let own = call.client_id;
+        let kill = move |core: &mut Core| kill_on_core(core, &filter, own);
         let killed: usize = call.handle.on_all_cores(kill).await?.into_iter().sum();
         match (is_old_form, killed) {
             (true, 0) => return Err(Failure::text("ERR No such client")),
@@ -357,7 +382,8 @@ pub(super) fn client_kill(call: TaskCall) -> Task {
     })
 }
 
-fn kill_on_core(core: &mut Core, filter: &KillFilter) -> usize {
+/// Closes the clients that are meant; the one that asks for it after it has heard the reply.
+fn kill_on_core(core: &mut Core, filter: &KillFilter, own: u64) -> usize {
     let now = core.world.now;
     let is_address = |wanted: &Option<Vec<u8>>, address: Option<SocketAddr>| {
         wanted.as_ref().is_none_or(|wanted| {
@@ -377,20 +403,26 @@ fn kill_on_core(core: &mut Core, filter: &KillFilter) -> usize {
     };
     let meant: Vec<u64> =
         core.server.sessions().filter(is_meant).map(|session| session.client.id).collect();
-    meant.into_iter().filter(|id| core.server.kill(*id)).count()
+    let kill = |id: &u64| if *id == own { core.server.finish(*id) } else { core.server.kill(*id) };
+    meant.into_iter().filter(kill).count()
 }
 
 /// `SLOWLOG GET [count]`
 pub(super) fn slowlog_get(call: TaskCall) -> Task {
     Box::pin(async move {
-        let count = match call.arguments.get(2) {
-            None => 10,
-            Some(count) => match integer(count)? {
+        let wrong = || Failure::text("ERR count should be greater than or equal to -1");
+        let count = match &call.arguments[2..] {
+            [] => 10,
+            [count] => match integer(count).map_err(|_| wrong())? {
                 -1 => usize::MAX,
-                count => usize::try_from(count).map_err(|_| {
-                    Failure::text("ERR count should be greater than or equal to -1")
-                })?,
+                count => usize::try_from(count).map_err(|_| wrong())?,
             },
+            _ => {
+                return Err(Failure::text(
+                    "ERR unknown subcommand or wrong number of arguments for 'GET'. Try SLOWLOG \
+                     HELP.",
+                ));
+            }
         };
         let entries =
             |core: &mut Core| core.world.slowlog.entries().cloned().collect::<Vec<SlowEntry>>();
@@ -444,6 +476,10 @@ pub(super) fn slowlog_reset(call: TaskCall) -> Task {
 /// `SHUTDOWN [NOSAVE | SAVE] [NOW] [FORCE]`: asks the program to stop, as SIGTERM does.
 pub(super) fn shutdown(call: TaskCall) -> Task {
     Box::pin(async move {
+        let is_there = |name: &str| call.arguments[1..].iter().any(|word| is_word(word, name));
+        if is_there("SAVE") && is_there("NOSAVE") {
+            return Err(Failure::Syntax);
+        }
         for word in &call.arguments[1..] {
             if is_word(word, "ABORT") {
                 return Err(Failure::text("ERR No shutdown in progress."));
