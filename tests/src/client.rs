@@ -164,6 +164,17 @@ impl Client {
         }
     }
 
+    /// As [`Client::receive`], forgetting what came.
+    ///
+    /// # Errors
+    ///
+    /// How the connection ended.
+    pub fn drop_received(&mut self) -> Result<usize, End> {
+        let len = self.receive();
+        self.input.clear();
+        len
+    }
+
     /// Waits for more bytes and returns how many came.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use gridkv::{Error, Outcome, Shard};
 use gridkv_net::resp::Value;
-use gridkv_tests::client::{Client, bulk, ok, text};
+use gridkv_tests::client::{Client, bulk, encode, ok, text};
 use gridkv_tests::node::{Node, SHAPES, builder, with};
 use gridkv_tests::until;
 
@@ -262,8 +262,8 @@ fn whatever_is_under_way_to_a_core_that_ends_is_answered() {
             .collect();
         let mut clients: Vec<Client> = (0..4).map(|_| node.connect()).collect();
         for client in &mut clients {
-            (0..200).for_each(|_| client.send(&["INCR", "counter"]));
-            (0..200).for_each(|_| client.send(&["GET", &dead]));
+            let incr = encode(&["INCR", "counter"]).repeat(200);
+            client.send_raw(&[incr, encode(&["GET", &dead]).repeat(200)].concat());
         }
         panic_on(&node, &dead);
         for client in &mut clients {
