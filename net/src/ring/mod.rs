@@ -127,7 +127,7 @@ pub enum Event {
     /// The client has closed its end, or the connection has failed. Nothing more will be received;
     /// the owner calls [`DataRing::close`].
     Ended(ConnectionId),
-    /// The connection that the owner closed is gone, and its socket closed.
+    /// The connection is gone, and its socket closed: the owner closed it, or a send failed.
     Closed(ConnectionId),
 }
 
@@ -245,6 +245,14 @@ impl DataRing {
     #[must_use]
     pub fn is_sending(&mut self, id: ConnectionId) -> bool {
         self.connections.get(id).is_some_and(|connection| connection.sending.is_some())
+    }
+
+    /// Bytes of the send under way that the kernel has yet to take.
+    #[must_use]
+    pub fn unsent_bytes(&mut self, id: ConnectionId) -> usize {
+        let connection = self.connections.get(id);
+        let sending = connection.and_then(|connection| connection.sending.as_ref());
+        sending.map_or(0, |sending| sending.bytes.len() - sending.sent)
     }
 
     /// Stops reading from a connection. What the kernel has already put into buffers still comes.
@@ -461,8 +469,10 @@ impl DataRing {
             Ok(len) => sending.sent += len,
             Err(_) if [-libc::EINTR, -libc::EAGAIN, -libc::ENOMEM].contains(&entry.result()) => {}
             Err(_) => {
+                // What was to be sent is lost, so nothing that follows would make sense.
                 connection.sending = None;
-                return Some(Event::Ended(id));
+                self.close(id);
+                return None;
             }
         }
         if sending.sent < sending.bytes.len() {
