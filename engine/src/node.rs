@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ use crate::error::OpenError;
 use crate::metrics::resident_bytes;
 use crate::server::Server;
 use crate::server::session::Batch;
-use crate::shard::Shard;
+use crate::shard::{SMALL_VALUE_BYTES, Shard};
 
 /// How long clients have to take their replies when the node stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -53,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) started_wall: WallTime,
     pub(crate) run_id: String,
     pub(crate) next_client_id: AtomicU64,
+    /// The longest value that any shard was ever given, where that is not small.
+    pub(crate) longest_value: Arc<AtomicUsize>,
     /// Calls are refused from here on.
     pub(crate) closed: AtomicBool,
     /// The cores leave their loops.
@@ -117,6 +119,7 @@ impl Threads {
             started_wall: wall_time(),
             run_id: run_id(),
             next_client_id: AtomicU64::new(1),
+            longest_value: Arc::new(AtomicUsize::new(SMALL_VALUE_BYTES)),
             closed: AtomicBool::new(false),
             quit: AtomicBool::new(false),
             shutdown_asked: AtomicBool::new(false),
@@ -306,7 +309,7 @@ fn open_shard(index: u16, node: &Node, registry: &Registry) -> Result<Shard, Ope
     let storage = registry
         .open(&config.storage, &options)
         .map_err(|error| OpenError::Storage(describe(&error)))?;
-    Ok(Shard::new(index, count, storage, config.max_value))
+    Ok(Shard::new(index, count, storage, config.max_value, Arc::clone(&node.longest_value)))
 }
 
 /// An error with its causes, in one line.

@@ -5,6 +5,8 @@
 //!
 //! [`Handle::run_on`]: crate::Handle::run_on
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gridkv_cluster::{
@@ -16,6 +18,9 @@ use crate::error::Error;
 
 /// Longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 64 << 10;
+
+/// Values up to this are small: whoever waits for many of them needs no care.
+pub(crate) const SMALL_VALUE_BYTES: usize = 64 << 10;
 
 /// How far ahead of this node's clock a timestamp of another node may be.
 const DRIFT_MAX: Duration = Duration::from_millis(500);
@@ -87,6 +92,8 @@ pub struct Shard {
     clock: HybridClock,
     now: WallTime,
     value_bytes_max: usize,
+    /// The longest value that any shard of the node was ever given, where that is not small.
+    longest_value: Arc<AtomicUsize>,
     scratch: Vec<u8>,
 }
 
@@ -109,6 +116,7 @@ impl Shard {
         count: u16,
         storage: Box<dyn Storage>,
         value_bytes_max: usize,
+        longest_value: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             range: ShardRange::new(index, count),
@@ -117,6 +125,7 @@ impl Shard {
             clock: HybridClock::new(NodeId(0), Timestamp::ZERO, DRIFT_MAX),
             now: WallTime::EPOCH,
             value_bytes_max,
+            longest_value,
             scratch: Vec::new(),
         }
     }
@@ -362,6 +371,9 @@ impl Shard {
         value: &[u8],
         expires_at: Option<WallTime>,
     ) -> Result<bool, Error> {
+        if value.len() > SMALL_VALUE_BYTES {
+            self.longest_value.fetch_max(value.len(), Ordering::Relaxed);
+        }
         if key.bytes.len() > KEY_BYTES_MAX {
             return Err(Error::KeyTooLarge { bytes: key.bytes.len(), max_bytes: KEY_BYTES_MAX });
         }

@@ -30,6 +30,7 @@ pub(crate) mod tasks;
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use gridkv_cluster::WallTime;
@@ -59,6 +60,15 @@ pub(crate) struct World {
     pub(crate) now: Instant,
     /// Room for the requests that are parsed together.
     pub(crate) batch: Batch,
+}
+
+impl World {
+    /// How many replies of other cores one connection may wait for, if each is as long as the longest
+    /// value there ever was: half of what may wait for a client.
+    pub(crate) fn reply_count_max(&self) -> usize {
+        let longest = self.node.longest_value.load(Ordering::Relaxed);
+        (self.settings.output_limit / 2 / longest).max(1)
+    }
 }
 
 /// What a core counts, for `INFO` and the metrics.

@@ -283,8 +283,12 @@ impl Server {
         let id = waiter.connection;
         let Some(mut session) = self.take(id) else { return };
         session.deliver(waiter.sequence, part, bytes);
-        if session.replies.len() > world.settings.output_limit {
+        let is_over = session.replies.len() > world.settings.output_limit;
+        if is_over && !matches!(session.phase, Phase::Lingering(_)) {
             world.counters.output_disconnects += 1;
+            let client = session.client.address;
+            tracing::warn!(%client, "output_limit reached: disconnecting");
+            session.phase = Phase::Lingering(world.now);
             self.ring.close(id);
         }
         self.sessions[id.slot()] = Some(session);
@@ -391,10 +395,18 @@ impl Server {
         let unread = world.settings.output_timeout;
         let now = world.now;
         let mut over = Vec::new();
-        for session in self.sessions.iter().filter_map(Option::as_deref) {
+        for session in self.sessions.iter_mut().flatten() {
             let id = session.connection;
-            let is_silent = !silence.is_zero()
-                && now.saturating_duration_since(session.client.active_at) > silence;
+            // A long reply that is read slowly moves all the same.
+            let unsent = self.ring.unsent_bytes(id);
+            if unsent != session.unsent_bytes {
+                session.unsent_bytes = unsent;
+                session.output_moved_at = now;
+            }
+            // Who reads is not silent.
+            let heard_of_at = session.client.active_at.max(session.output_moved_at);
+            let is_silent =
+                !silence.is_zero() && now.saturating_duration_since(heard_of_at) > silence;
             let is_stuck = !unread.is_zero()
                 && now.saturating_duration_since(session.output_moved_at) > unread;
             let is_lingering = matches!(session.phase, Phase::Lingering(until) if until <= now);

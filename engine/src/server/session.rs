@@ -5,13 +5,13 @@
 //! - Requests of one connection are begun in their order, and answered in it. Those on one key run
 //!   in it too.
 //! - A connection whose replies are not taken is not served, and soon not read: it holds at most
-//!   about [`OUTPUT_BYTES_PAUSE`] and one reply. One whose single reply outgrows `output_limit` is
-//!   closed.
+//!   about [`OUTPUT_BYTES_PAUSE`], one value, and half of `output_limit` in replies of other cores.
+//!   One whose single reply outgrows `output_limit` is closed; `MGET` is as many replies as keys.
 //! - Bytes that are no requests end the connection, after an error that says why.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gridkv_cluster::Token;
 use gridkv_net::resp::{Arguments, Limits, Parser, Protocol, Reply, Step};
@@ -145,6 +145,8 @@ pub(crate) struct Session {
     pub(super) input_ended: bool,
     pub(super) is_paused: bool,
     pub(super) is_queued: bool,
+    /// What the kernel had not yet taken of the reply under way, when it was last looked at.
+    pub(super) unsent_bytes: usize,
     /// When unsent replies last moved.
     pub(super) output_moved_at: Instant,
     pub(super) replies: Replies,
@@ -167,6 +169,7 @@ impl Session {
             input_ended: false,
             is_paused: false,
             is_queued: false,
+            unsent_bytes: 0,
             output_moved_at: now,
             replies: Replies::default(),
             parser: Parser::new(),
@@ -222,9 +225,15 @@ impl Session {
     fn must_wait(&self, world: &World) -> bool {
         self.barrier.is_some()
             || (self.awaits_all && self.replies.are_due())
-            || self.replies.len() >= OUTPUT_BYTES_PAUSE
-            || self.replies.waiting_count() >= self.window
+            || self.is_full(world)
             || (world.shards.layout().core_count > 1 && !world.links.have_room())
+    }
+
+    /// Whether it holds so many replies, or waits for so many, that no further one may be asked for.
+    fn is_full(&self, world: &World) -> bool {
+        let waiting_count = self.replies.waiting_count();
+        self.replies.len() >= OUTPUT_BYTES_PAUSE
+            || (waiting_count > 0 && waiting_count >= self.window.min(world.reply_count_max()))
     }
 
     /// Parses requests from `consumed` on, hashes their keys, and fetches what they will touch.
@@ -481,11 +490,15 @@ impl Session {
                 Some(self.replies.wait(gather, protocol, parts, self.is_mute()))
             }
         };
+        let mut next = 1;
         if key_count <= KEY_COUNT_MAX {
-            return self.treat_keys(world, command, arguments, 1, sequence);
+            next = self.treat_keys(world, command, arguments, 1, sequence);
+            if next == arguments.len() {
+                return;
+            }
         }
         let arguments = arguments.iter().map(|argument| argument.to_vec()).collect();
-        self.piecewise = Some(Box::new(Piecewise { command, arguments, next: 1, sequence }));
+        self.piecewise = Some(Box::new(Piecewise { command, arguments, next, sequence }));
     }
 
     /// Treats the next keys of a command over very many.
@@ -495,17 +508,14 @@ impl Session {
         let to = (piecewise.next + KEY_COUNT_MAX * piecewise.command.keys.step).min(end);
         let arguments: Vec<&[u8]> = piecewise.arguments[..to].iter().map(Vec::as_slice).collect();
         let Piecewise { command, next, sequence, .. } = *piecewise;
-        self.treat_keys(world, command, &arguments, next, sequence);
-        if self.replies.len() > world.settings.output_limit {
-            return self.overflow(world);
-        }
-        piecewise.next = to;
-        if to < end {
+        piecewise.next = self.treat_keys(world, command, &arguments, next, sequence);
+        if piecewise.next < end {
             self.piecewise = Some(piecewise);
         }
     }
 
-    /// Treats the keys from argument `from` on: here, or on the cores that own them.
+    /// Treats the keys from argument `from` on: here, or on the cores that own them. Returns where it
+    /// stopped: at the end, or where replies must leave first.
     fn treat_keys(
         &mut self,
         world: &mut World,
@@ -513,14 +523,20 @@ impl Session {
         arguments: &[&[u8]],
         from: usize,
         sequence: Option<u64>,
-    ) {
+    ) -> usize {
         let protocol = self.client.protocol;
         let step = command.keys.step;
+        let mut next = from;
         for keys in arguments[from..].chunks(step * BATCH_COUNT) {
             let tokens: SmallVec<[Token; BATCH_COUNT]> =
                 keys.chunks(step).map(|it| Token::of(it[0])).collect();
             world.shards.prefetch(&tokens);
             for (token, part) in tokens.into_iter().zip(keys.chunks(step)) {
+                // The first is treated in any case: whether it may be was looked at before.
+                if sequence.is_none() && next > from && self.is_full(world) {
+                    return next;
+                }
+                next += part.len();
                 let core = world.shards.core_of(token);
                 if core != world.id {
                     let sequence = sequence.unwrap_or_else(|| {
@@ -543,11 +559,9 @@ impl Session {
                         self.replies.deliver(sequence, done, &out);
                     }
                 }
-                if self.replies.len() > world.settings.output_limit {
-                    return self.overflow(world);
-                }
             }
         }
+        next
     }
 
     /// Asks another core for a part of a reply.
@@ -605,15 +619,6 @@ impl Session {
         self.input = Vec::new();
         self.piecewise = None;
         self.phase = Phase::Finishing;
-    }
-
-    /// The client asks for more than it may leave unread: nothing further is kept for it.
-    fn overflow(&mut self, world: &mut World) {
-        world.counters.output_disconnects += 1;
-        tracing::warn!(client = %self.client.address, "output limit reached: disconnecting");
-        drop(self.replies.take_output());
-        self.piecewise = None;
-        self.phase = Phase::Lingering(world.now - Duration::from_secs(1));
     }
 
     /// Whether nothing is under way and nothing is left to send.
