@@ -35,7 +35,7 @@ fn what_is_no_request_gets_redis_error_and_the_end() {
         (b"get \"key\r\n".to_vec(), "unbalanced quotes in request"),
         (b"get 'key\r\n".to_vec(), "unbalanced quotes in request"),
         (b"get \"a\"b\r\n".to_vec(), "unbalanced quotes in request"),
-        (long.clone().into_bytes(), "too big inline request"),
+        (long.into_bytes(), "too big inline request"),
         (format!("*{}", "1".repeat(70_000)).into_bytes(), "too big mbulk count string"),
         (format!("*1\r\n${}", "1".repeat(70_000)).into_bytes(), "too big bulk count string"),
     ];
