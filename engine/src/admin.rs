@@ -1,12 +1,14 @@
 //! The admin port: `/metrics` for Prometheus, `/healthz` and `/readyz` for supervisors.
 //!
-//! Served by a thread of its own: it asks the cores as any embedded caller would, and a slow reader
-//! of metrics holds up nobody but itself.
+//! Served by a thread of its own: it asks the cores as any embedded caller would. Who does not read
+//! what it asked for holds up the thread for [`WRITE_LIMIT`], once; then the connection's other
+//! requests are dropped.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use futures_lite::future::block_on;
 use tiny_http::{Header, Request, Response, Server};
@@ -16,9 +18,13 @@ use crate::handle::Handle;
 use crate::metrics::{Totals, prometheus};
 use crate::node::listen;
 
+/// How long a page may take to send.
+const WRITE_LIMIT: Duration = Duration::from_secs(1);
+
 /// The admin server. Stops when dropped.
 pub(crate) struct Admin {
     server: Arc<Server>,
+    is_stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     address: Option<SocketAddr>,
 }
@@ -36,20 +42,21 @@ impl Admin {
             source: std::io::Error::other(reason),
         };
         let listener: TcpListener = listen(address, "admin")?;
+        // Accepted sockets inherit it.
+        socket2::SockRef::from(&listener)
+            .set_write_timeout(Some(WRITE_LIMIT))
+            .map_err(|error| failed(error.to_string()))?;
         let address = listener.local_addr().ok();
         let server =
             Server::from_listener(listener, None).map_err(|error| failed(error.to_string()))?;
         let server = Arc::new(server);
-        let serving = Arc::clone(&server);
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let (serving, stopping) = (Arc::clone(&server), Arc::clone(&is_stopping));
         let thread = std::thread::Builder::new()
             .name("gridkv-admin".to_owned())
-            .spawn(move || {
-                for request in serving.incoming_requests() {
-                    answer(request, &handle);
-                }
-            })
+            .spawn(move || serve(&serving, &handle, &stopping))
             .map_err(|error| failed(error.to_string()))?;
-        Ok(Self { server, thread: Some(thread), address })
+        Ok(Self { server, is_stopping, thread: Some(thread), address })
     }
 
     /// Where it listens, with the port that was chosen.
@@ -60,6 +67,7 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
+        self.is_stopping.store(true, Ordering::Release);
         self.server.unblock();
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported by its own thread.
@@ -68,7 +76,27 @@ impl Drop for Admin {
     }
 }
 
-fn answer(request: Request, handle: &Handle) {
+fn serve(server: &Server, handle: &Handle, is_stopping: &AtomicBool) {
+    let mut stuck = None;
+    for request in server.incoming_requests() {
+        let from = request.remote_addr().copied();
+        if is_stopping.load(Ordering::Acquire) || (from.is_some() && from == stuck) {
+            discard(request);
+        } else if answer(request, handle).is_err() {
+            stuck = from;
+        }
+    }
+    while let Ok(Some(request)) = server.try_recv() {
+        discard(request);
+    }
+}
+
+/// Drops a request without the reply that dropping it would send.
+fn discard(request: Request) {
+    drop(request.into_writer());
+}
+
+fn answer(request: Request, handle: &Handle) -> std::io::Result<()> {
     let url = request.url().to_owned();
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
     let (status, body) = match path {
@@ -82,8 +110,7 @@ fn answer(request: Request, handle: &Handle) {
     if let Ok(header) = header {
         response.add_header(header);
     }
-    // Whoever asked may be gone.
-    let _ = request.respond(response);
+    request.respond(response)
 }
 
 fn metrics(handle: &Handle, query: &str) -> (u16, String) {
