@@ -16,7 +16,7 @@ fn live(round: usize) {
         client.send(&["SET", &format!("key:{number}"), &value]);
         assert_ne!(client.reply(), Value::Null);
     }
-    assert_eq!(store.stats().unwrap().key_count, 4);
+    assert_eq!(store.stats().expect("it is open").key_count, 4);
     // Some clients leave first, some are left to the node.
     drop(clients.split_off(2));
     node.stop();
