@@ -25,6 +25,8 @@ use crate::shard::{Condition, Expiry, SetOptions, SetOutcome, Shard, Versioned};
 #[derive(Clone)]
 pub struct Handle {
     node: Arc<Node>,
+    /// It serves a client's command, which is brought to its end while the node stops.
+    outlasts_closing: bool,
 }
 
 impl std::fmt::Debug for Handle {
@@ -36,7 +38,13 @@ impl std::fmt::Debug for Handle {
 
 impl Handle {
     pub(crate) fn new(node: &Arc<Node>) -> Self {
-        Self { node: Arc::clone(node) }
+        Self { node: Arc::clone(node), outlasts_closing: false }
+    }
+
+    /// For the commands of clients: what was begun when the node is told to stop is not refused in
+    /// the middle.
+    pub(crate) fn of_command(node: &Arc<Node>) -> Self {
+        Self { node: Arc::clone(node), outlasts_closing: true }
     }
 
     /// The same calls for threads without an executor.
@@ -260,7 +268,7 @@ impl Handle {
         core: usize,
         work: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<oneshot::AsyncReceiver<T>, Error> {
-        if self.node.closed.load(Ordering::Acquire) {
+        if !self.outlasts_closing && self.node.closed.load(Ordering::Acquire) {
             return Err(Error::Closed);
         }
         let port = &self.node.ports[core];

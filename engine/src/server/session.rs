@@ -420,7 +420,7 @@ impl Session {
                     arguments: arguments.iter().map(|argument| argument.to_vec()).collect(),
                     protocol,
                     client_id: self.client.id,
-                    handle: Handle::new(&world.node),
+                    handle: Handle::of_command(&world.node),
                     out: Rc::default(),
                 };
                 let waiter = Waiter { connection: self.connection, sequence };
