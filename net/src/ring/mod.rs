@@ -218,6 +218,18 @@ impl DataRing {
         self.accept_failed = false;
     }
 
+    /// Looks for clients that wait, whoever was told of them.
+    ///
+    /// The kernel tells one ring of a new client. If that ring is closed before it has accepted, no
+    /// other is told, and the client waits until the next one comes.
+    pub fn accept_waiting(&mut self) {
+        if self.accepting {
+            // Armed again at the next turn, which begins with a look.
+            let accept = user_data(Operation::Accept, NOBODY);
+            self.push(&opcode::AsyncCancel::new(accept).build(), Operation::Other, NOBODY);
+        }
+    }
+
     /// Takes over a connected socket, and reads from it until told otherwise.
     pub fn adopt(&mut self, socket: OwnedFd) -> ConnectionId {
         let id = self.connections.insert(socket);
