@@ -295,8 +295,9 @@ impl Server {
         self.proceed_if_idle(world, id);
     }
 
-    /// Tells those who wait for a core that has stopped.
+    /// Tells those who wait for a core that has stopped, and takes over whom it had not accepted.
     pub(crate) fn give_up(&mut self, world: &mut World, waiters: Vec<Waiter>) {
+        self.ring.accept_waiting();
         for waiter in waiters {
             let Some(mut session) = self.take(waiter.connection) else { continue };
             session.give_up(waiter.sequence);
