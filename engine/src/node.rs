@@ -20,7 +20,7 @@ use crate::core::forward::Links;
 use crate::core::mailbox::{Mailbox, Message, Port};
 use crate::core::shards::{Layout, Shards};
 use crate::core::slowlog::Slowlog;
-use crate::core::tasks::Tasks;
+use crate::core::tasks::{Tasks, Urgency};
 use crate::core::{Core, Counters, World, pump, wall_time};
 use crate::cpus;
 use crate::error::OpenError;
@@ -228,29 +228,41 @@ fn run_core(seat: Seat) {
         }
     };
     let ended = executor.run(async {
-        let mut core = core;
-        let alarms = core.server.ring.activity().and_then(|activity| {
-            let bell = node.ports[id].bell().watch()?;
-            Ok(pump::Alarms { activity, bell })
-        });
-        let alarms = match alarms {
-            Ok(alarms) => alarms,
-            Err(error) => {
-                let _ = started.send(Err(core_error(id, &error)));
-                return Ok(());
-            }
-        };
-        let _ = started.send(Ok(()));
-        drop(started);
-        let result = AssertUnwindSafe(pump::run(&mut core, &mailbox, alarms)).catch_unwind().await;
-        // Its clients are disconnected before others are told.
-        drop(core);
-        result
+        let queue = core.world.tasks.queues().of(Urgency::Client);
+        let core = seat_core(core, mailbox, id, Arc::clone(&node), started);
+        glommio::spawn_local_into(core, queue).expect("the queue was just made").await
     });
     if ended.is_err() {
         tracing::error!(core = id, "a core has panicked and is stopped; the others go on");
     }
     leave(id, &node);
+}
+
+/// Runs a core to its end, and tells how it ended.
+async fn seat_core(
+    mut core: Core,
+    mailbox: Mailbox,
+    id: usize,
+    node: Arc<Node>,
+    started: Sender<Result<(), OpenError>>,
+) -> std::thread::Result<()> {
+    let alarms = core.server.ring.activity().and_then(|activity| {
+        let bell = node.ports[id].bell().watch()?;
+        Ok(pump::Alarms { activity, bell })
+    });
+    let alarms = match alarms {
+        Ok(alarms) => alarms,
+        Err(error) => {
+            let _ = started.send(Err(core_error(id, &error)));
+            return Ok(());
+        }
+    };
+    let _ = started.send(Ok(()));
+    drop(started);
+    let result = AssertUnwindSafe(pump::run(&mut core, &mailbox, alarms)).catch_unwind().await;
+    // Its clients are disconnected before others are told.
+    drop(core);
+    result
 }
 
 /// Makes it known that a core does not run.

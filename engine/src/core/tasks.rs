@@ -1,15 +1,59 @@
 //! Commands that need several steps or several cores run as tasks of the core's executor, beside
 //! the loop; their client waits, all others do not.
+//!
+//! The executor has a queue for each [`Urgency`], with shares of the core's time: what walks over
+//! everything gets a tenth of what clients get, where both want it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_lite::FutureExt;
+use glommio::{Latency, Shares, TaskQueueHandle};
 use gridkv_net::ring::Doorbell;
 
 use super::forward::Waiter;
+
+/// Who waits for a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// A client, for an answer that takes few steps. The loop of the core runs here too.
+    Client,
+    /// A client that has asked for much, or nobody.
+    Background,
+}
+
+/// The executor's queues, by urgency.
+#[derive(Clone, Copy)]
+pub(crate) struct Queues {
+    client: TaskQueueHandle,
+    background: TaskQueueHandle,
+}
+
+impl Queues {
+    /// Makes the queues of the executor that this runs on.
+    pub(crate) fn new() -> Self {
+        let executor = glommio::executor();
+        let client = Latency::Matters(Duration::from_millis(1));
+        Self {
+            client: executor.create_task_queue(Shares::Static(1_000), client, "client"),
+            background: executor.create_task_queue(
+                Shares::Static(100),
+                Latency::NotImportant,
+                "background",
+            ),
+        }
+    }
+
+    pub(crate) fn of(&self, urgency: Urgency) -> TaskQueueHandle {
+        match urgency {
+            Urgency::Client => self.client,
+            Urgency::Background => self.background,
+        }
+    }
+}
 
 /// The tasks of one core.
 pub(crate) struct Tasks {
@@ -17,6 +61,8 @@ pub(crate) struct Tasks {
     panicked: Cell<bool>,
     done: RefCell<Vec<(Waiter, Vec<u8>)>>,
     bell: Arc<Doorbell>,
+    /// Made by the executor, once it runs.
+    queues: OnceCell<Queues>,
 }
 
 impl Tasks {
@@ -26,7 +72,13 @@ impl Tasks {
             panicked: Cell::new(false),
             done: RefCell::new(Vec::new()),
             bell,
+            queues: OnceCell::new(),
         }
+    }
+
+    /// The queues, for the executor that this runs on.
+    pub(crate) fn queues(&self) -> Queues {
+        *self.queues.get_or_init(Queues::new)
     }
 
     /// Runs `command`; its reply goes to `waiter`. Call it on the core's own thread, from within
@@ -34,11 +86,12 @@ impl Tasks {
     pub(crate) fn spawn(
         self: &Rc<Self>,
         waiter: Waiter,
+        urgency: Urgency,
         command: impl Future<Output = Vec<u8>> + 'static,
     ) {
         self.running.set(self.running.get() + 1);
         let tasks = Rc::clone(self);
-        glommio::spawn_local(async move {
+        let task = async move {
             match AssertUnwindSafe(command).catch_unwind().await {
                 Ok(reply) => tasks.done.borrow_mut().push((waiter, reply)),
                 // The loop sees it and ends the core.
@@ -46,8 +99,9 @@ impl Tasks {
             }
             tasks.running.set(tasks.running.get() - 1);
             tasks.bell.ring();
-        })
-        .detach();
+        };
+        let queue = self.queues().of(urgency);
+        glommio::spawn_local_into(task, queue).expect("a queue lives as long as its core").detach();
     }
 
     /// Whether any task needs the executor.

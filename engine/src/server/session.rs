@@ -328,7 +328,7 @@ impl Session {
             }
             // A task reaches other cores on a way of its own, which could be the shorter one: what
             // was asked before it is answered first.
-            self.awaits_all = matches!(parsed.command, Some(Command { run: Run::Task(_), .. }))
+            self.awaits_all = matches!(parsed.command, Some(Command { run: Run::Task(..), .. }))
                 && self.replies.are_due();
             if self.awaits_all {
                 return Some(parsed.start);
@@ -412,7 +412,7 @@ impl Session {
             }
             Run::Each(each) => self.run_each(world, command, each, arguments),
             Run::Session(run) => self.run_session(world, arguments, run),
-            Run::Task(run) => {
+            Run::Task(run, urgency) => {
                 let sequence = self.replies.wait(Gather::One, protocol, 1, self.is_mute());
                 self.barrier = Some(sequence);
                 let call = TaskCall {
@@ -424,7 +424,7 @@ impl Session {
                     out: Rc::default(),
                 };
                 let waiter = Waiter { connection: self.connection, sequence };
-                call.start(run, &world.tasks, waiter);
+                call.start((run, urgency), &world.tasks, waiter);
             }
         }
     }

@@ -35,7 +35,7 @@ pub(crate) use self::table::command_of;
 use super::session::Client;
 use crate::core::World;
 use crate::core::forward::Waiter;
-use crate::core::tasks::Tasks;
+use crate::core::tasks::{Tasks, Urgency};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{Key, Shard};
@@ -64,7 +64,7 @@ pub(crate) enum Run {
     Key(RunKey),
     Each(Each),
     Session(RunSession),
-    Task(RunTask),
+    Task(RunTask, Urgency),
     /// It is the first word of others; alone it only explains them.
     Container,
 }
@@ -175,11 +175,16 @@ impl TaskCall {
     }
 
     /// Starts the command; its reply goes to `waiter`.
-    pub(crate) fn start(self, run: RunTask, tasks: &Rc<Tasks>, waiter: Waiter) {
+    pub(crate) fn start(
+        self,
+        (run, urgency): (RunTask, Urgency),
+        tasks: &Rc<Tasks>,
+        waiter: Waiter,
+    ) {
         let out = Rc::clone(&self.out);
         let protocol = self.protocol;
         let task = run(self);
-        tasks.spawn(waiter, async move {
+        tasks.spawn(waiter, urgency, async move {
             let result = task.await;
             let mut reply = out.take();
             if let Err(failure) = result {
@@ -264,7 +269,7 @@ impl Command {
     /// with: it may change how the connection is read, or takes its time.
     #[inline]
     pub(crate) fn is_barrier(&self) -> bool {
-        matches!(self.run, Run::Session(_) | Run::Task(_) | Run::Container)
+        matches!(self.run, Run::Session(_) | Run::Task(..) | Run::Container)
     }
 
     /// The places of the keys among `argument_count` arguments.
@@ -298,7 +303,7 @@ impl Command {
                 run(&mut KeyCall { shard, key, arguments, reply }).map(|()| Part::Reply)
             }
             Run::Each(each) => each::run(each, shard, token, arguments, out, protocol),
-            Run::Session(_) | Run::Task(_) | Run::Container => {
+            Run::Session(_) | Run::Task(..) | Run::Container => {
                 unreachable!("these have no part elsewhere")
             }
         };

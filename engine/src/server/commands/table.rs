@@ -3,8 +3,10 @@
 use std::sync::LazyLock;
 
 use super::{
-    Command, Each, Flag, Keys, Run, docs, each, keys, node, scan, session, strings, two_keys,
+    Command, Each, Flag, Keys, Run, RunTask, docs, each, keys, node, scan, session, strings,
+    two_keys,
 };
+use crate::core::tasks::Urgency;
 
 type Flags = &'static [Flag];
 
@@ -40,6 +42,15 @@ const fn command(row: Row) -> Command {
     Command { name, arity, keys, flags, group, since, summary, run }
 }
 
+const fn task(run: RunTask) -> Run {
+    Run::Task(run, Urgency::Client)
+}
+
+/// A command whose work grows with the store or with the product of its values.
+const fn background(run: RunTask) -> Run {
+    Run::Task(run, Urgency::Background)
+}
+
 /// All commands, containers and their subcommands (`container|subcommand`), by name: name, arity,
 /// keys (first, last, step), flags, group, since which Redis, how it runs, summary.
 #[rustfmt::skip]
@@ -56,9 +67,9 @@ pub(super) static ALL: &[Command] = &[
         "Returns the number of the connection.")),
     command(("client|info", 2, (0, 0, 0), CONNECTION, "connection", "6.2.0", Run::Session(session::client_info),
         "Returns what is known about the connection.")),
-    command(("client|kill", -3, (0, 0, 0), ADMIN, "connection", "2.4.0", Run::Task(node::client_kill),
+    command(("client|kill", -3, (0, 0, 0), ADMIN, "connection", "2.4.0", task(node::client_kill),
         "Closes connections.")),
-    command(("client|list", -2, (0, 0, 0), ADMIN, "connection", "2.4.0", Run::Task(node::client_list),
+    command(("client|list", -2, (0, 0, 0), ADMIN, "connection", "2.4.0", task(node::client_list),
         "Lists the open connections.")),
     command(("client|no-evict", 3, (0, 0, 0), ADMIN, "connection", "7.0.0", Run::Session(session::set_no_evict),
         "Exempts the connection from eviction, or not.")),
@@ -86,17 +97,17 @@ pub(super) static ALL: &[Command] = &[
         "A container for commands about the configuration.")),
     command(("config|get", -3, (0, 0, 0), ADMIN, "server", "2.0.0", Run::Session(session::config_get),
         "Returns the values of parameters.")),
-    command(("config|resetstat", 2, (0, 0, 0), ADMIN, "server", "2.0.0", Run::Task(node::config_reset_stat),
+    command(("config|resetstat", 2, (0, 0, 0), ADMIN, "server", "2.0.0", task(node::config_reset_stat),
         "Resets the statistics.")),
-    command(("config|set", -4, (0, 0, 0), ADMIN, "server", "2.0.0", Run::Task(node::config_set),
+    command(("config|set", -4, (0, 0, 0), ADMIN, "server", "2.0.0", task(node::config_set),
         "Sets parameters.")),
-    command(("copy", -3, (1, 2, 1), WRITE_OOM, "generic", "6.2.0", Run::Task(two_keys::copy),
+    command(("copy", -3, (1, 2, 1), WRITE_OOM, "generic", "6.2.0", task(two_keys::copy),
         "Copies the value of a key to another.")),
-    command(("dbsize", 1, (0, 0, 0), READ_FAST, "server", "1.0.0", Run::Task(scan::db_size),
+    command(("dbsize", 1, (0, 0, 0), READ_FAST, "server", "1.0.0", task(scan::db_size),
         "Returns the number of keys.")),
     command(("debug", -2, (0, 0, 0), ADMIN, "server", "1.0.0", Run::Container,
         "A container for debugging commands.")),
-    command(("debug|sleep", 3, (0, 0, 0), ADMIN, "server", "1.0.0", Run::Task(node::debug_sleep),
+    command(("debug|sleep", 3, (0, 0, 0), ADMIN, "server", "1.0.0", task(node::debug_sleep),
         "Lets the connection wait.")),
     command(("decr", 2, (1, 1, 1), WRITE_OOM_FAST, "string", "1.0.0", Run::Key(strings::decrement),
         "Decrements an integer by one.")),
@@ -114,9 +125,9 @@ pub(super) static ALL: &[Command] = &[
         "Sets the expiry of a key to a Unix time.")),
     command(("expiretime", 2, (1, 1, 1), READ_FAST, "generic", "7.0.0", Run::Key(keys::expire_time),
         "Returns the expiry of a key as a Unix time.")),
-    command(("flushall", -1, (0, 0, 0), WRITE, "server", "1.0.0", Run::Task(scan::flush),
+    command(("flushall", -1, (0, 0, 0), WRITE, "server", "1.0.0", task(scan::flush),
         "Removes all keys.")),
-    command(("flushdb", -1, (0, 0, 0), WRITE, "server", "1.0.0", Run::Task(scan::flush),
+    command(("flushdb", -1, (0, 0, 0), WRITE, "server", "1.0.0", task(scan::flush),
         "Removes all keys.")),
     command(("get", 2, (1, 1, 1), READ_FAST, "string", "1.0.0", Run::Key(strings::get),
         "Returns the value of a key.")),
@@ -136,9 +147,9 @@ pub(super) static ALL: &[Command] = &[
         "Increments an integer.")),
     command(("incrbyfloat", 3, (1, 1, 1), WRITE_OOM_FAST, "string", "2.6.0", Run::Key(strings::increment_by_float),
         "Increments a number.")),
-    command(("info", -1, (0, 0, 0), SERVER, "server", "1.0.0", Run::Task(node::info),
+    command(("info", -1, (0, 0, 0), SERVER, "server", "1.0.0", task(node::info),
         "Returns figures about the server.")),
-    command(("keys", 2, (0, 0, 0), READ, "generic", "1.0.0", Run::Task(scan::keys),
+    command(("keys", 2, (0, 0, 0), READ, "generic", "1.0.0", background(scan::keys),
         "Returns all keys that match a pattern.")),
     command(("latency", -2, (0, 0, 0), ADMIN, "server", "2.8.13", Run::Container,
         "A container for commands about latency.")),
@@ -152,7 +163,7 @@ pub(super) static ALL: &[Command] = &[
         "Returns no events.")),
     command(("latency|reset", -2, (0, 0, 0), ADMIN, "server", "2.8.13", Run::Session(session::zero),
         "Resets nothing.")),
-    command(("lcs", -3, (1, 2, 1), READ, "string", "7.0.0", Run::Task(two_keys::longest_common_subsequence),
+    command(("lcs", -3, (1, 2, 1), READ, "string", "7.0.0", background(two_keys::longest_common_subsequence),
         "Finds the longest common subsequence of two values.")),
     command(("memory", -2, (0, 0, 0), READ, "server", "4.0.0", Run::Container,
         "A container for commands about memory.")),
@@ -162,7 +173,7 @@ pub(super) static ALL: &[Command] = &[
         "Returns the values of keys.")),
     command(("mset", -3, (1, -1, 2), WRITE_OOM, "string", "1.0.1", Run::Each(Each::Set),
         "Sets the values of keys.")),
-    command(("msetnx", -3, (1, -1, 2), WRITE_OOM, "string", "1.0.1", Run::Task(two_keys::set_all_if_absent),
+    command(("msetnx", -3, (1, -1, 2), WRITE_OOM, "string", "1.0.1", task(two_keys::set_all_if_absent),
         "Sets the values of keys if none of them exists.")),
     command(("object", -2, (0, 0, 0), READ, "generic", "2.2.3", Run::Container,
         "A container for commands about records.")),
@@ -190,15 +201,15 @@ pub(super) static ALL: &[Command] = &[
         "Returns the time to live of a key in milliseconds.")),
     command(("quit", -1, (0, 0, 0), STRANGER, "connection", "1.0.0", Run::Session(session::quit),
         "Closes the connection.")),
-    command(("randomkey", 1, (0, 0, 0), READ, "generic", "1.0.0", Run::Task(scan::random_key),
+    command(("randomkey", 1, (0, 0, 0), READ, "generic", "1.0.0", task(scan::random_key),
         "Returns a key drawn at random.")),
-    command(("rename", 3, (1, 2, 1), WRITE, "generic", "1.0.0", Run::Task(two_keys::rename),
+    command(("rename", 3, (1, 2, 1), WRITE, "generic", "1.0.0", task(two_keys::rename),
         "Renames a key.")),
-    command(("renamenx", 3, (1, 2, 1), WRITE_FAST, "generic", "1.0.0", Run::Task(two_keys::rename_if_absent),
+    command(("renamenx", 3, (1, 2, 1), WRITE_FAST, "generic", "1.0.0", task(two_keys::rename_if_absent),
         "Renames a key if the new name is free.")),
     command(("reset", 1, (0, 0, 0), STRANGER, "connection", "6.2.0", Run::Session(session::reset),
         "Resets the connection.")),
-    command(("scan", -2, (0, 0, 0), READ, "generic", "2.8.0", Run::Task(scan::scan),
+    command(("scan", -2, (0, 0, 0), READ, "generic", "2.8.0", task(scan::scan),
         "Walks over the keys.")),
     command(("select", 2, (0, 0, 0), FAST_CONNECTION, "connection", "1.0.0", Run::Session(session::select),
         "Selects the one database.")),
@@ -210,15 +221,15 @@ pub(super) static ALL: &[Command] = &[
         "Sets the value of a key if it has none.")),
     command(("setrange", 4, (1, 1, 1), WRITE_OOM, "string", "2.2.0", Run::Key(strings::set_range),
         "Overwrites a part of a value.")),
-    command(("shutdown", -1, (0, 0, 0), ADMIN, "server", "1.0.0", Run::Task(node::shutdown),
+    command(("shutdown", -1, (0, 0, 0), ADMIN, "server", "1.0.0", task(node::shutdown),
         "Stops the server.")),
     command(("slowlog", -2, (0, 0, 0), ADMIN, "server", "2.2.12", Run::Container,
         "A container for commands about slow commands.")),
-    command(("slowlog|get", -2, (0, 0, 0), ADMIN, "server", "2.2.12", Run::Task(node::slowlog_get),
+    command(("slowlog|get", -2, (0, 0, 0), ADMIN, "server", "2.2.12", task(node::slowlog_get),
         "Returns the latest slow commands.")),
-    command(("slowlog|len", 2, (0, 0, 0), ADMIN, "server", "2.2.12", Run::Task(node::slowlog_len),
+    command(("slowlog|len", 2, (0, 0, 0), ADMIN, "server", "2.2.12", task(node::slowlog_len),
         "Returns the number of slow commands held.")),
-    command(("slowlog|reset", 2, (0, 0, 0), ADMIN, "server", "2.2.12", Run::Task(node::slowlog_reset),
+    command(("slowlog|reset", 2, (0, 0, 0), ADMIN, "server", "2.2.12", task(node::slowlog_reset),
         "Forgets the slow commands.")),
     command(("strlen", 2, (1, 1, 1), READ_FAST, "string", "2.2.0", Run::Key(strings::len),
         "Returns the length of a value.")),
