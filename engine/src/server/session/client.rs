@@ -1,0 +1,39 @@
+//! What is known about a client.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use gridkv_net::resp::Protocol;
+
+/// Whether the client hears replies (`CLIENT REPLY`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ReplyMode {
+    #[default]
+    On,
+    Off,
+    /// Not the next one,
+    SkipNext,
+    /// not this one.
+    Skip,
+}
+
+/// What is known about a client.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) id: u64,
+    pub(crate) address: SocketAddr,
+    pub(crate) local_address: Option<SocketAddr>,
+    pub(crate) name: Vec<u8>,
+    pub(crate) library_name: Vec<u8>,
+    pub(crate) library_version: Vec<u8>,
+    pub(crate) protocol: Protocol,
+    pub(crate) is_authenticated: bool,
+    pub(crate) reply_mode: ReplyMode,
+    pub(crate) no_evict: bool,
+    pub(crate) no_touch: bool,
+    pub(crate) connected_at: Instant,
+    pub(crate) active_at: Instant,
+    pub(crate) last_command: &'static str,
+    /// It asked to be closed once its replies are out.
+    pub(crate) wants_close: bool,
+}

@@ -1,0 +1,254 @@
+//! Running one request: here, on the cores that own its keys, or as a task.
+
+use std::rc::Rc;
+use std::time::Instant;
+
+use gridkv_cluster::Token;
+use gridkv_net::resp::Reply;
+use smallvec::SmallVec;
+
+use super::{BATCH_COUNT, KEY_COUNT_MAX, Session};
+use crate::core::World;
+use crate::core::forward::Waiter;
+use crate::handle::Handle;
+use crate::server::commands::{
+    Command, Each, Failure, Flag, Part, Run, SessionCall, TaskCall, docs, text,
+};
+use crate::server::replies::Gather;
+
+/// A request of at least so many bytes is timed on its own, whatever its command.
+const TIMED_REQUEST_BYTES: usize = 64 << 10;
+
+/// A command over very many keys, done piece by piece.
+pub(super) struct Piecewise {
+    command: &'static Command,
+    arguments: Vec<Vec<u8>>,
+    /// The next argument to treat.
+    next: usize,
+    sequence: Option<u64>,
+}
+
+impl Session {
+    /// Runs one request, timed if it can be slow.
+    pub(super) fn begin(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+        request_bytes: usize,
+    ) {
+        let threshold = world.settings.slowlog_threshold;
+        let is_timed = threshold.is_some()
+            && (request_bytes >= TIMED_REQUEST_BYTES || !command.has(Flag::Fast));
+        if !is_timed {
+            return self.run(world, command, token, arguments);
+        }
+        let before = Instant::now();
+        self.run(world, command, token, arguments);
+        let took = before.elapsed();
+        if threshold.is_some_and(|threshold| took > threshold) {
+            let client = (self.client.address.to_string(), self.client.name.clone());
+            let at = crate::core::wall_time();
+            world.slowlog.note(world.settings.slowlog_len, at, took, arguments, client);
+        }
+    }
+
+    fn run(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        let protocol = self.client.protocol;
+        match command.run {
+            Run::Container => {
+                self.run_session(world, arguments, |call| docs::container(call, command));
+            }
+            Run::Key(_) => {
+                let core = world.shards.core_of(token);
+                if core == world.id {
+                    let out = self.replies.buffer();
+                    let before = out.len();
+                    let shard = world.shards.of(token);
+                    let part = command.run_part(shard, token, arguments, out, protocol);
+                    self.end_local(world, before, part);
+                } else {
+                    let sequence = self.replies.wait(Gather::One, protocol, 1, self.is_mute());
+                    self.ask(world, core, sequence, command, token, arguments);
+                }
+            }
+            Run::Each(each) => self.run_each(world, command, each, arguments),
+            Run::Session(run) => self.run_session(world, arguments, run),
+            Run::Task(run, urgency) => {
+                let sequence = self.replies.wait(Gather::One, protocol, 1, self.is_mute());
+                self.barrier = Some(sequence);
+                let call = TaskCall {
+                    core: world.id,
+                    arguments: arguments.iter().map(|argument| argument.to_vec()).collect(),
+                    protocol,
+                    client_id: self.client.id,
+                    handle: Handle::of_command(&world.node),
+                    out: Rc::default(),
+                };
+                let waiter = Waiter { connection: self.connection, sequence };
+                call.start((run, urgency), &world.tasks, waiter);
+            }
+        }
+    }
+
+    fn run_session(
+        &mut self,
+        world: &mut World,
+        arguments: &[&[u8]],
+        run: impl FnOnce(&mut SessionCall<'_, '_>) -> Result<(), Failure>,
+    ) {
+        let out = self.replies.buffer();
+        let before = out.len();
+        let reply = Reply::new(out, self.client.protocol);
+        let call = &mut SessionCall { client: &mut self.client, world, arguments, reply };
+        if let Err(failure) = run(call) {
+            let out = self.replies.buffer();
+            out.truncate(before);
+            Reply::new(out, self.client.protocol).error(failure);
+            world.counters.errors += 1;
+        }
+        if self.is_mute() {
+            self.replies.buffer().truncate(before);
+        }
+    }
+
+    /// Finishes the reply of a part that ran here, from `before` on in the buffer.
+    fn end_local(&mut self, world: &mut World, before: usize, part: Part) {
+        if part == Part::Failed {
+            world.counters.errors += 1;
+            let out = self.replies.buffer();
+            let failure = text(&out[before..]);
+            out.truncate(before);
+            Reply::new(out, self.client.protocol).error(failure);
+        }
+        if self.is_mute() {
+            self.replies.buffer().truncate(before);
+        }
+    }
+
+    /// A command over many keys: in one go if they are few, else piece by piece.
+    fn run_each(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        each: Each,
+        arguments: &[&[u8]],
+    ) {
+        let protocol = self.client.protocol;
+        let key_count = command.key_indexes(arguments.len()).count();
+        if matches!(each, Each::Set) && arguments.len().is_multiple_of(2) {
+            return self.refuse(world, &Failure::Arity(command.name.to_owned()));
+        }
+        let sequence = match each {
+            Each::Values => {
+                if !self.is_mute() {
+                    Reply::new(self.replies.buffer(), protocol).array(key_count);
+                }
+                None
+            }
+            Each::Count(_) | Each::Set => {
+                let gather = if matches!(each, Each::Set) { Gather::Done } else { Gather::Count };
+                let parts = u32::try_from(key_count).expect("bounded by the parser");
+                Some(self.replies.wait(gather, protocol, parts, self.is_mute()))
+            }
+        };
+        let mut next = 1;
+        if key_count <= KEY_COUNT_MAX {
+            next = self.treat_keys(world, command, arguments, 1, sequence);
+            if next == arguments.len() {
+                return;
+            }
+        }
+        let arguments = arguments.iter().map(|argument| argument.to_vec()).collect();
+        self.piecewise = Some(Box::new(Piecewise { command, arguments, next, sequence }));
+    }
+
+    /// Treats the next keys of a command over very many.
+    pub(super) fn advance_piecewise(&mut self, world: &mut World) {
+        let Some(mut piecewise) = self.piecewise.take() else { return };
+        let end = piecewise.arguments.len();
+        let to = (piecewise.next + KEY_COUNT_MAX * piecewise.command.keys.step).min(end);
+        let arguments: Vec<&[u8]> = piecewise.arguments[..to].iter().map(Vec::as_slice).collect();
+        let Piecewise { command, next, sequence, .. } = *piecewise;
+        piecewise.next = self.treat_keys(world, command, &arguments, next, sequence);
+        if piecewise.next < end {
+            self.piecewise = Some(piecewise);
+        }
+    }
+
+    /// Treats the keys from argument `from` on: here, or on the cores that own them. Returns where it
+    /// stopped: at the end, or where replies must leave first.
+    fn treat_keys(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        arguments: &[&[u8]],
+        from: usize,
+        sequence: Option<u64>,
+    ) -> usize {
+        let protocol = self.client.protocol;
+        let step = command.keys.step;
+        let mut next = from;
+        for keys in arguments[from..].chunks(step * BATCH_COUNT) {
+            let tokens: SmallVec<[Token; BATCH_COUNT]> =
+                keys.chunks(step).map(|it| Token::of(it[0])).collect();
+            world.shards.prefetch(&tokens);
+            for (token, part) in tokens.into_iter().zip(keys.chunks(step)) {
+                // The first is treated in any case: whether it may be was looked at before.
+                if sequence.is_none() && next > from && self.is_full(world) {
+                    return next;
+                }
+                next += part.len();
+                let core = world.shards.core_of(token);
+                if core != world.id {
+                    let sequence = sequence.unwrap_or_else(|| {
+                        self.replies.wait(Gather::One, protocol, 1, self.is_mute())
+                    });
+                    self.ask(world, core, sequence, command, token, part);
+                    continue;
+                }
+                let shard = world.shards.of(token);
+                match sequence {
+                    None => {
+                        let out = self.replies.buffer();
+                        let before = out.len();
+                        let done = command.run_part(shard, token, part, out, protocol);
+                        self.end_local(world, before, done);
+                    }
+                    Some(sequence) => {
+                        let mut out = Vec::new();
+                        let done = command.run_part(shard, token, part, &mut out, protocol);
+                        self.replies.deliver(sequence, done, &out);
+                    }
+                }
+            }
+        }
+        next
+    }
+
+    /// Asks another core for a part of a reply.
+    fn ask(
+        &mut self,
+        world: &mut World,
+        core: usize,
+        sequence: u64,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        if world.node.ports[core].is_stopped() {
+            world.counters.errors += 1;
+            return self.replies.fail(sequence, &Failure::CoreStopped);
+        }
+        world.counters.forwarded += 1;
+        let waiter = Waiter { connection: self.connection, sequence };
+        world.links.request(core, waiter, command, self.client.protocol, token, arguments);
+    }
+}
