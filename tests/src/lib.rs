@@ -3,7 +3,7 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | run a node in this process | [`node::open`], [`node::Node`] |
+//! | run a node in this process | [`node::Node`] |
 //! | run the program `gridkv` | [`program::Program`] |
 //! | talk to a node byte by byte | [`client::Client`] |
 //! | compare with Redis itself | [`redis::Redis`] |
