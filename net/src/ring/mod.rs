@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Accepting and receiving are multishot: armed once, they go on until something ends them. Bytes
-//! arrive in [provided buffers](buffers); whoever takes a [`Received`] reads it and recycles it
+//! arrive in provided buffers; whoever takes a [`Received`] reads it and recycles it
 //! before the next turn.
 //!
 //! # Invariants
