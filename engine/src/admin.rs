@@ -1,29 +1,40 @@
 //! The admin port: `/metrics` for Prometheus, `/healthz` and `/readyz` for supervisors.
 //!
-//! Served by a thread of its own: it asks the cores as any embedded caller would. Who does not read
-//! what it asked for holds up the thread for [`WRITE_LIMIT`], once; then the connection's other
-//! requests are dropped.
+//! Served by threads of its own, one for each connection, a few at a time: they ask the cores as any
+//! embedded caller would. A connection is one request and has [`LIMIT`] for each read and write, so
+//! that whoever does not send, or does not read, holds up nobody else and not for long. Running out
+//! of descriptors is survived: the next accept is tried a little later.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_lite::future::block_on;
-use tiny_http::{Header, Request, Response, Server};
 
 use crate::error::OpenError;
 use crate::handle::Handle;
 use crate::metrics::{Totals, prometheus};
 use crate::node::listen;
 
-/// How long a page may take to send.
-const WRITE_LIMIT: Duration = Duration::from_secs(1);
+/// How long a read or a write may take.
+const LIMIT: Duration = Duration::from_secs(1);
+
+/// How long to wait after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The longest head of a request, in bytes, and the most headers in it.
+const HEAD_BYTES_MAX: usize = 8 << 10;
+const HEADER_COUNT_MAX: usize = 64;
+
+/// Connections served at a time; more are closed at once.
+const CONNECTION_COUNT_MAX: usize = 16;
 
 /// The admin server. Stops when dropped.
 pub(crate) struct Admin {
-    server: Arc<Server>,
+    listener: Arc<TcpListener>,
     is_stopping: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
     address: Option<SocketAddr>,
@@ -36,27 +47,17 @@ impl Admin {
     ///
     /// When the address is taken or cannot be listened on.
     pub(crate) fn start(address: SocketAddr, handle: Handle) -> Result<Self, OpenError> {
-        let failed = |reason: String| OpenError::Listen {
-            address: address.to_string(),
-            option: "admin",
-            source: std::io::Error::other(reason),
-        };
-        let listener: TcpListener = listen(address, "admin")?;
-        // Accepted sockets inherit it.
-        socket2::SockRef::from(&listener)
-            .set_write_timeout(Some(WRITE_LIMIT))
-            .map_err(|error| failed(error.to_string()))?;
+        let listener = Arc::new(listen(address, "admin")?);
+        let failed =
+            |source| OpenError::Listen { address: address.to_string(), option: "admin", source };
         let address = listener.local_addr().ok();
-        let server =
-            Server::from_listener(listener, None).map_err(|error| failed(error.to_string()))?;
-        let server = Arc::new(server);
         let is_stopping = Arc::new(AtomicBool::new(false));
-        let (serving, stopping) = (Arc::clone(&server), Arc::clone(&is_stopping));
+        let (accepting, stopping) = (Arc::clone(&listener), Arc::clone(&is_stopping));
         let thread = std::thread::Builder::new()
             .name("gridkv-admin".to_owned())
-            .spawn(move || serve(&serving, &handle, &stopping))
-            .map_err(|error| failed(error.to_string()))?;
-        Ok(Self { server, is_stopping, thread: Some(thread), address })
+            .spawn(move || accept(&accepting, &handle, &stopping))
+            .map_err(failed)?;
+        Ok(Self { listener, is_stopping, thread: Some(thread), address })
     }
 
     /// Where it listens, with the port that was chosen.
@@ -68,7 +69,8 @@ impl Admin {
 impl Drop for Admin {
     fn drop(&mut self) {
         self.is_stopping.store(true, Ordering::Release);
-        self.server.unblock();
+        // Ends the accept that the thread waits in.
+        let _ = rustix::net::shutdown(&*self.listener, rustix::net::Shutdown::Both);
         if let Some(thread) = self.thread.take() {
             // A panic there has been reported by its own thread.
             let _ = thread.join();
@@ -76,41 +78,93 @@ impl Drop for Admin {
     }
 }
 
-fn serve(server: &Server, handle: &Handle, is_stopping: &AtomicBool) {
-    let mut stuck = None;
-    for request in server.incoming_requests() {
-        let from = request.remote_addr().copied();
-        if is_stopping.load(Ordering::Acquire) || (from.is_some() && from == stuck) {
-            discard(request);
-        } else if answer(request, handle).is_err() {
-            stuck = from;
+/// Accepts connections until told to stop.
+fn accept(listener: &TcpListener, handle: &Handle, is_stopping: &AtomicBool) {
+    let serving = Arc::new(AtomicUsize::new(0));
+    while !is_stopping.load(Ordering::Acquire) {
+        match listener.accept() {
+            Ok((stream, _)) => start(stream, handle, &serving),
+            Err(error) if !is_stopping.load(Ordering::Acquire) => {
+                tracing::warn!(%error, "the admin port could not accept: out of descriptors?");
+                std::thread::sleep(ACCEPT_PAUSE);
+            }
+            Err(_) => {}
         }
     }
-    while let Ok(Some(request)) = server.try_recv() {
-        discard(request);
+}
+
+/// Serves a connection on a thread of its own, unless there are too many.
+fn start(stream: TcpStream, handle: &Handle, serving: &Arc<AtomicUsize>) {
+    if serving.fetch_add(1, Ordering::AcqRel) >= CONNECTION_COUNT_MAX {
+        serving.fetch_sub(1, Ordering::AcqRel);
+        return;
+    }
+    let (handle, counted) = (handle.clone(), Arc::clone(serving));
+    let started = std::thread::Builder::new().name("gridkv-admin".to_owned()).spawn(move || {
+        if let Err(error) = serve(stream, &handle) {
+            tracing::debug!(%error, "a client of the admin port was given up");
+        }
+        counted.fetch_sub(1, Ordering::AcqRel);
+    });
+    if started.is_err() {
+        serving.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Drops a request without the reply that dropping it would send.
-fn discard(request: Request) {
-    drop(request.into_writer());
+/// Answers the one request of a connection.
+fn serve(mut stream: TcpStream, handle: &Handle) -> io::Result<()> {
+    stream.set_read_timeout(Some(LIMIT))?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    let (status, body) = match read_target(&mut stream)? {
+        Some(target) => page(&target, handle),
+        None => (400, "a GET request of HTTP/1 is needed\n".to_owned()),
+    };
+    let reason = match status {
+        200 => "OK",
+        400 => "Bad Request",
+        404 => "Not Found",
+        _ => "Service Unavailable",
+    };
+    let head = format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())
 }
 
-fn answer(request: Request, handle: &Handle) -> std::io::Result<()> {
-    let url = request.url().to_owned();
-    let (path, query) = url.split_once('?').unwrap_or((&url, ""));
-    let (status, body) = match path {
+/// Reads the head of a request: what it asks for; `None` when it is not a GET of HTTP/1.
+fn read_target(stream: &mut TcpStream) -> io::Result<Option<String>> {
+    let mut head = Vec::new();
+    let mut chunk = [0; 1_024];
+    while head.len() < HEAD_BYTES_MAX {
+        let len = stream.read(&mut chunk)?;
+        if len == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        head.extend_from_slice(&chunk[..len]);
+        let mut headers = [httparse::EMPTY_HEADER; HEADER_COUNT_MAX];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&head) {
+            Ok(httparse::Status::Partial) => {}
+            Ok(httparse::Status::Complete(_)) if request.method == Some("GET") => {
+                return Ok(request.path.map(str::to_owned));
+            }
+            Ok(httparse::Status::Complete(_)) | Err(_) => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+fn page(target: &str, handle: &Handle) -> (u16, String) {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    match path {
         "/metrics" => metrics(handle, query),
         "/healthz" => health(handle),
         "/readyz" => readiness(handle),
         _ => (404, "not found: /metrics, /healthz and /readyz are served here\n".to_owned()),
-    };
-    let header = "Content-Type: text/plain; version=0.0.4; charset=utf-8".parse::<Header>();
-    let mut response = Response::from_string(body).with_status_code(status);
-    if let Ok(header) = header {
-        response.add_header(header);
     }
-    request.respond(response)
 }
 
 fn metrics(handle: &Handle, query: &str) -> (u16, String) {

@@ -148,6 +148,20 @@ fn shutdown_and_interrupt_end_the_program_in_order() {
 }
 
 #[test]
+fn a_core_that_panics_ends_the_program_with_a_failure() {
+    let mut program = Program::start(&["--debug-commands", "true"]);
+    let mut client = program.connect();
+    client.send(&["DEBUG", "PANIC"]);
+    assert!(client.try_reply_bytes().is_err(), "its clients are disconnected");
+    assert_eq!(program.wait().code(), Some(1));
+
+    let program = Program::start(&[]);
+    let Value::Error(refused) = program.connect().ask("DEBUG PANIC") else { panic!("an error") };
+    let refused = String::from_utf8_lossy(&refused);
+    assert!(refused.contains("DEBUG command not allowed"), "{refused}");
+}
+
+#[test]
 fn the_admin_port_tells_health_readiness_and_figures() {
     let mut program = Program::start(&[]);
     let mut client = program.connect();

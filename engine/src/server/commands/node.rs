@@ -10,7 +10,7 @@ use gridkv_net::resp::Reply;
 use gridkv_storage::Eviction;
 
 use super::session::{REDIS_VERSION, describe};
-use super::{Failure, TaskCall, integer, is_word, text};
+use super::{Failure, SessionCall, TaskCall, integer, is_word, text};
 use crate::config::Config;
 use crate::core::Core;
 use crate::core::slowlog::SlowEntry;
@@ -494,17 +494,30 @@ pub(super) fn shutdown(call: TaskCall) -> Task {
     })
 }
 
+/// What is said where `debug_commands` is off.
+fn check_debug(is_enabled: bool) -> Result<(), Failure> {
+    if is_enabled {
+        return Ok(());
+    }
+    Err(Failure::text(
+        "ERR DEBUG command not allowed. If the debug_commands option is set to \"false\", you can \
+         run it from a node that was started with \"true\"",
+    ))
+}
+
+/// `DEBUG PANIC`: ends the core that serves the client as a bug would, to see what a service makes
+/// of it.
+pub(super) fn debug_panic(call: &mut SessionCall<'_, '_>) -> Result<(), Failure> {
+    check_debug(call.world.settings.debug_commands)?;
+    panic!("DEBUG PANIC was asked for by {}", call.client.address);
+}
+
 /// `DEBUG SLEEP seconds`: this client waits; others are served.
 pub(super) fn debug_sleep(call: TaskCall) -> Task {
     Box::pin(async move {
         let is_enabled =
             call.handle.on_core(call.core, |core| core.world.settings.debug_commands).await?;
-        if !is_enabled {
-            return Err(Failure::text(
-                "ERR DEBUG command not allowed. If the debug_commands option is set to \"false\", \
-                 you can run it from a node that was started with \"true\"",
-            ));
-        }
+        check_debug(is_enabled)?;
         let seconds = text(&call.arguments[2]).parse::<f64>().ok();
         let duration = seconds.and_then(|it| Duration::try_from_secs_f64(it).ok());
         let duration = duration.ok_or(Failure::NotAFloat)?;

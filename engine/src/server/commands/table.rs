@@ -107,6 +107,8 @@ pub(super) static ALL: &[Command] = &[
         "Returns the number of keys.")),
     command(("debug", -2, (0, 0, 0), ADMIN, "server", "1.0.0", Run::Container,
         "A container for debugging commands.")),
+    command(("debug|panic", 2, (0, 0, 0), ADMIN, "server", "1.0.0", Run::Session(node::debug_panic),
+        "Ends the core that serves the connection.")),
     command(("debug|sleep", 3, (0, 0, 0), ADMIN, "server", "1.0.0", task(node::debug_sleep),
         "Lets the connection wait.")),
     command(("decr", 2, (1, 1, 1), WRITE_OOM_FAST, "string", "1.0.0", Run::Key(strings::decrement),
