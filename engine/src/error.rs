@@ -102,6 +102,17 @@ pub enum OpenError {
         /// The running kernel.
         found: String,
     },
+    /// Too few descriptors are left for the cores.
+    #[error(
+        "too few descriptors: {needed} are needed for the cores, {left} are left; raise \
+         RLIMIT_NOFILE (ulimit -n, or LimitNOFILE in the service)"
+    )]
+    Descriptors {
+        /// What the cores need.
+        needed: u64,
+        /// What the process may still open.
+        left: u64,
+    },
     /// The address is taken.
     #[error("{address} is in use by another process: stop it, or choose another `{option}`")]
     AddressInUse {

@@ -69,6 +69,19 @@ pub(crate) struct Threads {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// Descriptors that a core's rings, bell and executor open, with room to spare.
+const DESCRIPTORS_PER_CORE: u64 = 20;
+
+/// Refuses to start cores that would run out of descriptors half way: what they are made of does not
+/// all bear it.
+fn check_descriptors(core_count: usize) -> Result<(), OpenError> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
+    let needed = core_count as u64 * DESCRIPTORS_PER_CORE;
+    let left = limit.map_or(u64::MAX, |limit| limit.saturating_sub(open));
+    if left < needed { Err(OpenError::Descriptors { needed, left }) } else { Ok(()) }
+}
+
 /// What a core's thread starts with.
 struct Seat {
     id: usize,
@@ -99,6 +112,7 @@ impl Threads {
                 problem: format!("{shard_count} shards cannot occupy {core_count} cores"),
             });
         }
+        check_descriptors(core_count)?;
         let listener = config.listen.map(|address| listen(address, "listen")).transpose()?;
         let (ports, mailboxes): (Vec<_>, Vec<_>) =
             std::iter::repeat_with(|| Doorbell::new().map(|bell| Port::new(Arc::new(bell))))
