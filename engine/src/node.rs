@@ -20,7 +20,7 @@ use crate::core::forward::Links;
 use crate::core::mailbox::{Mailbox, Message, Port};
 use crate::core::shards::{Layout, Shards};
 use crate::core::slowlog::Slowlog;
-use crate::core::tasks::{Tasks, Urgency};
+use crate::core::tasks::{Tasks, Urgency, start_heartbeat};
 use crate::core::{Core, Counters, World, pump, wall_time};
 use crate::cpus;
 use crate::error::OpenError;
@@ -242,6 +242,7 @@ fn run_core(seat: Seat) {
         }
     };
     let ended = executor.run(async {
+        start_heartbeat();
         let queue = core.world.tasks.queues().of(Urgency::Client);
         let core = seat_core(core, mailbox, id, Arc::clone(&node), started);
         glommio::spawn_local_into(core, queue).expect("the queue was just made").await

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_lite::FutureExt;
+use glommio::timer::Timer;
 use glommio::{Latency, Shares, TaskQueueHandle};
 use gridkv_net::ring::Doorbell;
 
@@ -36,15 +37,10 @@ impl Queues {
     /// Makes the queues of the executor that this runs on.
     pub(crate) fn new() -> Self {
         let executor = glommio::executor();
-        let client = Latency::Matters(Duration::from_millis(1));
-        Self {
-            client: executor.create_task_queue(Shares::Static(1_000), client, "client"),
-            background: executor.create_task_queue(
-                Shares::Static(100),
-                Latency::NotImportant,
-                "background",
-            ),
-        }
+        let queue = |shares, name| {
+            executor.create_task_queue(Shares::Static(shares), Latency::NotImportant, name)
+        };
+        Self { client: queue(1_000, "client"), background: queue(100, "background") }
     }
 
     pub(crate) fn of(&self, urgency: Urgency) -> TaskQueueHandle {
@@ -53,6 +49,26 @@ impl Queues {
             Urgency::Background => self.background,
         }
     }
+}
+
+/// How often an executor that sleeps is woken at least.
+const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// Wakes the executor that this runs on again and again, for as long as it lives.
+///
+/// # Why
+///
+/// An executor whose preemption timer fires before it has begun to run its queues (its thread was
+/// paused that long) takes them for empty and goes to sleep on tasks that are ready. With a timer
+/// always pending that is a delay and not the end. For the same reason no queue asks for a low
+/// latency: that would make the preemption timer a short one.
+pub(crate) fn start_heartbeat() {
+    glommio::spawn_local(async {
+        loop {
+            Timer::new(HEARTBEAT).await;
+        }
+    })
+    .detach();
 }
 
 /// The tasks of one core.
