@@ -101,3 +101,17 @@ fn redis_itself_answers_the_same() {
     node.stop();
     assert!(found.is_empty(), "{} differences:\n{}", found.len(), found.join("\n"));
 }
+
+#[test]
+fn info_tells_the_settings_as_config_set_has_left_them() {
+    let node = start(SHAPES[1]);
+    let mut client = node.connect();
+    let changes = "CONFIG SET maxmemory 100mb maxmemory-policy allkeys-lfu maxclients 77";
+    assert_eq!(client.ask(changes), ok());
+    let report = client.ask("INFO");
+    let report = text(&report);
+    for line in ["maxmemory:104857600", "maxmemory_policy:allkeys-lfu", "maxclients:77"] {
+        assert!(report.lines().any(|it| it == line), "{line} is not in {report}");
+    }
+    node.stop();
+}

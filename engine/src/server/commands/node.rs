@@ -137,6 +137,9 @@ pub(super) fn config_reset_stat(call: TaskCall) -> Task {
 pub(super) fn info(call: TaskCall) -> Task {
     Box::pin(async move {
         let totals = Totals::collect(&call.handle).await?;
+        let settings = |core: &mut Core| redis_settings(&core.world.settings, None);
+        let settings = call.handle.on_core(call.core, settings).await?;
+        let figures = Figures { totals, settings };
         let wanted: Vec<String> =
             call.arguments[1..].iter().map(|it| text(it).to_ascii_lowercase()).collect();
         let all = ["default", "all", "everything"];
@@ -153,7 +156,7 @@ pub(super) fn info(call: TaskCall) -> Task {
                 let capitals = if name == "cpu" { 3 } else { 1 };
                 title[..capitals].make_ascii_uppercase();
                 let _ = write!(report, "# {title}\r\n");
-                write(&mut report, &call, &totals);
+                write(&mut report, &call, &figures);
             }
         }
         call.reply(|reply| reply.verbatim(*b"txt", report.as_bytes()));
@@ -161,7 +164,21 @@ pub(super) fn info(call: TaskCall) -> Task {
     })
 }
 
-type Section = (&'static str, fn(&mut String, &TaskCall, &Totals));
+/// What INFO tells of: the sums over all cores, and the settings as they are.
+struct Figures {
+    totals: Totals,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Figures {
+    /// The value of a setting, by its name in Redis.
+    fn setting(&self, name: &str) -> &str {
+        let found = self.settings.iter().find(|(known, _)| *known == name);
+        found.map_or("", |(_, value)| value.as_str())
+    }
+}
+
+type Section = (&'static str, fn(&mut String, &TaskCall, &Figures));
 
 const SECTIONS: [Section; 9] = [
     ("server", info_server),
@@ -180,7 +197,7 @@ fn line(report: &mut String, name: &str, value: impl std::fmt::Display) {
     let _ = write!(report, "{name}:{value}\r\n");
 }
 
-fn info_server(report: &mut String, call: &TaskCall, _: &Totals) {
+fn info_server(report: &mut String, call: &TaskCall, _: &Figures) {
     let node = call.handle.node();
     let uptime = node.started_at.elapsed().as_secs();
     line(report, "redis_version", REDIS_VERSION);
@@ -199,40 +216,37 @@ fn info_server(report: &mut String, call: &TaskCall, _: &Totals) {
     line(report, "storage", &node.config.storage);
 }
 
-fn info_clients(report: &mut String, call: &TaskCall, totals: &Totals) {
-    line(report, "connected_clients", totals.all.client_count);
-    line(report, "maxclients", call.handle.node().config.max_clients);
+fn info_clients(report: &mut String, _: &TaskCall, figures: &Figures) {
+    line(report, "connected_clients", figures.totals.all.client_count);
+    line(report, "maxclients", figures.setting("maxclients"));
     line(report, "blocked_clients", 0);
 }
 
-fn info_memory(report: &mut String, call: &TaskCall, totals: &Totals) {
+fn info_memory(report: &mut String, _: &TaskCall, figures: &Figures) {
+    let totals = &figures.totals;
     let used = totals.used_bytes();
-    let policy = match call.handle.node().config.eviction {
-        Eviction::Refuse => "noeviction",
-        Eviction::Lfu => "allkeys-lfu",
-    };
     line(report, "used_memory", used);
     line(report, "used_memory_human", human(used));
     line(report, "used_memory_rss", resident_bytes());
     line(report, "used_memory_startup", totals.startup_bytes());
     line(report, "used_memory_dataset", totals.all.store.memory_bytes);
     line(report, "used_memory_clients", totals.all.client_bytes);
-    line(report, "maxmemory", call.handle.node().config.max_memory.unwrap_or(0));
-    line(report, "maxmemory_policy", policy);
+    line(report, "maxmemory", figures.setting("maxmemory"));
+    line(report, "maxmemory_policy", figures.setting("maxmemory-policy"));
 }
 
 fn human(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string().replace(' ', "")
 }
 
-fn info_persistence(report: &mut String, _: &TaskCall, _: &Totals) {
+fn info_persistence(report: &mut String, _: &TaskCall, _: &Figures) {
     line(report, "loading", 0);
     line(report, "rdb_bgsave_in_progress", 0);
     line(report, "aof_enabled", 0);
 }
 
-fn info_stats(report: &mut String, _: &TaskCall, totals: &Totals) {
-    let (counters, store) = (&totals.all.counters, &totals.all.store);
+fn info_stats(report: &mut String, _: &TaskCall, figures: &Figures) {
+    let (counters, store) = (&figures.totals.all.counters, &figures.totals.all.store);
     line(report, "total_connections_received", counters.connections_received);
     line(report, "total_commands_processed", counters.commands);
     line(report, "total_net_input_bytes", counters.input_bytes);
@@ -247,23 +261,23 @@ fn info_stats(report: &mut String, _: &TaskCall, totals: &Totals) {
     line(report, "forwarded_requests", counters.forwarded);
 }
 
-fn info_replication(report: &mut String, _: &TaskCall, _: &Totals) {
+fn info_replication(report: &mut String, _: &TaskCall, _: &Figures) {
     line(report, "role", "master");
     line(report, "connected_slaves", 0);
 }
 
-fn info_cpu(report: &mut String, _: &TaskCall, _: &Totals) {
+fn info_cpu(report: &mut String, _: &TaskCall, _: &Figures) {
     let usage = crate::metrics::cpu_seconds();
     line(report, "used_cpu_sys", format!("{:.6}", usage.system));
     line(report, "used_cpu_user", format!("{:.6}", usage.user));
 }
 
-fn info_cluster(report: &mut String, _: &TaskCall, _: &Totals) {
+fn info_cluster(report: &mut String, _: &TaskCall, _: &Figures) {
     line(report, "cluster_enabled", 0);
 }
 
-fn info_keyspace(report: &mut String, _: &TaskCall, totals: &Totals) {
-    let store = &totals.all.store;
+fn info_keyspace(report: &mut String, _: &TaskCall, figures: &Figures) {
+    let store = &figures.totals.all.store;
     if store.key_count > 0 {
         let (keys, expires) = (store.key_count, store.expiring_key_count);
         line(report, "db0", format!("keys={keys},expires={expires},avg_ttl=0"));
