@@ -64,6 +64,12 @@ impl HybridClock {
         Ok(())
     }
 
+    /// Makes the next reading larger than `own`, a timestamp that this node has made itself: no bound
+    /// applies, for a clock that was set back leaves the node's own readings ahead by any time.
+    pub fn pass(&mut self, own: Timestamp) {
+        self.latest = self.latest.max(own);
+    }
+
     /// The largest timestamp given out or observed.
     #[must_use]
     pub const fn latest(&self) -> Timestamp {
@@ -111,6 +117,17 @@ mod tests {
         let remote = Timestamp(Timestamp::from_wall(wall + DRIFT_MAX).0 + 7);
         clock.observe(remote, wall).unwrap();
         assert!(clock.tick(wall).timestamp > remote);
+    }
+
+    #[test]
+    fn a_timestamp_of_its_own_is_passed_however_far_ahead() {
+        let mut clock = clock();
+        let own = Timestamp::last_of(WallTime::from_millis(1 << 40));
+        clock.pass(own);
+        clock.pass(Timestamp::ZERO);
+        let next = clock.tick(WallTime::from_millis(1_000)).timestamp;
+        assert!(next > own);
+        assert_eq!(next.wall(), WallTime::from_millis((1 << 40) + 1));
     }
 
     #[test]

@@ -135,6 +135,12 @@ impl Timestamp {
         Self(wall.as_millis() << 16)
     }
 
+    /// The last reading of a millisecond.
+    #[must_use]
+    pub const fn last_of(wall: WallTime) -> Self {
+        Self(Self::from_wall(wall).0 | 0xffff)
+    }
+
     /// The wall time of the reading.
     #[must_use]
     pub const fn wall(self) -> WallTime {
@@ -154,6 +160,8 @@ pub struct Version {
 impl Version {
     /// Older than every write.
     pub const ZERO: Self = Self { timestamp: Timestamp::ZERO, node: NodeId(0) };
+    /// Larger than, or equal to, every version.
+    pub const MAX: Self = Self { timestamp: Timestamp(u64::MAX), node: NodeId(u16::MAX) };
 }
 
 impl fmt::Display for Version {

@@ -52,6 +52,19 @@ pub struct AccessError;
 /// Archives a mutation: a buffer aligned for [`access`].
 #[must_use]
 pub fn encode(mutation: &Mutation<'_>) -> AlignedVec {
+    let mut bytes = AlignedVec::with_capacity(encoded_bytes(payload_bytes(mutation)));
+    encode_into(mutation, &mut bytes);
+    bytes
+}
+
+/// Appends the archive of a mutation to `bytes`, whose length is a multiple of 8.
+pub fn encode_into<const ALIGNMENT: usize>(
+    mutation: &Mutation<'_>,
+    bytes: &mut AlignedVec<ALIGNMENT>,
+) {
+    const { assert!(ALIGNMENT >= align_of::<Archived<'_>>()) };
+    assert!(bytes.len().is_multiple_of(align_of::<Archived<'_>>()));
+    let before = bytes.len();
     let layout = Layout {
         timestamp: mutation.version.timestamp.0,
         node: mutation.version.node.0,
@@ -59,7 +72,24 @@ pub fn encode(mutation: &Mutation<'_>) -> AlignedVec {
         key: mutation.key,
         value: mutation.value,
     };
-    rkyv::to_bytes::<rancor::Error>(&layout).expect("writing into a growing buffer does not fail")
+    rkyv::api::high::to_bytes_in::<_, rancor::Error>(&layout, &mut *bytes)
+        .expect("writing into a growing buffer does not fail");
+    debug_assert_eq!(bytes.len() - before, encoded_bytes(payload_bytes(mutation)));
+}
+
+/// Bytes of key and value.
+#[must_use]
+pub const fn payload_bytes(mutation: &Mutation<'_>) -> usize {
+    match mutation.value {
+        Some(value) => mutation.key.len() + value.len(),
+        None => mutation.key.len(),
+    }
+}
+
+/// Size of the archive of a mutation with `payload_bytes` of key and value. The key comes first.
+#[must_use]
+pub const fn encoded_bytes(payload_bytes: usize) -> usize {
+    payload_bytes.next_multiple_of(align_of::<Archived<'static>>()) + size_of::<Archived<'static>>()
 }
 
 /// Reads an archived mutation in place.
@@ -102,6 +132,8 @@ mod tests {
                 expires_at: expires_at.map(WallTime::from_millis),
             };
             let bytes = encode(&mutation);
+            prop_assert_eq!(bytes.len(), encoded_bytes(payload_bytes(&mutation)));
+            prop_assert!(bytes.starts_with(&key));
             prop_assert_eq!(access(&bytes), Ok(mutation));
         }
 
