@@ -14,7 +14,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use gridkv::storage::{Eviction, Options, Registry, Storage, Tombstones};
+use gridkv::storage::{Eviction, Lookup, Options, Record, Registry, Storage, Tombstones};
 use gridkv::{Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime};
 use hashbrown::HashTable;
 
@@ -63,6 +63,11 @@ fn see(value: &[u8]) -> usize {
     usize::from(value[0] & value[value.len() - 1])
 }
 
+/// What a store in memory has found.
+fn found(lookup: Lookup<'_>) -> Option<Record<'_>> {
+    lookup.record().expect("a store in memory has all there")
+}
+
 /// Nanoseconds a GET.
 fn time(run: impl FnOnce() -> usize) -> f64 {
     let started = Instant::now();
@@ -75,6 +80,7 @@ fn time(run: impl FnOnce() -> usize) -> f64 {
 fn open() -> Box<dyn Storage> {
     let options = Options {
         range: ShardRange::WHOLE,
+        disk: None,
         memory_bytes_max: None,
         eviction: Eviction::Refuse,
         tombstones: Tombstones::Drop,
@@ -102,7 +108,7 @@ fn main() {
         let plainly = time(|| keys.iter().filter_map(|key| plain.get(key)).map(see).sum());
         let singly = time(|| {
             let get =
-                |key: &Key| table.get(Token::of(key), key, NOW).record().map(|it| see(it.value));
+                |key: &Key| found(table.get(Token::of(key), key, NOW)).map(|it| see(it.value));
             keys.iter().filter_map(get).sum()
         });
         let batched = time(|| {
@@ -111,7 +117,7 @@ fn main() {
                 let tokens: [Token; BATCH] = std::array::from_fn(|at| Token::of(&batch[at]));
                 table.prefetch(&tokens);
                 for (key, token) in batch.iter().zip(tokens) {
-                    seen += table.get(token, key, NOW).record().map_or(0, |it| see(it.value));
+                    seen += found(table.get(token, key, NOW)).map_or(0, |it| see(it.value));
                 }
             }
             seen

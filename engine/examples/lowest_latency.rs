@@ -14,8 +14,8 @@ use gridkv::{Engine, Idle};
 const KEY_COUNT: usize = 100_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // A polling core needs a processor of its own.
-    let engine = Engine::builder().cores(1).idle(Idle::Poll).open()?;
+    // A polling core needs a processor of its own. No disk is waited for.
+    let engine = Engine::builder().cores(1).idle(Idle::Poll).storage("memory").open()?;
     let store = engine.handle().blocking();
 
     // One call a key: each is a message to the core and back.

@@ -11,15 +11,19 @@ use std::time::Duration;
 use gridkv::{Condition, Engine, Expiry, SetOptions, SetOutcome};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let engine = Engine::builder().cores(1).open()?;
+    // Leaves no files. Without this line the store is durable, in `./gridkv-data`.
+    let engine = Engine::builder().cores(1).storage("memory").open()?;
     let store = engine.handle().blocking();
 
     store.set("user:1:name", "Ada")?;
     assert_eq!(store.get("user:1:name")?.as_deref(), Some(&b"Ada"[..]));
 
     // A session that ends by itself, unless it exists already.
-    let once =
-        SetOptions { condition: Condition::Absent, expiry: Expiry::After(Duration::from_secs(30)) };
+    let once = SetOptions {
+        condition: Condition::Absent,
+        expiry: Expiry::After(Duration::from_secs(30)),
+        ..SetOptions::default()
+    };
     let first = store.set_with("session:1", "open", once.clone())?;
     let second = store.set_with("session:1", "open", once)?;
     assert!(matches!(first, SetOutcome::Written(_)));

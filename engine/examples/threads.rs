@@ -12,7 +12,8 @@ const THREAD_COUNT: u64 = 4;
 const ROUNDS: u64 = 1_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let engine = Engine::builder().open()?;
+    // Leaves no files.
+    let engine = Engine::builder().storage("memory").open()?;
     let handle = engine.handle();
 
     std::thread::scope(|scope| {

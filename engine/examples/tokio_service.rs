@@ -14,8 +14,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // One core for the store; the rest of the machine is tokio's.
-    let engine = Engine::builder().cores(1).open()?;
+    // One core for the store; the rest of the machine is tokio's. The counters are still there after
+    // a restart.
+    let data = std::env::temp_dir().join("gridkv-tokio-service");
+    let engine = Engine::builder().cores(1).data(data).open()?;
     let listener = TcpListener::bind("127.0.0.1:7400").await?;
     println!("counts the lines it is sent on {}; Ctrl-C ends it", listener.local_addr()?);
     loop {

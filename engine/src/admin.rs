@@ -14,10 +14,12 @@ use std::time::Duration;
 
 use futures_lite::future::block_on;
 
+use crate::core::Core;
 use crate::error::OpenError;
 use crate::handle::Handle;
 use crate::metrics::{Totals, prometheus};
 use crate::node::listen;
+use crate::shard::Shard;
 
 /// How long a read or a write may take.
 const LIMIT: Duration = Duration::from_secs(1);
@@ -190,13 +192,25 @@ fn health(handle: &Handle) -> (u16, String) {
     }
 }
 
-/// Ready: every core answers, and nobody has asked the node to stop.
+/// Ready: every core answers, nobody has asked the node to stop, and all shards take writes, but for
+/// a full disk: then reads and deletions are what makes room.
 fn readiness(handle: &Handle) -> (u16, String) {
     if handle.node().shutdown_asked.load(Ordering::Acquire) {
         return (503, "stopping\n".to_owned());
     }
-    match block_on(handle.on_all_cores(|_| ())) {
-        Ok(_) => (200, "ready\n".to_owned()),
+    let failed = |core: &mut Core| {
+        let shards = core.world.shards.iter().filter(|shard| shard.has_failed());
+        shards.map(Shard::index).collect::<Vec<_>>()
+    };
+    match block_on(handle.on_all_cores(failed)).map(|failed| failed.concat()) {
+        Ok(failed) if failed.is_empty() => (200, "ready\n".to_owned()),
+        Ok(failed) => (
+            503,
+            format!(
+                "the logs of these shards have failed, they take no writes: {failed:?}; see the \
+                 node's log, then restart it\n"
+            ),
+        ),
         Err(error) => (503, format!("{error}\n")),
     }
 }

@@ -1,9 +1,16 @@
 //! Several calls of the embedded API in one.
 
+use std::cell::OnceCell;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use futures_lite::future::block_on;
 use gridkv_cluster::Token;
 
-use crate::core::Core;
+use crate::core::held::Holds;
+use crate::core::job::Job;
+use crate::core::mailbox::Message;
+use crate::core::parking::Parked;
+use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{SetOptions, SetOutcome, Shard};
@@ -112,8 +119,10 @@ impl Batch {
         let mut answers = Vec::new();
         for (core, items) in self.cores.into_iter().enumerate().filter(|(_, it)| !it.is_empty()) {
             let indexes: Vec<usize> = items.iter().map(|item| item.index).collect();
-            match self.handle.start_on_core(core, |core| run_items(core, items)).await {
-                Ok(answer) => answers.push((indexes, answer)),
+            let (answer, receiver) = oneshot::async_channel();
+            let call = Message::Call(Box::new(|core| run_items(core, items, answer)));
+            match self.handle.post(core, call).await {
+                Ok(()) => answers.push((indexes, receiver)),
                 Err(error) => fail(&mut results, &indexes, &error),
             }
         }
@@ -151,31 +160,135 @@ fn fail(results: &mut [Result<BatchResult, Error>], indexes: &[usize], error: &E
     }
 }
 
-fn run_items(core: &mut Core, items: Vec<Item>) -> Vec<Result<BatchResult, Error>> {
-    let shards = &mut core.world.shards;
+type ItemResult = Result<BatchResult, Error>;
+
+/// The results of one core's items, while some are still to come.
+#[derive(Default)]
+struct Collector {
+    results: Vec<Option<ItemResult>>,
+    left: usize,
+    answer: Option<oneshot::Sender<Vec<ItemResult>>>,
+}
+
+impl Collector {
+    /// Takes in one result, and answers with the last.
+    fn take(&mut self, slot: usize, result: ItemResult) {
+        assert!(self.results[slot].is_none(), "an item has one result");
+        self.results[slot] = Some(result);
+        self.left -= 1;
+        if self.left == 0 {
+            let answer = self.answer.take().expect("a batch is answered once");
+            send(answer, std::mem::take(&mut self.results));
+        }
+    }
+}
+
+fn send(answer: oneshot::Sender<Vec<ItemResult>>, results: Vec<Option<ItemResult>>) {
+    let results = results.into_iter().map(|it| it.expect("none is left")).collect();
+    // Nobody may be waiting any more.
+    let _ = answer.send(results);
+}
+
+/// Locked by one core's thread only: a batch has one for each core.
+type Shared = Arc<Mutex<Collector>>;
+
+fn lock(shared: &Shared) -> MutexGuard<'_, Collector> {
+    // A panic ends the core, and with it whoever would lock it again.
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An item that has to wait: to be run, or to be durable.
+struct Late {
+    item: Item,
+    slot: usize,
+    result: Option<ItemResult>,
+    collector: Arc<Mutex<Collector>>,
+}
+
+impl Job for Late {
+    fn tokens(&self) -> &[Token] {
+        std::slice::from_ref(&self.item.token)
+    }
+
+    fn can_wait(&self) -> bool {
+        true
+    }
+
+    fn run(&mut self, core: &mut Core) {
+        self.result = Some(run_item(core.world.shards.of(self.item.token), &self.item));
+    }
+
+    fn finish(self: Box<Self>, end: Result<(), Error>) {
+        let Self { slot, result, collector, .. } = *self;
+        let result = end.and_then(|()| result.expect("it has run"));
+        lock(&collector).take(slot, result);
+    }
+}
+
+/// Runs the items of one core. Those that have to wait become jobs of their own.
+fn run_items(core: &mut Core, items: Vec<Item>, answer: oneshot::Sender<Vec<ItemResult>>) {
+    const CHUNK: usize = 16;
+    let shared = OnceCell::new();
     let mut results = Vec::with_capacity(items.len());
     let mut items = items.into_iter().peekable();
     while items.peek().is_some() {
-        let chunk: Vec<Item> = items.by_ref().take(16).collect();
+        let chunk: Vec<Item> = items.by_ref().take(CHUNK).collect();
         let tokens: Vec<Token> = chunk.iter().map(|item| item.token).collect();
-        shards.prefetch(&tokens);
-        results.extend(chunk.into_iter().map(|item| run_item(shards.of(item.token), item)));
+        core.world.shards.prefetch(&tokens);
+        for item in chunk {
+            let slot = results.len();
+            results.push(start_item(&mut core.world, item, slot, &shared));
+        }
     }
-    results
+    match shared.into_inner() {
+        None => send(answer, results),
+        Some(shared) => {
+            // None of those that wait can have come to its end meanwhile.
+            let left = results.iter().filter(|result| result.is_none()).count();
+            *lock(&shared) = Collector { results, left, answer: Some(answer) };
+        }
+    }
 }
 
-fn run_item(shard: &mut Shard, item: Item) -> Result<BatchResult, Error> {
+/// Runs one item; `None` when its result is still to come.
+fn start_item(
+    world: &mut World,
+    item: Item,
+    slot: usize,
+    shared: &OnceCell<Shared>,
+) -> Option<ItemResult> {
+    let late = |item, result| {
+        let collector = Arc::clone(shared.get_or_init(Shared::default));
+        Box::new(Late { item, slot, result, collector })
+    };
+    let token = item.token;
+    if world.parking.holds_up(token) {
+        world.park(token, Parked::Job(late(item, None)));
+        return None;
+    }
+    let shard = world.shards.of(token);
+    let result = run_item(shard, &item);
+    if result == Err(Error::Busy) {
+        world.park(token, Parked::Job(late(item, None)));
+        return None;
+    }
+    let Some(hold) = shard.take_hold() else { return Some(result) };
+    world.held.job(late(item, Some(result)), Holds::from_slice(&[hold]));
+    None
+}
+
+fn run_item(shard: &mut Shard, item: &Item) -> ItemResult {
     let key = &item.key[..];
-    Ok(match item.operation {
+    Ok(match &item.operation {
         Operation::Get => BatchResult::Value(shard.get(key)?.map(<[u8]>::to_vec)),
         Operation::Set(value) => {
-            shard.set(key, &value)?;
+            shard.set(key, value)?;
             BatchResult::Done
         }
         Operation::SetWith(value, options) => {
-            BatchResult::Set(shard.set_with(key, &value, &options)?)
+            BatchResult::Set(shard.set_with(key, value, options)?)
         }
         Operation::Delete => BatchResult::Deleted(shard.delete(key)?),
-        Operation::Increment(delta) => BatchResult::Sum(shard.increment(key, delta)?),
+        Operation::Increment(delta) => BatchResult::Sum(shard.increment(key, *delta)?),
     })
 }

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
 use gridkv_cluster::Version;
-use gridkv_storage::Stats;
+use gridkv_storage::{LogStats, Stats};
 
 use crate::config::Idle;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{Expiry, SetOptions, SetOutcome, Shard, Versioned};
+use crate::snapshot::{SnapshotError, SnapshotInfo};
 
 /// How long a caller looks for its answer before it sleeps.
 const SPIN: Duration = Duration::from_micros(20);
@@ -170,6 +171,24 @@ impl Blocking {
         work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, Error> {
         self.wait(self.handle.run_on_all(work))
+    }
+
+    /// As [`Handle::snapshot`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::snapshot`].
+    pub fn snapshot(&self, name: Option<&str>) -> Result<SnapshotInfo, SnapshotError> {
+        block_on(self.handle.snapshot(name))
+    }
+
+    /// As [`Handle::log_stats`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::log_stats`].
+    pub fn log_stats(&self) -> Result<Option<LogStats>, Error> {
+        self.wait(self.handle.log_stats())
     }
 
     /// As [`Handle::stats`].

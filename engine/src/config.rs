@@ -4,14 +4,22 @@
 //! that [`Config::set`] checks, so all three say the same when something is wrong. An option that
 //! does not exist is an error.
 
+mod text;
+
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{SocketAddr, ToSocketAddrs};
-use std::str::FromStr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use gridkv_storage::Eviction;
+use gridkv_storage::disk::SyncMethod;
+use gridkv_storage::{Durability, Eviction};
+
+use self::text::{
+    address, cpu_list, durability, duration, eviction, expected, idle, join, number, one_of,
+    or_word, segment, size,
+};
 
 /// What a core does when it has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +65,16 @@ pub struct Config {
     pub shards: Option<u16>,
     /// Storage backend, by name.
     pub storage: String,
+    /// Where a storage backend that is on disk keeps its files.
+    pub data: PathBuf,
+    /// When a write counts as done, for a storage backend that is on disk.
+    pub durability: Durability,
+    /// Bound on the memory of the records that such a backend keeps in memory, for the node.
+    pub cache: u64,
+    /// Size of a file of its log, for a directory that is new: a power of two.
+    pub segment: u32,
+    /// How a write is made durable; `None` for what is quicker on the disk at hand.
+    pub sync: Option<SyncMethod>,
     /// Bound on the memory of records and index; `None` for no bound.
     pub max_memory: Option<u64>,
     /// What happens at the bound.
@@ -97,6 +115,11 @@ impl Default for Config {
             cores: Cores::All,
             shards: None,
             storage: String::new(),
+            data: PathBuf::new(),
+            durability: Durability::Commit,
+            cache: 0,
+            segment: 0,
+            sync: None,
             max_memory: None,
             eviction: Eviction::Refuse,
             max_value: 0,
@@ -118,6 +141,12 @@ impl Default for Config {
         }
         config
     }
+}
+
+/// Whether the backend of that name is one of the built-in ones that keep files in the node's data
+/// directory.
+pub(crate) fn is_on_disk(storage: &str) -> bool {
+    ["file", "lsm"].contains(&storage)
 }
 
 /// One option, for help texts and listings.
@@ -154,7 +183,22 @@ pub const OPTIONS: &[OptionInfo] = &[
     option("cores", "N|all", "all", "how many processors to use, one core each"),
     option("cpus", "LIST|any", "any", "which processors to use, such as 0,2-3 (instead of cores)"),
     option("shards", "N|cores", "cores", "how many shards to divide the keys into"),
-    option("storage", "NAME", "memory", "storage backend: memory"),
+    option("storage", "NAME", "file", "storage backend: file (on disk) or memory (volatile)"),
+    option(
+        "data",
+        "DIR",
+        "./gridkv-data",
+        "where a storage backend on disk keeps its files; one node at a time",
+    ),
+    option(
+        "durability",
+        "commit|interval:TIME|none",
+        "commit",
+        "when a write is answered: on disk, or at once and on disk that much later, or whenever",
+    ),
+    option("cache", "SIZE", "512MiB", "memory for records of a storage backend on disk"),
+    option("segment", "SIZE", "64MiB", "size of a new log's files, a power of two, 1MiB to 256MiB"),
+    option("sync", "auto|fdatasync|dsync", "auto", "how to make a write durable (auto: measured)"),
     option("max_memory", "SIZE|none", "none", "bound on the memory of records and index"),
     option(
         "eviction",
@@ -258,6 +302,15 @@ impl Config {
             "cpus" => self.cores = Cores::Cpus(cpu_list(text)?),
             "shards" => self.shards = or_word(text, "cores", |text| number(text, 1, 4_096))?,
             "storage" => self.storage = text.to_owned(),
+            "data" if text.is_empty() => return expected("a directory is needed"),
+            "data" => self.data = PathBuf::from(text),
+            "durability" => self.durability = durability(text)?,
+            "cache" => self.cache = size(text, 1 << 20, u64::MAX)?,
+            "segment" => self.segment = segment(text)?,
+            "sync" => {
+                let methods = [("fdatasync", SyncMethod::Fdatasync), ("dsync", SyncMethod::Dsync)];
+                self.sync = or_word(text, "auto", |text| one_of(text, &methods))?;
+            }
             "max_memory" => {
                 let least = 1 << 20;
                 self.max_memory = or_word(text, "none", |text| size(text, least, u64::MAX))?;
@@ -384,6 +437,19 @@ impl Config {
             },
             "shards" => self.shards.map_or_else(|| "cores".to_owned(), |count| count.to_string()),
             "storage" => self.storage.clone(),
+            "data" => self.data.display().to_string(),
+            "durability" => match self.durability {
+                Durability::Commit => "commit".to_owned(),
+                Durability::Interval(duration) => format!("interval:{}", time(duration)),
+                Durability::None => "none".to_owned(),
+            },
+            "cache" => bytes(self.cache),
+            "segment" => bytes(u64::from(self.segment)),
+            "sync" => match self.sync {
+                None => "auto".to_owned(),
+                Some(SyncMethod::Fdatasync) => "fdatasync".to_owned(),
+                Some(SyncMethod::Dsync) => "dsync".to_owned(),
+            },
             "max_memory" => self.max_memory.map_or_else(|| "none".to_owned(), bytes),
             "eviction" => match self.eviction {
                 Eviction::Refuse => "noeviction".to_owned(),
@@ -433,99 +499,6 @@ impl fmt::Display for Config {
     }
 }
 
-type Parsed<T> = Result<T, Option<String>>;
-
-fn expected<T>(text: impl Into<String>) -> Parsed<T> {
-    Err(Some(text.into()))
-}
-
-fn or_word<T>(text: &str, word: &str, parse: impl FnOnce(&str) -> Parsed<T>) -> Parsed<Option<T>> {
-    if text == word { Ok(None) } else { parse(text).map(Some) }
-}
-
-fn address(text: &str) -> Parsed<Option<SocketAddr>> {
-    or_word(text, "off", |text| {
-        let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
-        found.map_or_else(|| expected("an address such as 127.0.0.1:7379, or off, is needed"), Ok)
-    })
-}
-
-fn number<T: FromStr + PartialOrd + fmt::Display>(text: &str, least: T, most: T) -> Parsed<T> {
-    match text.parse::<T>() {
-        Ok(number) if number >= least && number <= most => Ok(number),
-        _ => expected(format!("a whole number from {least} to {most} is needed")),
-    }
-}
-
-fn size<T: TryFrom<u64>>(text: &str, least: u64, most: u64) -> Parsed<T> {
-    let parsed = text.parse::<ByteSize>().ok().map(|size| size.as_u64());
-    parsed
-        .filter(|bytes| (least..=most).contains(bytes))
-        .and_then(|bytes| T::try_from(bytes).ok())
-        .map_or_else(
-            || {
-                let least = ByteSize::b(least).display().iec();
-                expected(format!("a size such as 64MiB or 4GiB, at least {least}, is needed"))
-            },
-            Ok,
-        )
-}
-
-fn duration(text: &str) -> Parsed<Duration> {
-    match humantime::parse_duration(text) {
-        Ok(duration) => Ok(duration),
-        Err(_) if text == "0" => Ok(Duration::ZERO),
-        Err(_) => expected("a time such as 50us, 100ms, 5s or 2m is needed"),
-    }
-}
-
-fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
-    match words.iter().find(|(word, _)| *word == text) {
-        Some((_, value)) => Ok(*value),
-        None => {
-            let words = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
-            expected(format!("{words} is needed"))
-        }
-    }
-}
-
-/// The policy of that name.
-pub(crate) fn eviction(text: &str) -> Parsed<Eviction> {
-    one_of(text, &[("noeviction", Eviction::Refuse), ("lfu", Eviction::Lfu)])
-}
-
-fn idle(text: &str) -> Parsed<Idle> {
-    match text.split_once(':') {
-        Some(("spin", time)) => duration(time).map(Idle::Spin),
-        None if text == "park" => Ok(Idle::Park),
-        None if text == "poll" => Ok(Idle::Poll),
-        _ => expected("park, spin:TIME (such as spin:50us) or poll is needed"),
-    }
-}
-
-fn cpu_list(text: &str) -> Parsed<Vec<usize>> {
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (Ok(first), Ok(last)) = (first.trim().parse::<usize>(), last.trim().parse::<usize>())
-        else {
-            return expected("a list of processor numbers such as 0,2-3 is needed");
-        };
-        if first > last || last >= 65_536 {
-            return expected("processor numbers go up, and stay below 65536");
-        }
-        cpus.extend(first..=last);
-    }
-    let mut distinct = cpus.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    if distinct.len() == cpus.len() { Ok(cpus) } else { expected("each processor once") }
-}
-
-fn join(items: impl Iterator<Item = impl fmt::Display>) -> String {
-    items.map(|item| item.to_string()).collect::<Vec<_>>().join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -547,6 +520,9 @@ mod tests {
         config.set("cpus", "0,2-3").unwrap();
         config.set("max_memory", "4GiB").unwrap();
         config.set("idle", "spin:50us").unwrap();
+        config.set("durability", "interval:100ms").unwrap();
+        config.set("segment", "1MiB").unwrap();
+        config.set("sync", "dsync").unwrap();
         let mut copy = Config::default();
         copy.set_from_toml(&config.to_string(), "printed").unwrap();
         assert_eq!(copy, config);
@@ -572,6 +548,14 @@ mod tests {
             ("cpus", "1,1"),
             ("max_memory", "12XB"),
             ("eviction", "lru"),
+            ("data", ""),
+            ("durability", "interval"),
+            ("durability", "interval:0s"),
+            ("durability", "always"),
+            ("cache", "1KiB"),
+            ("segment", "3MiB"),
+            ("segment", "512MiB"),
+            ("sync", "fsync"),
             ("idle", "spin"),
             ("idle", "spin:fast"),
             ("client_timeout", "soon"),

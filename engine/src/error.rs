@@ -3,6 +3,7 @@
 use std::io;
 
 use gridkv_net::ring::SetupError;
+use gridkv_storage::ReadError;
 
 /// A call to a store failed. [`Error::outcome`] says whether the store may have changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +41,24 @@ pub enum Error {
     /// The key belongs to another shard than the one that was asked. Not applied.
     #[error("the key belongs to another shard")]
     WrongShard,
+    /// The value must be read from disk first, or the store's log has no room at the moment. Only a
+    /// [`Shard`](crate::Shard) says so, to a closure that writes; all other calls wait. Not applied:
+    /// try again.
+    #[error("the store has no room for the write at the moment: try again")]
+    Busy,
+    /// The value could not be read from disk. Others can. Not applied.
+    #[error(transparent)]
+    Read(Box<ReadError>),
+    /// The disk is full. Deletions are still taken. Not applied.
+    #[error("the disk is full: writes are refused, reads and deletions are served")]
+    DiskFull,
+    /// A write to the log has failed, so the shard takes no more. Not applied.
+    #[error("the log has failed: writes are refused, reads are served; see the node's log")]
+    LogFailed,
+    /// The log has failed before the write, or the value read, was durable. A write has been
+    /// applied, and is lost when the engine ends.
+    #[error("the log could not be made durable: the write may be lost")]
+    NotDurable,
     /// The engine has been shut down, or was when the call was made. Not applied.
     #[error("the engine is closed")]
     Closed,
@@ -69,16 +88,26 @@ impl Error {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Interrupted => Outcome::Unknown,
+            Self::Interrupted | Self::NotDurable => Outcome::Unknown,
             Self::OutOfMemory { .. }
             | Self::KeyTooLarge { .. }
             | Self::ValueTooLarge { .. }
             | Self::NotAnInteger
             | Self::Overflow
             | Self::WrongShard
+            | Self::Busy
+            | Self::Read(_)
+            | Self::DiskFull
+            | Self::LogFailed
             | Self::Closed
             | Self::CoreStopped { .. } => Outcome::NotApplied,
         }
+    }
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        Self::Read(Box::new(error))
     }
 }
 
@@ -128,6 +157,17 @@ pub enum OpenError {
         address: String,
         /// The option that names it.
         option: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] gridkv_storage::directory::DirectoryError),
+    /// The data directory cannot be written to.
+    #[error("cannot write to {path} (`data`): {source}")]
+    Data {
+        /// The directory.
+        path: String,
         /// Why.
         source: io::Error,
     },

@@ -9,15 +9,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gridkv_cluster::{ShardRange, Token, Version, WallTime};
-use gridkv_storage::Stats;
+use gridkv_storage::{LogStats, Stats};
 
 use crate::batch::Batch;
 use crate::blocking::Blocking;
 use crate::core::Core;
+use crate::core::job::{Answer, Tokens, once, repeatable};
 use crate::core::mailbox::Message;
 use crate::error::Error;
 use crate::node::Node;
 use crate::shard::{Condition, Expiry, SetOptions, SetOutcome, Shard, Versioned};
+use crate::snapshot::{self, SnapshotError, SnapshotInfo};
 
 /// A way to an open engine. Clones are cheap; all of them, on all threads, are the same engine.
 ///
@@ -63,7 +65,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Error::Closed`], [`Error::CoreStopped`], [`Error::Interrupted`].
+    /// [`Error::Closed`], [`Error::CoreStopped`], [`Error::Interrupted`]; with a store on disk also
+    /// [`Error::Read`], and [`Error::NotDurable`] for a value whose write will not be durable.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
         let key = key.as_ref().to_vec();
         self.on_owner(key, |shard, key| Ok(shard.get(key)?.map(<[u8]>::to_vec))).await
@@ -83,7 +86,8 @@ impl Handle {
     /// # Errors
     ///
     /// [`Error::OutOfMemory`], [`Error::KeyTooLarge`], [`Error::ValueTooLarge`], and as
-    /// [`Handle::get`]. [`Error::outcome`] says whether the value may have been written.
+    /// [`Handle::get`]; with a store on disk also [`Error::DiskFull`], [`Error::LogFailed`] and
+    /// [`Error::NotDurable`]. [`Error::outcome`] says whether the value may have been written.
     pub async fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<(), Error> {
         let value = value.into();
         self.on_owner(key.as_ref().to_vec(), move |shard, key| shard.set(key, &value)).await
@@ -118,7 +122,12 @@ impl Handle {
         value: impl Into<Vec<u8>>,
     ) -> Result<SetOutcome, Error> {
         let condition = Condition::Version(version);
-        self.set_with(key, value, SetOptions { condition, expiry: Expiry::Keep }).await
+        self.set_with(
+            key,
+            value,
+            SetOptions { condition, expiry: Expiry::Keep, ..SetOptions::default() },
+        )
+        .await
     }
 
     /// Deletes `key`; whether it had a value.
@@ -178,6 +187,11 @@ impl Handle {
     /// the cost of one hop. While it runs, the core serves nobody else; a panic in it ends the
     /// core.
     ///
+    /// It cannot be run again, so a value that is on disk only is read while the core waits: use it
+    /// for what is in memory, and the single calls for the rest. What it returns is told when what
+    /// it has written is as durable as the node's writes are. If that fails the error is
+    /// [`Error::NotDurable`], whatever it has returned.
+    ///
     /// # Errors
     ///
     /// As [`Handle::get`].
@@ -186,11 +200,13 @@ impl Handle {
         key: impl AsRef<[u8]>,
         work: impl FnOnce(&mut Shard) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.on_owner(key.as_ref().to_vec(), move |shard, _| Ok(work(shard))).await
+        let token = Token::of(key.as_ref());
+        let core = self.node.layout.core_of(token);
+        self.on_core(core, move |core| core.world.shards.of(token).reading_now(work)).await
     }
 
     /// Runs `work` on every core, once for each of its shards, all cores at the same time. Results
-    /// are in the order of the shards.
+    /// are in the order of the shards. What [`Handle::run_on`] says of values on disk holds here too.
     ///
     /// # Errors
     ///
@@ -199,8 +215,10 @@ impl Handle {
         &self,
         work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, Error> {
-        let on_core =
-            move |core: &mut Core| core.world.shards.iter_mut().map(&work).collect::<Vec<_>>();
+        let on_core = move |core: &mut Core| {
+            let shards = core.world.shards.iter_mut();
+            shards.map(|shard| shard.reading_now(&work)).collect::<Vec<_>>()
+        };
         Ok(self.on_all_cores(on_core).await?.into_iter().flatten().collect())
     }
 
@@ -217,13 +235,41 @@ impl Handle {
         Ok(total)
     }
 
+    /// Counters and sizes of the logs of all shards together; `None` for stores without one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::get`].
+    pub async fn log_stats(&self) -> Result<Option<LogStats>, Error> {
+        let mut total = None;
+        for stats in self.run_on_all(|shard| shard.log_stats()).await?.into_iter().flatten() {
+            total.get_or_insert_with(LogStats::default).add(&stats);
+        }
+        Ok(total)
+    }
+
+    /// Takes a snapshot while the store serves, named by the time unless it is given a name. It
+    /// holds what was answered before, and shares its files with the store for as long as both keep
+    /// them; `gridkv restore` makes a data directory of it. If the future is dropped the snapshot is
+    /// taken all the same.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError`]; nothing of it is left.
+    pub async fn snapshot(&self, name: Option<&str>) -> Result<SnapshotInfo, SnapshotError> {
+        if self.is_refused() {
+            return Err(Error::Closed.into());
+        }
+        snapshot::start(self, name)?.await.unwrap_or_else(|_| Err(Error::Interrupted.into()))
+    }
+
     /// Removes all keys.
     ///
     /// # Errors
     ///
     /// As [`Handle::get`]; some shards may have been cleared.
     pub async fn clear(&self) -> Result<(), Error> {
-        self.run_on_all(Shard::clear).await.map(|_| ())
+        self.run_on_all(Shard::clear).await?.into_iter().collect()
     }
 
     /// The number of shards; [`Handle::shard_of`] is below it.
@@ -242,49 +288,66 @@ impl Handle {
         &self.node
     }
 
-    /// Runs `work` with the shard of `key`, on its core.
+    /// Runs `work` with the shard of `key`, on its core: again, if it has to wait for a disk.
     pub(crate) async fn on_owner<T: Send + 'static>(
         &self,
         key: Vec<u8>,
-        work: impl FnOnce(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
+        mut work: impl FnMut(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let token = Token::of(&key);
-        let core = self.node.layout.core_of(token);
-        self.on_core(core, move |core| work(core.world.shards.of(token), &key)).await?
+        let work = move |core: &mut Core| work(core.world.shards.of(token), &key);
+        self.again_on(self.node.layout.core_of(token), Tokens::from_slice(&[token]), work).await
     }
 
-    /// Runs `work` on a core.
+    /// Runs `work` on a core: again, if it has to wait for a disk. It changes nothing before it fails
+    /// with [`Error::Busy`], or knows what it has changed.
+    pub(crate) async fn again_on<T: Send + 'static>(
+        &self,
+        core: usize,
+        tokens: Tokens,
+        work: impl FnMut(&mut Core) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (job, answer) = repeatable(tokens, work);
+        self.post(core, Message::Job(job)).await?;
+        answer.await.map_err(|_| Error::Interrupted)?
+    }
+
+    /// Runs `work` on a core, once.
     pub(crate) async fn on_core<T: Send + 'static>(
         &self,
         core: usize,
         work: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.start_on_core(core, work).await?.await.map_err(|_| Error::Interrupted)
+        self.start_on_core(core, work).await?.await.map_err(|_| Error::Interrupted)?
     }
 
     /// Posts `work` to a core; the receiver tells what came of it.
-    pub(crate) async fn start_on_core<T: Send + 'static>(
+    async fn start_on_core<T: Send + 'static>(
         &self,
         core: usize,
         work: impl FnOnce(&mut Core) -> T + Send + 'static,
-    ) -> Result<oneshot::AsyncReceiver<T>, Error> {
-        if !self.outlasts_closing && self.node.closed.load(Ordering::Acquire) {
+    ) -> Result<Answer<T>, Error> {
+        let (job, answer) = once(work);
+        self.post(core, Message::Job(job)).await?;
+        Ok(answer)
+    }
+
+    fn is_refused(&self) -> bool {
+        !self.outlasts_closing && self.node.closed.load(Ordering::Acquire)
+    }
+
+    /// Posts a message to a core.
+    pub(crate) async fn post(&self, core: usize, message: Message) -> Result<(), Error> {
+        if self.is_refused() {
             return Err(Error::Closed);
         }
-        let port = &self.node.ports[core];
-        let (answer, receiver) = oneshot::async_channel();
-        let call = Message::Call(Box::new(move |core| {
-            // Nobody may be waiting any more.
-            let _ = answer.send(work(core));
-        }));
-        port.post(call).await.map_err(|error| {
+        self.node.ports[core].post(message).await.map_err(|error| {
             if self.node.closed.load(Ordering::Acquire) {
                 error
             } else {
                 Error::CoreStopped { core }
             }
-        })?;
-        Ok(receiver)
+        })
     }
 
     /// Runs `work` on all cores at the same time.
@@ -299,7 +362,7 @@ impl Handle {
         }
         let mut results = Vec::with_capacity(core_count);
         for answer in answers {
-            results.push(answer.await.map_err(|_| Error::Interrupted)?);
+            results.push(answer.await.map_err(|_| Error::Interrupted)??);
         }
         Ok(results)
     }

@@ -6,7 +6,7 @@
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let engine = gridkv::Engine::builder().cores(1).open()?;
+//! let engine = gridkv::Engine::builder().cores(1).storage("memory").open()?;
 //! let store = engine.handle().blocking();
 //! store.set("greeting", "hello")?;
 //! assert_eq!(store.get("greeting")?.as_deref(), Some(&b"hello"[..]));
@@ -22,6 +22,7 @@
 //! | ... from plain threads | [`Blocking`] |
 //! | ... many keys at once | [`Batch`] |
 //! | ... without a hop for each operation | [`Handle::run_on`], [`Shard`] |
+//! | take a snapshot while it serves | [`Handle::snapshot`] |
 //! | bring a backend of one's own | [`Builder::register_backend`] |
 //!
 //! # What fails, and what is true then
@@ -29,8 +30,19 @@
 //! Each [`Error`] says with [`Error::outcome`] whether a write may have taken effect. A panic on a
 //! core (in this crate, or in a closure given to [`Handle::run_on`]) ends that core in order: calls
 //! for its keys fail with [`Error::CoreStopped`], its clients are disconnected, the other cores and
-//! the process go on. Values are in memory only: with the backend `memory` they are gone when the
-//! engine is shut down or its core stops.
+//! the process go on.
+//!
+//! # What is durable
+//!
+//! With the backend `file`, the default, a write that was answered is on disk, and the next engine
+//! on the same directory ([`Config::data`]) has it; what an answer shows is on disk too.
+//! [`Config::durability`], or [`SetOptions::durability`] for one write, asks for less. When a write
+//! to the log of a shard fails, the shard takes no more of them ([`Error::LogFailed`]) and serves
+//! reads; when the disk is full, writes are refused ([`Error::DiskFull`]) until there is room, and
+//! deletions are taken. With the backend `memory` everything is gone when the engine is shut down
+//! or its core stops.
+
+#![deny(unsafe_code)]
 
 mod admin;
 mod batch;
@@ -38,20 +50,25 @@ mod blocking;
 mod config;
 mod core;
 mod cpus;
+mod data;
 mod error;
 mod handle;
 mod metrics;
 mod node;
 mod server;
 mod shard;
+mod snapshot;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-pub use gridkv_cluster::{Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime};
+pub use gridkv_cluster::{
+    Instant, Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime,
+};
 pub use gridkv_storage as storage;
-pub use gridkv_storage::{Eviction, Stats};
+pub use gridkv_storage::{Durability, Eviction, LogStats, Stats};
 
 use crate::admin::Admin;
 pub use crate::batch::{Batch, BatchResult};
@@ -63,6 +80,7 @@ use crate::node::Threads;
 pub use crate::shard::{
     Condition, Expiry, KEY_BYTES_MAX, SetOptions, SetOutcome, Shard, Versioned,
 };
+pub use crate::snapshot::{SnapshotError, SnapshotInfo};
 use gridkv_storage::{OpenFn, Registry};
 
 /// An open store: its cores' threads. Any number may be open in one process.
@@ -81,7 +99,8 @@ impl std::fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Options for an engine without listeners, on all processors that the process may use.
+    /// Options for an engine without listeners, on all processors that the process may use, with its
+    /// files in `./gridkv-data` ([`Builder::data`]).
     #[must_use]
     pub fn builder() -> Builder {
         Builder { config: Config::embedded(), registry: Registry::default() }
@@ -117,7 +136,7 @@ impl Engine {
         self.admin.as_ref().and_then(Admin::address)
     }
 
-    /// Whether a core has stopped after a panic. Its keys are gone; the others are served.
+    /// Whether a core has stopped after a panic. Its keys are not served; the others are.
     #[must_use]
     pub fn has_stopped_core(&self) -> bool {
         self.threads.has_stopped_core()
@@ -179,10 +198,19 @@ impl Builder {
         self
     }
 
-    /// Uses the backend of this name: `memory`, or one given to [`Builder::register_backend`].
+    /// Uses the backend of this name: `file` (the default), `memory`, or one given to
+    /// [`Builder::register_backend`].
     #[must_use]
     pub fn storage(mut self, name: &str) -> Self {
         name.clone_into(&mut self.config.storage);
+        self
+    }
+
+    /// Keeps the files of a backend on disk in this directory, which is made if it is not there. It
+    /// belongs to one engine at a time.
+    #[must_use]
+    pub fn data(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.config.data = directory.into();
         self
     }
 

@@ -1,4 +1,6 @@
-//! The program `gridkv`: a node.
+//! The program `gridkv`: a node, and what is done with its data.
+
+mod cli;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -31,6 +33,9 @@ fn main() -> ExitCode {
         Some((name, matches)) => (name.to_owned(), matches.clone()),
         None => ("node".to_owned(), matches),
     };
+    if let Some(status) = cli::run(&asked, &matches) {
+        return status;
+    }
     let config = match configure(&matches) {
         Ok(config) => config,
         Err(error) => return fail(&error),
@@ -70,6 +75,7 @@ fn command() -> Command {
         .args_conflicts_with_subcommands(true)
         .subcommand(node)
         .subcommand(config)
+        .subcommands(cli::commands())
 }
 
 /// Defaults, then the file, then the environment, then the flags.

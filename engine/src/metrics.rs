@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
+use gridkv_storage::LogStats;
+
 use crate::core::{Core, Snapshot};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -25,6 +27,9 @@ impl Totals {
         for core in &cores {
             all.counters.add(&core.counters);
             all.store.add(&core.store);
+            if let Some(stats) = &core.log {
+                all.log.get_or_insert_with(LogStats::default).add(stats);
+            }
             all.client_count += core.client_count;
             all.client_bytes += core.client_bytes;
         }
@@ -33,13 +38,14 @@ impl Totals {
     }
 
     /// Memory that the node accounts for: the program as it was when it had started, records,
-    /// index, clients, and the rings' buffers.
+    /// index, clients, and the buffers of rings and logs.
     pub(crate) fn used_bytes(&self) -> u64 {
         let rings = self.cores.len() as u64 * crate::node::ring_bytes();
-        self.startup_bytes + self.all.store.memory_bytes + self.all.client_bytes + rings
+        let logs = self.all.log.map_or(0, |log| log.buffer_bytes);
+        self.startup_bytes + self.all.store.memory_bytes + self.all.client_bytes + rings + logs
     }
 
-    /// Resident bytes of the process when the node had started.
+    /// Resident bytes of the process when the node had started, but for what was recovered.
     pub(crate) const fn startup_bytes(&self) -> u64 {
         self.startup_bytes
     }
@@ -129,10 +135,62 @@ pub(crate) fn prometheus(handle: &Handle, totals: &Totals, per_core: bool) -> St
     for (name, help, value) in sums {
         metric(&mut out, name, "counter", help, value);
     }
+    if let Some(log) = &totals.all.log {
+        write_log(&mut out, log);
+    }
     if per_core {
         write_per_core(&mut out, totals);
     }
     out
+}
+
+/// The figures of the shards' logs, for stores that have some.
+fn write_log(out: &mut String, log: &LogStats) {
+    let gauges: [(&str, &str, u64); 8] = [
+        ("disk_bytes", "Bytes of the files of the logs.", log.disk_bytes),
+        ("live_bytes", "Bytes in them that are records which still count.", log.live_bytes),
+        ("segments", "Files of the logs.", log.segment_count),
+        ("index_bytes", "Memory of the index.", log.index_bytes),
+        ("cache_bytes", "Memory of the records kept in memory.", log.cache_bytes),
+        ("buffer_bytes", "Memory of what is on its way to disk.", log.buffer_bytes),
+        ("failed_shards", "Shards that take no writes: a write has failed.", log.failed_count),
+        ("full_shards", "Shards that refuse writes: the disk is full.", log.full_count),
+    ];
+    for (name, help, value) in gauges {
+        metric(out, &format!("log_{name}"), "gauge", help, value);
+    }
+    let times: [(&str, &str, f64); 3] = [
+        ("space_amplification", "Disk bytes a live byte.", space_amplification(log)),
+        ("sync_seconds_last", "Time of the last durable write.", seconds(log.sync_nanos_last)),
+        ("sync_seconds_max", "The longest such time.", seconds(log.sync_nanos_max)),
+    ];
+    for (name, help, value) in times {
+        metric(out, &format!("log_{name}"), "gauge", help, value);
+    }
+    let sums: [(&str, &str, u64); 8] = [
+        ("records", "Records written for clients.", log.record_count),
+        ("commits", "Writes that carried them.", log.commit_count),
+        ("syncs", "Writes that were made durable.", log.sync_count),
+        ("written_bytes", "Bytes written for clients, padding included.", log.written_bytes),
+        ("compacted_bytes", "Bytes that compaction wrote again.", log.compacted_bytes),
+        ("reads", "Records read from disk for clients.", log.read_count),
+        ("read_errors", "Reads that the disk refused.", log.read_error_count),
+        ("damages", "Places found damaged, at start or since.", log.damaged_count),
+    ];
+    for (name, help, value) in sums {
+        metric(out, &format!("log_{name}_total"), "counter", help, value);
+    }
+}
+
+/// Bytes on disk for each that counts; 0 where none does.
+#[expect(clippy::cast_precision_loss, reason = "a ratio for people needs no more digits")]
+pub(crate) fn space_amplification(log: &LogStats) -> f64 {
+    if log.live_bytes == 0 { 0.0 } else { log.disk_bytes as f64 / log.live_bytes as f64 }
+}
+
+/// Nanoseconds as seconds.
+pub(crate) fn seconds(nanos: u64) -> f64 {
+    std::time::Duration::from_nanos(nanos).as_secs_f64()
 }
 
 fn write_per_core(out: &mut String, totals: &Totals) {

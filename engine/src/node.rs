@@ -13,21 +13,26 @@ use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement};
 use gridkv_cluster::{ShardRange, WallTime};
 use gridkv_net::ring::{Config as RingConfig, DataRing, Doorbell};
+use gridkv_storage::disk::IoPort;
 use gridkv_storage::{Options, Registry, Tombstones};
 
-use crate::config::Config;
+use crate::config::{Config, is_on_disk};
 use crate::core::forward::Links;
+use crate::core::held::Held;
 use crate::core::mailbox::{Mailbox, Message, Port};
+use crate::core::parking::Parking;
 use crate::core::shards::{Layout, Shards};
 use crate::core::slowlog::Slowlog;
 use crate::core::tasks::{Tasks, Urgency, start_heartbeat};
 use crate::core::{Core, Counters, World, pump, wall_time};
 use crate::cpus;
+use crate::data::Data;
 use crate::error::OpenError;
 use crate::metrics::resident_bytes;
 use crate::server::Server;
 use crate::server::session::Batch;
 use crate::shard::{SMALL_VALUE_BYTES, Shard};
+use crate::snapshot::Snapshots;
 
 /// How long clients have to take their replies when the node stops.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
@@ -48,13 +53,16 @@ pub(crate) struct Node {
     /// Where clients connect, with the port that was chosen.
     pub(crate) listen: Option<SocketAddr>,
     pub(crate) started_at: Instant,
-    /// Resident bytes of the process when all cores had started.
+    /// Resident bytes of the process when all cores had started, but for what was recovered.
     pub(crate) startup_bytes: AtomicU64,
+    /// Memory of the stores when they had been opened.
+    pub(crate) recovered_bytes: AtomicU64,
     pub(crate) started_wall: WallTime,
     pub(crate) run_id: String,
     pub(crate) next_client_id: AtomicU64,
     /// The longest value that any shard was ever given, where that is not small.
     pub(crate) longest_value: Arc<AtomicUsize>,
+    pub(crate) snapshots: Snapshots,
     /// Calls are refused from here on.
     pub(crate) closed: AtomicBool,
     /// The cores leave their loops.
@@ -67,6 +75,8 @@ pub(crate) struct Node {
 pub(crate) struct Threads {
     pub(crate) node: Arc<Node>,
     threads: Vec<JoinHandle<()>>,
+    /// Last, so that the data directory is in use for as long as a core is.
+    data: Option<Arc<Data>>,
 }
 
 /// Descriptors that a core's rings, bell and executor open, with room to spare.
@@ -90,6 +100,7 @@ struct Seat {
     mailbox: Mailbox,
     listener: Option<TcpListener>,
     registry: Arc<Registry>,
+    data: Option<Arc<Data>>,
     started: Sender<Result<(), OpenError>>,
 }
 
@@ -106,12 +117,10 @@ impl Threads {
         let shard_count = config
             .shards
             .unwrap_or_else(|| u16::try_from(core_count).expect("a mask has fewer processors"));
-        if usize::from(shard_count) < core_count {
-            return Err(OpenError::Option {
-                option: "shards",
-                problem: format!("{shard_count} shards cannot occupy {core_count} cores"),
-            });
-        }
+        let data = is_on_disk(&config.storage).then(|| Data::open(&config, shard_count));
+        let data = data.transpose()?;
+        let data = data.map(Arc::new);
+        let shard_count = data.as_ref().map_or(shard_count, |data| data.shard_count());
         check_descriptors(core_count)?;
         let listener = config.listen.map(|address| listen(address, "listen")).transpose()?;
         let (ports, mailboxes): (Vec<_>, Vec<_>) =
@@ -122,6 +131,7 @@ impl Threads {
                 .into_iter()
                 .unzip();
         let listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        let started_wall = wall_time();
         let node = Arc::new(Node {
             config,
             ports,
@@ -130,17 +140,21 @@ impl Threads {
             listen,
             started_at: Instant::now(),
             startup_bytes: AtomicU64::new(0),
-            started_wall: wall_time(),
+            recovered_bytes: AtomicU64::new(0),
+            started_wall,
             run_id: run_id(),
             next_client_id: AtomicU64::new(1),
             longest_value: Arc::new(AtomicUsize::new(SMALL_VALUE_BYTES)),
+            snapshots: Snapshots::new(data.as_ref(), started_wall),
             closed: AtomicBool::new(false),
             quit: AtomicBool::new(false),
             shutdown_asked: AtomicBool::new(false),
         });
-        let mut threads = Self { node, threads: Vec::new() };
+        let mut threads = Self { node, threads: Vec::new(), data };
         threads.start_cores(mailboxes, listener.as_ref(), &Arc::new(registry))?;
-        threads.node.startup_bytes.store(resident_bytes(), Ordering::Relaxed);
+        let recovered_bytes = threads.node.recovered_bytes.load(Ordering::Relaxed);
+        let startup_bytes = resident_bytes().saturating_sub(recovered_bytes);
+        threads.node.startup_bytes.store(startup_bytes, Ordering::Relaxed);
         Ok(threads)
     }
 
@@ -163,6 +177,7 @@ impl Threads {
                 mailbox,
                 listener,
                 registry: Arc::clone(registry),
+                data: self.data.clone(),
                 started: started.clone(),
             };
             let thread = std::thread::Builder::new()
@@ -205,6 +220,7 @@ impl Threads {
         for thread in self.threads.drain(..) {
             all_well &= thread.join().is_ok();
         }
+        self.node.snapshots.finish();
         all_well
     }
 }
@@ -219,8 +235,8 @@ impl Drop for Threads {
 
 /// The life of a core's thread.
 fn run_core(seat: Seat) {
-    let Seat { id, cpu, node, mailbox, listener, registry, started } = seat;
-    let core = match build_core(id, &node, listener, &registry) {
+    let Seat { id, cpu, node, mailbox, listener, registry, data, started } = seat;
+    let core = match build_core(id, &node, listener, &registry, data.as_deref()) {
         Ok(core) => core,
         Err(error) => {
             let _ = started.send(Err(error));
@@ -299,20 +315,27 @@ fn build_core(
     node: &Arc<Node>,
     listener: Option<TcpListener>,
     registry: &Registry,
+    data: Option<&Data>,
 ) -> Result<Core, OpenError> {
     let mut ring = DataRing::new(&RING, Arc::clone(node.ports[id].bell()))?;
     if let Some(listener) = listener {
         ring.listen(listener);
     }
+    let io = IoPort::new();
     let mut shards = Vec::new();
     for index in node.layout.shards_of(id) {
-        shards.push(open_shard(index, node, registry)?);
+        let shard = open_shard(index, node, registry, data, &io)?;
+        node.recovered_bytes.fetch_add(shard.stats().memory_bytes, Ordering::Relaxed);
+        shards.push(shard);
     }
     let world = World {
         id,
         node: Arc::clone(node),
         shards: Shards::new(node.layout, id, shards),
         links: Links::new(id, node.layout.core_count),
+        parking: Parking::default(),
+        held: Held::default(),
+        io,
         settings: node.config.clone(),
         counters: Counters::default(),
         slowlog: Slowlog::default(),
@@ -323,11 +346,18 @@ fn build_core(
     Ok(Core { world, server: Server::new(ring) })
 }
 
-fn open_shard(index: u16, node: &Node, registry: &Registry) -> Result<Shard, OpenError> {
+fn open_shard(
+    index: u16,
+    node: &Node,
+    registry: &Registry,
+    data: Option<&Data>,
+    io: &IoPort,
+) -> Result<Shard, OpenError> {
     let count = node.layout.shard_count;
     let config = &node.config;
     let options = Options {
         range: ShardRange::new(index, count),
+        disk: data.map(|data| data.options(config, index, io)),
         memory_bytes_max: config.max_memory.map(|bytes| bytes / u64::from(count)),
         eviction: config.eviction,
         tombstones: Tombstones::Drop,
@@ -336,7 +366,8 @@ fn open_shard(index: u16, node: &Node, registry: &Registry) -> Result<Shard, Ope
     let storage = registry
         .open(&config.storage, &options)
         .map_err(|error| OpenError::Storage(describe(&error)))?;
-    Ok(Shard::new(index, count, storage, config.max_value, Arc::clone(&node.longest_value)))
+    let longest_value = Arc::clone(&node.longest_value);
+    Ok(Shard::new(index, count, storage, config.durability, config.max_value, longest_value))
 }
 
 /// An error with its causes, in one line.

@@ -3,17 +3,30 @@
 //! A shard belongs to one core and is only ever touched there. [`Handle::run_on`] lends it to a
 //! closure on that core; every client command and every call of the API ends in the methods here.
 //!
+//! # What is on disk
+//!
+//! Where a value has to be read from disk first, or the log has no room for a write, a call fails
+//! with [`Error::Busy`] and nothing has changed; the shard remembers what it lacks. The core takes
+//! note of it, and runs the command again when it is there. A closure cannot be run again: for one,
+//! the shard reads at once, and the core waits meanwhile.
+//!
+//! # What is durable
+//!
+//! A call leaves behind up to which position the log must be durable before its answer may leave:
+//! its own write's, and that of a write which it has seen. The core holds the answer until then.
+//!
 //! [`Handle::run_on`]: crate::Handle::run_on
 
+mod store;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use gridkv_cluster::{
-    HybridClock, Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime,
-};
-use gridkv_storage::{Applied, Entry, Eviction, Record, Stats, Storage};
+use gridkv_cluster::{HybridClock, NodeId, ShardRange, Token, Version, WallTime};
+use gridkv_storage::{Durability, LogPosition, LogStats, Record, Stats, Storage, Ticket};
 
+use self::store::Lack;
 use crate::error::Error;
 
 /// Longest key, in bytes.
@@ -55,6 +68,18 @@ pub enum Condition {
     Version(Version),
 }
 
+impl Condition {
+    fn holds_for(&self, current: Option<Record<'_>>) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Absent => current.is_none(),
+            Self::Present => current.is_some(),
+            Self::Equals(value) => current.is_some_and(|record| record.value == value),
+            Self::Version(version) => current.is_some_and(|record| record.version == *version),
+        }
+    }
+}
+
 /// How to write a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SetOptions {
@@ -62,6 +87,9 @@ pub struct SetOptions {
     pub expiry: Expiry,
     /// What must hold.
     pub condition: Condition,
+    /// When this write counts as done; `None` for what the node is told (`durability`). Without
+    /// meaning for a store that has no log.
+    pub durability: Option<Durability>,
 }
 
 /// What came of a conditional write.
@@ -86,6 +114,8 @@ pub struct Versioned {
 
 /// A range of tokens and its store. Not `Send`: it lives and dies on its core.
 pub struct Shard {
+    /// Its number in the node.
+    index: u16,
     range: ShardRange,
     count: u16,
     storage: Box<dyn Storage>,
@@ -95,6 +125,24 @@ pub struct Shard {
     /// The longest value that any shard of the node was ever given, where that is not small.
     longest_value: Arc<AtomicUsize>,
     scratch: Vec<u8>,
+    /// Whether the store has a log, and may have values on disk. What follows is idle without one.
+    has_log: bool,
+    /// When a write counts as done: as the node is told, as the store was, and for the write under
+    /// way.
+    durability: Durability,
+    store_durability: Durability,
+    write_durability: Durability,
+    /// As the store has last said it. Looked at with each read, so kept here.
+    appended: LogPosition,
+    durable: LogPosition,
+    is_failed: bool,
+    /// What the call under way must wait for before it is run again.
+    lack: Option<Lack>,
+    /// What must be durable before the answer to the call under way may leave.
+    hold: Option<LogPosition>,
+    /// Values on disk are read at once; what was brought in so far.
+    reads_now: bool,
+    brought_in: Vec<Ticket>,
 }
 
 /// A key with the token that the caller has computed.
@@ -115,18 +163,33 @@ impl Shard {
         index: u16,
         count: u16,
         storage: Box<dyn Storage>,
+        durability: Durability,
         value_bytes_max: usize,
         longest_value: Arc<AtomicUsize>,
     ) -> Self {
+        // A clock that went back while the node was down must not make new writes lose.
+        let resume_after = storage.version_max().timestamp;
         Self {
+            index,
             range: ShardRange::new(index, count),
             count,
-            storage,
-            clock: HybridClock::new(NodeId(0), Timestamp::ZERO, DRIFT_MAX),
+            clock: HybridClock::new(NodeId(0), resume_after, DRIFT_MAX),
             now: WallTime::EPOCH,
             value_bytes_max,
             longest_value,
             scratch: Vec::new(),
+            has_log: storage.log_stats().is_some(),
+            durability,
+            store_durability: durability,
+            write_durability: durability,
+            appended: storage.appended(),
+            durable: storage.durable(),
+            is_failed: storage.has_failed(),
+            lack: None,
+            hold: None,
+            reads_now: false,
+            brought_in: Vec::new(),
+            storage,
         }
     }
 
@@ -159,11 +222,11 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongShard`].
+    /// [`Error::WrongShard`], [`Error::Read`].
     #[inline]
     pub fn get(&mut self, key: &[u8]) -> Result<Option<&[u8]>, Error> {
         let key = self.own(key)?;
-        Ok(self.read(key).map(|record| record.value))
+        Ok(self.read(key)?.map(|record| record.value))
     }
 
     /// The values of `keys`, in order, each handed to `visit` with its index. Faster than as many
@@ -172,7 +235,8 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongShard`], before `visit` is called for the first time.
+    /// [`Error::WrongShard`], before `visit` is called for the first time; [`Error::Read`] for the
+    /// first value that cannot be read.
     pub fn get_many(
         &mut self,
         keys: &[&[u8]],
@@ -189,7 +253,7 @@ impl Shard {
             }
             self.storage.prefetch(&tokens[..keys.len()]);
             for (index, (token, bytes)) in tokens.iter().zip(keys).enumerate() {
-                let found = self.storage.get(*token, bytes, self.now).record();
+                let found = self.read(Key { bytes, token: *token })?;
                 visit(batch * BATCH + index, found.map(|record| record.value));
             }
         }
@@ -200,10 +264,10 @@ impl Shard {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongShard`].
+    /// As [`Shard::get`].
     pub fn get_versioned(&mut self, key: &[u8]) -> Result<Option<Versioned>, Error> {
         let key = self.own(key)?;
-        Ok(self.read(key).map(|record| Versioned {
+        Ok(self.read(key)?.map(|record| Versioned {
             value: record.value.to_vec(),
             version: record.version,
             expires_at: record.expires_at,
@@ -215,7 +279,8 @@ impl Shard {
     /// # Errors
     ///
     /// [`Error::WrongShard`], [`Error::OutOfMemory`], [`Error::KeyTooLarge`],
-    /// [`Error::ValueTooLarge`]; the key is as it was.
+    /// [`Error::ValueTooLarge`]; with a store on disk also [`Error::Busy`], [`Error::Read`],
+    /// [`Error::DiskFull`], [`Error::LogFailed`]. The key is as it was.
     #[inline]
     pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
         let key = self.own(key)?;
@@ -234,23 +299,40 @@ impl Shard {
         options: &SetOptions,
     ) -> Result<SetOutcome, Error> {
         let key = self.own(key)?;
-        let current = self.look(key);
+        self.write_durability = options.durability.unwrap_or(self.durability);
+        let result = self.set_if(key, value, options);
+        self.write_durability = self.durability;
+        result
+    }
+
+    fn set_if(
+        &mut self,
+        key: Key<'_>,
+        value: &[u8],
+        options: &SetOptions,
+    ) -> Result<SetOutcome, Error> {
+        let mut expires_at = match options.expiry {
+            Expiry::Never | Expiry::Keep => None,
+            Expiry::After(duration) => Some(self.now + duration),
+            Expiry::At(time) => Some(time),
+        };
+        // Whether a key is there is known without its value.
+        let keeps_expiry = options.expiry == Expiry::Keep;
         let holds = match &options.condition {
-            Condition::Always => true,
-            Condition::Absent => current.is_none(),
-            Condition::Present => current.is_some(),
-            Condition::Equals(value) => current.is_some_and(|record| record.value == value),
-            Condition::Version(version) => current.is_some_and(|record| record.version == *version),
+            Condition::Always if !keeps_expiry => true,
+            Condition::Absent => !self.has(key)?,
+            Condition::Present if !keeps_expiry => self.has(key)?,
+            condition => {
+                let current = self.look(key)?;
+                if keeps_expiry {
+                    expires_at = current.and_then(|record| record.expires_at);
+                }
+                condition.holds_for(current)
+            }
         };
         if !holds {
             return Ok(SetOutcome::ConditionFailed);
         }
-        let expires_at = match options.expiry {
-            Expiry::Never => None,
-            Expiry::Keep => current.and_then(|record| record.expires_at),
-            Expiry::After(duration) => Some(self.now + duration),
-            Expiry::At(time) => Some(time),
-        };
         if expires_at.is_some_and(|time| time <= self.now) {
             self.remove(key)?;
             return Ok(SetOutcome::Written(self.latest()));
@@ -271,7 +353,7 @@ impl Shard {
         change: impl FnOnce(Option<&[u8]>) -> (Option<Vec<u8>>, T),
     ) -> Result<T, Error> {
         let key = self.own(key)?;
-        let current = self.read(key);
+        let current = self.read(key)?;
         let expires_at = current.and_then(|record| record.expires_at);
         let (value, result) = change(current.map(|record| record.value));
         match value {
@@ -298,7 +380,7 @@ impl Shard {
     /// [`Error::WrongShard`].
     pub fn exists(&mut self, key: &[u8]) -> Result<bool, Error> {
         let key = self.own(key)?;
-        Ok(self.read(key).is_some())
+        self.uses(key)
     }
 
     /// Adds `delta` to the decimal integer under `key` (0 if there is none), keeping its expiry.
@@ -318,7 +400,7 @@ impl Shard {
     /// [`Error::WrongShard`].
     pub fn expires_at(&mut self, key: &[u8]) -> Result<Option<Option<WallTime>>, Error> {
         let key = self.own(key)?;
-        Ok(self.look(key).map(|record| record.expires_at))
+        Ok(self.look(key)?.map(|record| record.expires_at))
     }
 
     /// Sets or removes the expiry of `key`; whether it has a value.
@@ -330,7 +412,7 @@ impl Shard {
         let key = self.own(key)?;
         let expires_at = match expiry {
             Expiry::Never => None,
-            Expiry::Keep => return Ok(self.look(key).is_some()),
+            Expiry::Keep => return self.has(key),
             Expiry::After(duration) => Some(self.now + duration),
             Expiry::At(time) => Some(time),
         };
@@ -343,203 +425,15 @@ impl Shard {
         self.storage.stats()
     }
 
+    /// Counters and sizes of the store's log; `None` for a store without one.
+    #[must_use]
+    pub fn log_stats(&self) -> Option<LogStats> {
+        self.storage.log_stats()
+    }
+
     fn own<'k>(&self, bytes: &'k [u8]) -> Result<Key<'k>, Error> {
         let key = Key::of(bytes);
         if self.range.contains(key.token) { Ok(key) } else { Err(Error::WrongShard) }
-    }
-}
-
-/// What commands use: keys come with their tokens, which were needed to find the shard.
-impl Shard {
-    /// The record, counted as a use.
-    #[inline]
-    pub(crate) fn read(&mut self, key: Key<'_>) -> Option<Record<'_>> {
-        self.storage.get(key.token, key.bytes, self.now).record()
-    }
-
-    /// The record, without a trace.
-    #[inline]
-    pub(crate) fn look(&self, key: Key<'_>) -> Option<Record<'_>> {
-        self.storage.peek(key.token, key.bytes, self.now).record()
-    }
-
-    /// Writes a value; whether it replaced one. An expiry that has passed is the caller's to check.
-    #[inline]
-    pub(crate) fn write(
-        &mut self,
-        key: Key<'_>,
-        value: &[u8],
-        expires_at: Option<WallTime>,
-    ) -> Result<bool, Error> {
-        if value.len() > SMALL_VALUE_BYTES {
-            self.longest_value.fetch_max(value.len(), Ordering::Relaxed);
-        }
-        if key.bytes.len() > KEY_BYTES_MAX {
-            return Err(Error::KeyTooLarge { bytes: key.bytes.len(), max_bytes: KEY_BYTES_MAX });
-        }
-        if value.len() > self.value_bytes_max {
-            let max_bytes = self.value_bytes_max;
-            return Err(Error::ValueTooLarge { bytes: value.len(), max_bytes });
-        }
-        self.apply(key, Some(value), expires_at)
-    }
-
-    /// Deletes; whether there was a value. A key without one costs no mutation.
-    #[inline]
-    pub(crate) fn remove(&mut self, key: Key<'_>) -> Result<bool, Error> {
-        if self.look(key).is_none() {
-            return Ok(false);
-        }
-        self.apply(key, None, None)
-    }
-
-    /// Sets or removes the expiry, by writing the value again; whether there was one. A time that
-    /// has passed deletes.
-    pub(crate) fn set_expiry(
-        &mut self,
-        key: Key<'_>,
-        expires_at: Option<WallTime>,
-    ) -> Result<bool, Error> {
-        if expires_at.is_some_and(|time| time <= self.now) {
-            return self.remove(key);
-        }
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let found = match self.look(key) {
-            Some(record) => {
-                scratch.extend_from_slice(record.value);
-                true
-            }
-            None => false,
-        };
-        let result = if found { self.write(key, &scratch, expires_at) } else { Ok(false) };
-        self.keep_scratch(scratch);
-        result
-    }
-
-    /// Rewrites a value in the shard's scratch buffer, keeping its expiry. `change` sees the value,
-    /// empty if there is none, and says whether to write it.
-    pub(crate) fn rewrite<T, E: From<Error>>(
-        &mut self,
-        key: Key<'_>,
-        change: impl FnOnce(&mut Vec<u8>, bool) -> Result<(bool, T), E>,
-    ) -> Result<T, E> {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let mut expires_at = None;
-        let mut found = false;
-        if let Some(record) = self.read(key) {
-            scratch.extend_from_slice(record.value);
-            expires_at = record.expires_at;
-            found = true;
-        }
-        let result = match change(&mut scratch, found) {
-            Ok((true, result)) => {
-                self.write(key, &scratch, expires_at).map(|_| result).map_err(E::from)
-            }
-            Ok((false, result)) => Ok(result),
-            Err(error) => Err(error),
-        };
-        self.keep_scratch(scratch);
-        result
-    }
-
-    /// Adds to a decimal integer.
-    pub(crate) fn add(&mut self, key: Key<'_>, delta: i64) -> Result<i64, Error> {
-        self.rewrite(key, |value, found| {
-            let current = if found { parse_integer(value).ok_or(Error::NotAnInteger)? } else { 0 };
-            let sum = current.checked_add(delta).ok_or(Error::Overflow)?;
-            value.clear();
-            value.extend_from_slice(itoa::Buffer::new().format(sum).as_bytes());
-            Ok((true, sum))
-        })
-    }
-
-    fn apply(
-        &mut self,
-        key: Key<'_>,
-        value: Option<&[u8]>,
-        expires_at: Option<WallTime>,
-    ) -> Result<bool, Error> {
-        let version = self.clock.tick(self.now);
-        let mutation = Mutation { key: key.bytes, value, version, expires_at };
-        match self.storage.apply(key.token, &mutation, self.now) {
-            Ok(Applied::Won { replaced }) => Ok(replaced),
-            Ok(Applied::Superseded) => panic!("a new version wins over all that went before"),
-            Err(gridkv_storage::Error::OutOfMemory { used_bytes, max_bytes, .. }) => {
-                Err(Error::OutOfMemory { used_bytes, max_bytes })
-            }
-            Err(gridkv_storage::Error::TooLarge { value_bytes, .. }) => {
-                Err(Error::ValueTooLarge { bytes: value_bytes, max_bytes: self.value_bytes_max })
-            }
-        }
-    }
-
-    /// The version of the latest write.
-    pub(crate) fn latest(&self) -> Version {
-        Version { timestamp: self.clock.latest(), node: NodeId(0) }
-    }
-
-    /// Keeps the buffer for the next time, unless it has grown large.
-    fn keep_scratch(&mut self, scratch: Vec<u8>) {
-        if scratch.capacity() <= 64 << 10 {
-            self.scratch = scratch;
-        }
-    }
-
-    pub(crate) fn set_now(&mut self, now: WallTime) {
-        self.now = now;
-    }
-
-    pub(crate) fn prefetch(&self, tokens: &[Token]) {
-        self.storage.prefetch(tokens);
-    }
-
-    pub(crate) fn collect_expired(&mut self, budget: usize) -> usize {
-        self.storage.collect_expired(budget, self.now)
-    }
-
-    pub(crate) fn walk(
-        &self,
-        from: Token,
-        budget: usize,
-        visit: &mut dyn FnMut(Entry<'_>),
-    ) -> Option<Token> {
-        self.storage.walk(from, budget, self.now, visit)
-    }
-
-    pub(crate) fn random_key(&mut self) -> Option<Vec<u8>> {
-        self.storage.random(self.now).map(|entry| entry.key.to_vec())
-    }
-
-    pub(crate) fn idle_time(&self, key: Key<'_>) -> Option<Duration> {
-        self.storage.idle_time(key.token, key.bytes, self.now)
-    }
-
-    pub(crate) fn frequency(&self, key: Key<'_>) -> Option<u8> {
-        self.storage.frequency(key.token)
-    }
-
-    pub(crate) fn record_bytes(&self, key: Key<'_>) -> Option<u64> {
-        self.storage.record_bytes(key.token, key.bytes, self.now)
-    }
-
-    pub(crate) fn value_bytes_max(&self) -> usize {
-        self.value_bytes_max
-    }
-
-    pub(crate) fn clear(&mut self) {
-        let version = self.clock.tick(self.now);
-        self.storage.clear(version);
-    }
-
-    pub(crate) fn reset_stats(&mut self) {
-        self.storage.reset_stats();
-    }
-
-    pub(crate) fn set_memory_limit(&mut self, node_bytes_max: Option<u64>, eviction: Eviction) {
-        let shard_bytes_max = node_bytes_max.map(|bytes| bytes / u64::from(self.count));
-        self.storage.set_memory_limit(shard_bytes_max, eviction);
     }
 }
 

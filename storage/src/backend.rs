@@ -4,13 +4,25 @@
 //!
 //! A lookup that is answered from memory must not cost a future. A command runs to its end on its
 //! core without waiting; what it borrows from the store it copies into the client's reply before
-//! the store is touched again.
+//! the store is touched again. Where the store has to wait for something (a record on disk, room in
+//! the log) it says so and changes nothing; the caller takes a [`Ticket`], and tries again once
+//! [`Storage::poll_ready`] has named it.
+//!
+//! # What makes a write durable
+//!
+//! [`Storage::apply`] puts a mutation into the store's log, at [`Storage::appended`]. The log goes
+//! to disk in [`Storage::turn`], which its core calls once a turn: everything that was appended
+//! while the last write was in flight, in one write. An answer that says that the write is durable
+//! waits until [`Storage::durable`] has come that far; so does one that shows a record which is
+//! not yet durable ([`Storage::unsettled`]). A store without a log is always durable.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
+use crate::disk::{IoPort, SyncMethod};
+use gridkv_cluster::{Instant, Mutation, ShardRange, Token, Version, WallTime};
 
 /// What happens when a write does not fit into `memory_bytes_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +44,12 @@ pub enum Tombstones {
 }
 
 /// How a store is set up.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The tokens the store is for.
     pub range: ShardRange,
+    /// Where a store that is on disk lives, and how it gets there.
+    pub disk: Option<DiskOptions>,
     /// Bound on the memory of records and index; `None` for no bound.
     pub memory_bytes_max: Option<u64>,
     /// What happens at the bound.
@@ -44,6 +58,25 @@ pub struct Options {
     pub tombstones: Tombstones,
     /// Seed of the store's random choices (victims, random keys), for replay.
     pub seed: u64,
+}
+
+/// What a store on disk needs.
+#[derive(Clone, Debug)]
+pub struct DiskOptions {
+    /// The shard's directory: it exists.
+    pub directory: PathBuf,
+    /// Carries out the shard's reads and writes.
+    pub io: IoPort,
+    /// Bound on the memory of records kept in memory, in bytes.
+    pub cache_bytes_max: u64,
+    /// When a write counts as done.
+    pub durability: Durability,
+    /// Size of a file of the log in bytes, for a directory that is new.
+    pub segment_bytes: u32,
+    /// How a write is made durable.
+    pub sync_method: SyncMethod,
+    /// A secret of the directory, from which the index tells keys of equal tokens apart.
+    pub hash_seed: u64,
 }
 
 /// What a store has under a key.
@@ -64,28 +97,94 @@ pub enum Lookup<'a> {
     Found(Record<'a>),
     /// The key has none: never written, deleted or expired.
     Absent,
+    /// The key has a value, on disk: [`Storage::load`] brings it in.
+    OnDisk,
 }
+
+/// The answer is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OnDisk;
 
 impl<'a> Lookup<'a> {
     /// The record, if there is one.
-    #[must_use]
-    pub const fn record(self) -> Option<Record<'a>> {
+    ///
+    /// # Errors
+    ///
+    /// [`OnDisk`] when it has to be brought in first.
+    #[inline]
+    pub const fn record(self) -> Result<Option<Record<'a>>, OnDisk> {
         match self {
-            Self::Found(record) => Some(record),
-            Self::Absent => None,
+            Self::Found(record) => Ok(Some(record)),
+            Self::Absent => Ok(None),
+            Self::OnDisk => Err(OnDisk),
         }
     }
 }
 
-/// A step of a walk.
+/// Something that a store waits for. Unique within a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// How far a store's log has come. A mutation's position is that of the write that carries it to
+/// disk, so many mutations share one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogPosition(pub u64);
+
+/// A record could not be read. Others can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The disk refused.
+    #[error("cannot read {file} at {offset}: {reason}")]
+    Disk {
+        /// The file.
+        file: String,
+        /// Where in it, in bytes.
+        offset: u64,
+        /// What the disk said.
+        reason: String,
+    },
+    /// The bytes are not what was written.
+    #[error("the record in {file} at {offset} is damaged")]
+    Damaged {
+        /// The file.
+        file: String,
+        /// Where in it, in bytes.
+        offset: u64,
+    },
+}
+
+/// What a walk, or a draw, has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step<T> {
+    /// This.
+    Done(T),
+    /// Nothing yet: records are being brought in. Call again, with the same arguments, when the
+    /// ticket is ready, and release it after that.
+    Loading(Ticket),
+}
+
+/// When a write counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// When it is on disk.
+    Commit,
+    /// At once; it is on disk at most this much later.
+    Interval(Duration),
+    /// At once; it is on disk when the operating system or the store happens to write it there.
+    None,
+}
+
+/// A key that a walk has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// Where the key lies.
     pub token: Token,
     /// The key.
     pub key: &'a [u8],
-    /// What is under it.
-    pub record: Record<'a>,
+    /// The version of its record.
+    pub version: Version,
+    /// When it stops to exist.
+    pub expires_at: Option<WallTime>,
 }
 
 /// What a mutation did.
@@ -138,9 +237,84 @@ impl Stats {
     }
 }
 
+/// Counters and sizes of a store's log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Bytes that the log's files take on disk.
+    pub disk_bytes: u64,
+    /// Bytes in them that are records which still count.
+    pub live_bytes: u64,
+    /// Files.
+    pub segment_count: u64,
+    /// Records written for clients.
+    pub record_count: u64,
+    /// Writes that carried them: a write is one group commit.
+    pub commit_count: u64,
+    /// Writes that were made durable.
+    pub sync_count: u64,
+    /// Bytes written for clients, padding included.
+    pub written_bytes: u64,
+    /// Bytes that compaction wrote again.
+    pub compacted_bytes: u64,
+    /// Records read from disk for clients.
+    pub read_count: u64,
+    /// Places found damaged, at start or since.
+    pub damaged_count: u64,
+    /// Reads that the disk refused.
+    pub read_error_count: u64,
+    /// Time of the last durable write, from its start to its end, in nanoseconds.
+    pub sync_nanos_last: u64,
+    /// The longest such time.
+    pub sync_nanos_max: u64,
+    /// Bytes of memory of the index.
+    pub index_bytes: u64,
+    /// Bytes of memory of the records kept in memory.
+    pub cache_bytes: u64,
+    /// Bytes of memory of what is on its way to disk, and from it for compaction.
+    pub buffer_bytes: u64,
+    /// Stores that take no writes any more, because a write to their log has failed.
+    pub failed_count: u64,
+    /// Stores that refuse writes because the disk is full.
+    pub full_count: u64,
+}
+
+impl LogStats {
+    /// Adds another store's.
+    pub fn add(&mut self, other: &Self) {
+        self.disk_bytes += other.disk_bytes;
+        self.live_bytes += other.live_bytes;
+        self.segment_count += other.segment_count;
+        self.record_count += other.record_count;
+        self.commit_count += other.commit_count;
+        self.sync_count += other.sync_count;
+        self.written_bytes += other.written_bytes;
+        self.compacted_bytes += other.compacted_bytes;
+        self.read_count += other.read_count;
+        self.damaged_count += other.damaged_count;
+        self.read_error_count += other.read_error_count;
+        self.sync_nanos_last = self.sync_nanos_last.max(other.sync_nanos_last);
+        self.sync_nanos_max = self.sync_nanos_max.max(other.sync_nanos_max);
+        self.index_bytes += other.index_bytes;
+        self.cache_bytes += other.cache_bytes;
+        self.buffer_bytes += other.buffer_bytes;
+        self.failed_count += other.failed_count;
+        self.full_count += other.full_count;
+    }
+}
+
 /// Why a mutation was not applied. Each variant says what it leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
+    /// The log has no room at the moment. The key is as it was; try again when the ticket is ready.
+    #[error("the log is being extended")]
+    Busy(Ticket),
+    /// The disk is full. The key is as it was; deletions are still taken.
+    #[error("the disk is full")]
+    DiskFull,
+    /// A write to the log has failed, so the store takes no more. The key is as it was. What was
+    /// applied before and is not durable by now never will be.
+    #[error("the log has failed: reads are served, writes are not")]
+    LogFailed,
     /// The bound is reached and nothing may be evicted, or evicting was not enough. The key is
     /// as it was.
     #[error("out of memory: {used_bytes} of {max_bytes} bytes in use, {needed_bytes} more needed")]
@@ -189,32 +363,132 @@ pub trait Storage {
     /// first, then all records. A hint; best with 8 to 32 tokens at a time.
     fn prefetch(&self, tokens: &[Token]);
 
+    /// Starts to bring in the record of a key for which a lookup said [`Lookup::OnDisk`]. When the
+    /// ticket is ready, lookups find it, until the ticket is released; unless it was moved at that
+    /// very moment: then they say [`Lookup::OnDisk`] again.
+    fn load(&mut self, token: Token, key: &[u8]) -> Ticket {
+        unreachable!("{token:?} {key:?}: a store that says `OnDisk` can load")
+    }
+
+    /// Brings in a record as [`Storage::load`] does, holding up the caller meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError`].
+    fn load_now(&mut self, token: Token, key: &[u8]) -> Result<Ticket, ReadError> {
+        unreachable!("{token:?} {key:?}: a store that says `OnDisk` can load")
+    }
+
+    /// The next ticket that has become ready. Every ticket becomes ready once, in
+    /// [`Storage::turn`].
+    fn poll_ready(&mut self) -> Option<(Ticket, Result<(), ReadError>)> {
+        None
+    }
+
+    /// What was brought in for a ticket may go again.
+    fn release(&mut self, ticket: Ticket) {
+        let _ = ticket;
+    }
+
+    /// Takes in what the disk has done and hands it more to do. Called often: in each turn of the
+    /// core, after the commands of the turn.
+    fn turn(&mut self, now: Instant) {
+        let _ = now;
+    }
+
+    /// When to call [`Storage::turn`] if nothing else happens first.
+    fn turn_due_at(&self) -> Option<Instant> {
+        None
+    }
+
+    /// The position of the latest mutation.
+    fn appended(&self) -> LogPosition {
+        LogPosition::default()
+    }
+
+    /// The position up to which the log is on disk.
+    fn durable(&self) -> LogPosition {
+        LogPosition::default()
+    }
+
+    /// The position that must be durable before the key's record may be shown: `None` if it is.
+    fn unsettled(&self, token: Token, key: &[u8]) -> Option<LogPosition> {
+        let _ = (token, key);
+        None
+    }
+
+    /// Has all that was appended made durable with the next write, whatever the store's own
+    /// [`Durability`] is.
+    fn request_commit(&mut self) {}
+
+    /// Whether the log has failed: what is not durable by now never will be.
+    fn has_failed(&self) -> bool {
+        false
+    }
+
+    /// The highest version that the store has ever applied, also before it was opened.
+    fn version_max(&self) -> Version {
+        Version::ZERO
+    }
+
+    /// Makes all that was appended durable, and the next opening fast. Holds up the caller. Call it
+    /// last.
+    fn close(&mut self) {}
+
+    /// Keeps all files of the log from now on, until [`Storage::unpin`]: a snapshot is being taken.
+    fn pin(&mut self) {}
+
+    /// Ends what [`Storage::pin`] has begun.
+    fn unpin(&mut self) {}
+
+    /// Sees to it that what was appended so far is in files of the log that are not written to any
+    /// more, but for what makes them quick to open.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::DiskFull`], [`Error::LogFailed`].
+    fn roll(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// The names of those files, in the store's directory.
+    fn record_files(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The counters and sizes of the log; `None` for a store without one.
+    fn log_stats(&self) -> Option<LogStats> {
+        None
+    }
+
     /// Visits live records in token order, from `from` on, until about `budget` index slots were
     /// looked at; always whole buckets, so a walk makes progress whatever the budget. Returns the
-    /// token to go on from; `None` at the end of the range.
+    /// token to go on from; `None` at the end of the range. Where records must be brought in first,
+    /// nothing is visited.
     ///
     /// A `from` before the store's range begins at its start, one behind it is the end.
     ///
     /// A record that is there from the first to the last call of a walk is visited, whatever is
     /// written in between; none is visited twice.
     fn walk(
-        &self,
+        &mut self,
         from: Token,
         budget: usize,
         now: WallTime,
         visit: &mut dyn FnMut(Entry<'_>),
-    ) -> Option<Token>;
+    ) -> Step<Option<Token>>;
 
     /// Collects expired records, looking at about `budget` index slots. Returns how many it
     /// collected. Calls go round the whole store; parts where nothing is due cost nearly nothing.
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize;
 
     /// A live record drawn (nearly) at random; `None` when none was found.
-    fn random(&mut self, now: WallTime) -> Option<Entry<'_>>;
+    fn random(&mut self, now: WallTime) -> Step<Option<Entry<'_>>>;
 
     /// Time since the last [`Storage::get`] or write of the key, in whole seconds; at least eight
     /// hours can be told, more reads as the longest time there is. Relies on
-    /// [`Storage::collect_expired`] to go round the store every eight minutes.
+    /// [`Storage::collect_expired`] to go round the store every eight minutes. `None` without a
+    /// value.
     fn idle_time(&self, token: Token, key: &[u8], now: WallTime) -> Option<Duration>;
 
     /// How often the key was used of late, 0 to 15; `None` where the store does not keep track.
@@ -226,7 +500,11 @@ pub trait Storage {
     /// Removes everything whose version is at most `version`, which becomes the floor. Takes time
     /// for what is newer and stays, not for what is removed: that memory may be freed in steps, in
     /// later calls of [`Storage::apply`] and [`Storage::collect_expired`], and counts until then.
-    fn clear(&mut self, version: Version);
+    ///
+    /// # Errors
+    ///
+    /// [`Error`]; nothing was removed.
+    fn clear(&mut self, version: Version) -> Result<(), Error>;
 
     /// The counters and sizes.
     fn stats(&self) -> Stats;
@@ -274,7 +552,7 @@ impl Registry {
     #[must_use]
     pub fn new() -> Self {
         #[cfg_attr(
-            not(feature = "memory"),
+            not(any(feature = "memory", feature = "file")),
             expect(unused_mut, reason = "without a feature there is nothing to register")
         )]
         let mut registry = Self { backends: BTreeMap::new() };
@@ -283,6 +561,8 @@ impl Registry {
             "memory",
             Arc::new(|options| Ok(Box::new(crate::MemoryStorage::new(options)))),
         );
+        #[cfg(feature = "file")]
+        registry.register("file", Arc::new(crate::file::open_backend));
         registry
     }
 

@@ -65,6 +65,16 @@ impl Client {
         self.stream.write_all(bytes).expect("the node reads");
     }
 
+    /// A way to send from another thread, while this one reads.
+    ///
+    /// # Panics
+    ///
+    /// When no descriptor is left.
+    pub fn sender(&self) -> impl FnMut(&[u8]) + Send + use<> {
+        let mut stream = self.stream.try_clone().expect("a descriptor is left");
+        move |bytes| stream.write_all(bytes).expect("the node reads")
+    }
+
     /// Sends one request.
     pub fn send<T: AsRef<[u8]>>(&mut self, arguments: &[T]) {
         self.send_raw(&encode(arguments));
@@ -196,6 +206,19 @@ impl Client {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Err(End::Silent),
             Err(error) => panic!("the socket has failed: {error}"),
         }
+    }
+
+    /// Whether nothing has arrived up to here.
+    ///
+    /// # Panics
+    ///
+    /// When the socket fails.
+    #[must_use]
+    pub fn hears_nothing(&mut self) -> bool {
+        self.stream.set_nonblocking(true).expect("the connection is there");
+        let received = self.receive();
+        self.stream.set_nonblocking(false).expect("the connection is there");
+        received == Err(End::Silent) && self.input.is_empty()
     }
 
     /// Whether nothing has arrived that was not asked for.

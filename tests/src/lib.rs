@@ -5,7 +5,10 @@
 //! |---|---|
 //! | run a node in this process | [`node::Node`] |
 //! | run the program `gridkv` | [`program::Program`] |
+//! | give a node a disk of its own, or restore one | [`data`] |
 //! | talk to a node byte by byte | [`client::Client`] |
+//! | kill a node over and over | [`durability`] |
+//! | give a node a disk that does nothing by itself | [`slow::Control`] |
 //! | compare with Redis itself | [`redis::Redis`] |
 //! | read a table of requests and replies | [`script`] |
 //! | wait for something | [`until`] |
@@ -16,12 +19,15 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod data;
+pub mod durability;
 pub mod model;
 pub mod node;
 pub mod process;
 pub mod program;
 pub mod redis;
 pub mod script;
+pub mod slow;
 
 use std::time::{Duration, Instant};
 

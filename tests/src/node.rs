@@ -29,7 +29,7 @@ pub fn any_port() -> SocketAddr {
     "127.0.0.1:0".parse().expect("an address")
 }
 
-/// Options for a node of a shape, listening.
+/// Options for a node of a shape, listening, that keeps its keys in memory.
 ///
 /// Where the machine has fewer processors than the shape has cores, the node gets fewer cores, and
 /// the test's output says so.
@@ -40,7 +40,7 @@ pub fn builder(shape: Shape) -> Builder {
     if cores < shape.cores {
         crate::process::say(&format!("only {processors} processors: {shape:?} gets {cores} cores"));
     }
-    Engine::builder().cores(cores).shards(shape.shards).listen(any_port())
+    Engine::builder().cores(cores).shards(shape.shards).storage("memory").listen(any_port())
 }
 
 /// A node and where it listens.

@@ -40,7 +40,8 @@ pub fn path() -> &'static Path {
     })
 }
 
-/// The program with arguments, and nothing of this process' `GRIDKV_*` variables.
+/// The program with arguments, and nothing of this process' `GRIDKV_*` variables. It keeps its keys
+/// in memory unless an argument says otherwise.
 #[must_use]
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(path());
@@ -55,6 +56,7 @@ fn clean(command: &mut Command) {
             command.env_remove(name);
         }
     }
+    command.env("GRIDKV_STORAGE", "memory");
 }
 
 /// What a program that has ended said.
@@ -106,7 +108,19 @@ impl Program {
     ///
     /// When it is not ready in time.
     #[must_use]
-    pub fn spawn(mut command: Command, arguments: &[&str]) -> Self {
+    pub fn spawn(command: Command, arguments: &[&str]) -> Self {
+        let mut program = Self::launch(command, arguments);
+        program.wait_until_ready().unwrap_or_else(|error| panic!("{error}"));
+        program
+    }
+
+    /// As [`Program::spawn`], without waiting: it has no addresses yet.
+    ///
+    /// # Panics
+    ///
+    /// When the operating system does not start it.
+    #[must_use]
+    pub fn launch(mut command: Command, arguments: &[&str]) -> Self {
         clean(&mut command);
         command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         command.args(["--log-format", "json"]).args(arguments);
@@ -122,15 +136,24 @@ impl Program {
             }
         });
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut program = Self { child, log, lines: Vec::new(), address: nowhere, admin: nowhere };
-        let ready = program.wait_for_line("ready");
+        Self { child, log, lines: Vec::new(), address: nowhere, admin: nowhere }
+    }
+
+    /// Waits until it serves clients, and notes where.
+    ///
+    /// # Errors
+    ///
+    /// What it has said, when it does not come that far.
+    pub fn wait_until_ready(&mut self) -> Result<(), String> {
+        let ready = self.try_wait_for_line("ready")?;
         let address = |name: &str| {
-            let text = ready["fields"][name].as_str().expect("the ready line names it");
-            text.parse().expect("an address")
+            let text = ready["fields"][name].as_str();
+            let address = text.and_then(|text| text.parse().ok());
+            address.ok_or_else(|| format!("no address `{name}` in {ready}"))
         };
-        program.address = address("listen");
-        program.admin = address("admin");
-        program
+        self.address = address("listen")?;
+        self.admin = address("admin")?;
+        Ok(())
     }
 
     /// Waits for a message in the log, and returns its line.
@@ -139,16 +162,26 @@ impl Program {
     ///
     /// When the program says something else to the end, or nothing.
     pub fn wait_for_line(&mut self, message: &str) -> Json {
+        self.try_wait_for_line(message).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn try_wait_for_line(&mut self, message: &str) -> Result<Json, String> {
         loop {
-            let line = self.log.recv_timeout(DEADLINE);
-            let line = line.unwrap_or_else(|_| panic!("no `{message}` in {:#?}", self.lines));
+            let Ok(line) = self.log.recv_timeout(DEADLINE) else {
+                return Err(format!("no `{message}` in {:#?}", self.lines));
+            };
             self.lines.push(line.clone());
             if let Ok(json) = serde_json::from_str::<Json>(&line)
                 && json["fields"]["message"] == message
             {
-                return json;
+                return Ok(json);
             }
         }
+    }
+
+    /// Takes in what it has said so far.
+    pub fn read_log(&mut self) {
+        self.lines.extend(self.log.try_iter());
     }
 
     /// A new connection.

@@ -41,6 +41,19 @@ fn commands_on_many_keys_reach_all_cores() {
 }
 
 #[test]
+fn a_command_on_more_keys_than_are_waited_for_at_once_is_answered_without_more_input() {
+    let node = Node::on_two_cores();
+    for shard in [0, 1] {
+        // More than the 16 that a connection begins with, fewer than make a long command.
+        let mut words = vec!["MGET".to_owned()];
+        words.extend(node.keys_of(shard, 100));
+        // A new connection each, as the window of an old one has grown.
+        assert_eq!(node.connect().call(&words), Value::Array(vec![Value::Null; 100]));
+    }
+    node.stop();
+}
+
+#[test]
 fn a_key_moves_between_cores_with_its_value_and_expiry() {
     let node = Node::on_two_cores();
     let (here, there) = (&node.keys_of(0, 1)[0], &node.keys_of(1, 1)[0]);

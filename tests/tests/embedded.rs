@@ -4,13 +4,18 @@ use std::time::Duration;
 
 use futures_lite::future::block_on;
 use gridkv::{
-    BatchResult, Condition, Engine, Error, Eviction, Expiry, Handle, OpenError, Outcome,
+    BatchResult, Builder, Condition, Engine, Error, Eviction, Expiry, Handle, OpenError, Outcome,
     SetOptions, SetOutcome,
 };
 use gridkv_tests::until;
 
+/// Options for an engine that leaves no files.
+fn memory() -> Builder {
+    Engine::builder().storage("memory")
+}
+
 fn open() -> Engine {
-    Engine::builder().shards(5).open().expect("an engine opens")
+    memory().shards(5).open().expect("an engine opens")
 }
 
 /// What a user does, whatever drives the futures.
@@ -39,7 +44,11 @@ async fn use_all(store: Handle, prefix: &'static str) {
         (Condition::Equals(b"x".to_vec()), true),
         (Condition::Equals(b"swapped".to_vec()), false),
     ] {
-        let options = SetOptions { condition: condition.clone(), expiry: Expiry::Never };
+        let options = SetOptions {
+            condition: condition.clone(),
+            expiry: Expiry::Never,
+            ..SetOptions::default()
+        };
         let outcome = store.set_with(key("a"), "x", options).await.expect("it is open");
         assert_eq!(matches!(outcome, SetOutcome::Written(_)), holds, "{condition:?}");
     }
@@ -97,7 +106,7 @@ fn any_executor_and_plain_threads_use_one_engine() {
 
 #[test]
 fn far_more_calls_than_a_mailbox_holds_all_complete() {
-    let engine = Engine::builder().cores(1).open().unwrap();
+    let engine = memory().cores(1).open().unwrap();
     let store = engine.handle();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
     runtime.block_on(async {
@@ -152,7 +161,7 @@ fn every_call_after_the_end_fails_with_an_error_that_says_so() {
 #[test]
 fn no_call_is_left_waiting_when_the_engine_ends() {
     for _ in 0..20 {
-        let engine = Engine::builder().cores(1).open().unwrap();
+        let engine = memory().cores(1).open().unwrap();
         let callers: Vec<_> = (0..6)
             .map(|caller| {
                 let store = engine.handle().blocking();
@@ -175,7 +184,7 @@ fn no_call_is_left_waiting_when_the_engine_ends() {
 
 #[test]
 fn two_engines_in_one_process_know_nothing_of_each_other() {
-    let (one, other) = (open(), Engine::builder().cores(1).open().unwrap());
+    let (one, other) = (open(), memory().cores(1).open().unwrap());
     let (first, second) = (one.handle().blocking(), other.handle().blocking());
     first.set("key", "first").unwrap();
     second.set("key", "second").unwrap();
@@ -198,7 +207,7 @@ fn values_expire_on_time_and_are_collected_without_being_touched() {
     let store = engine.handle().blocking();
     let expiry = Expiry::After(Duration::from_millis(100));
     for number in 0..1_000 {
-        let options = SetOptions { expiry, condition: Condition::Always };
+        let options = SetOptions { expiry, ..SetOptions::default() };
         store.set_with(format!("key:{number}"), "value", options).unwrap();
     }
     store.set("stays", "value").unwrap();
@@ -211,7 +220,7 @@ fn values_expire_on_time_and_are_collected_without_being_touched() {
 
 #[test]
 fn a_full_store_refuses_or_evicts_as_it_was_told() {
-    let full = |eviction| Engine::builder().cores(1).max_memory(1 << 20, eviction).open().unwrap();
+    let full = |eviction| memory().cores(1).max_memory(1 << 20, eviction).open().unwrap();
     let value = vec![b'x'; 1_000];
     let engine = full(Eviction::Refuse);
     let store = engine.handle().blocking();
@@ -235,13 +244,11 @@ fn a_full_store_refuses_or_evicts_as_it_was_told() {
 
 #[test]
 fn an_engine_that_cannot_open_says_why_and_leaves_nothing_behind() {
-    let error = Engine::builder().cores(2).shards(1).open().unwrap_err();
-    assert_eq!(error.to_string(), "shards: 1 shards cannot occupy 2 cores");
     let error = Engine::builder().storage("tape").open().unwrap_err();
     assert!(error.to_string().contains("tape"), "{error}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let error = Engine::builder().listen(address).open().unwrap_err();
+    let error = memory().listen(address).open().unwrap_err();
     assert!(matches!(error, OpenError::AddressInUse { option: "listen", .. }), "{error}");
     until("the threads of what did not open are gone", || {
         let tasks = std::fs::read_dir("/proc/self/task").unwrap();

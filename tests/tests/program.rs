@@ -229,6 +229,7 @@ fn too_little_of_what_the_kernel_grants_is_said_in_one_line_or_makes_do() {
     // Too few descriptors even for the cores.
     let mut few = std::process::Command::new("prlimit");
     few.arg("--nofile=12:12").arg(path()).args(["--listen", "127.0.0.1:0", "--admin", "off"]);
+    few.env("GRIDKV_STORAGE", "memory");
     let said = refusal(&run(few));
     assert!(said.to_lowercase().contains("open files") || said.contains("RLIMIT"), "{said}");
     // Descriptors for some clients, but not for max_clients: it says so and serves.

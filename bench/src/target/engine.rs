@@ -84,6 +84,8 @@ impl OpenEngine {
             Some(list) => Engine::builder().cpus(list.0.iter().copied().collect::<Vec<_>>()),
             None => Engine::builder().cores(options.cores),
         };
+        // A benchmark of the engine leaves no files, unless it is told to.
+        builder = builder.storage("memory");
         for option in &options.settings {
             builder = builder.set(&option.name, &option.value).map_err(|error| failed(&error))?;
         }

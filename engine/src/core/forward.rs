@@ -3,8 +3,9 @@
 //!
 //! # Invariants
 //!
-//! - A core answers the requests of another in the order in which they were posted; so the asking
-//!   core needs no names for them, only a queue of who waits.
+//! - The requests to one core are numbered in the order in which they are posted, and are begun in
+//!   it. An answer carries its request's number, since one that waits for a disk leaves later; each
+//!   request is answered once.
 //! - What is under way to one core is bounded in number and bytes. Beyond that, connections with
 //!   requests for it are not served until answers arrive.
 
@@ -16,8 +17,10 @@ use gridkv_net::resp::Protocol;
 use gridkv_net::ring::ConnectionId;
 use smallvec::SmallVec;
 
+use super::World;
 use super::mailbox::Message;
-use super::shards::Shards;
+use super::parking::Parked;
+use super::request::{Asker, Request as Copied};
 use crate::node::Node;
 use crate::server::commands::{Command, Part};
 
@@ -36,6 +39,8 @@ struct Request {
 /// A batch of requests.
 pub(crate) struct Requests {
     from: usize,
+    /// The number of the first.
+    first_id: u64,
     requests: Vec<Request>,
     /// Lengths of all arguments, in order.
     lengths: Vec<u32>,
@@ -46,7 +51,8 @@ pub(crate) struct Requests {
 /// A batch of answers, to as many requests.
 pub(crate) struct Answers {
     from: usize,
-    parts: Vec<AnswerPart>,
+    /// Each with the number of its request.
+    parts: Vec<(u64, AnswerPart)>,
     bytes: Vec<u8>,
 }
 
@@ -69,7 +75,10 @@ pub(crate) struct Waiter {
 struct Link {
     requests: Requests,
     answers: Answers,
-    waiting: VecDeque<(Waiter, u32)>,
+    /// Who waits for the requests from number `base` on, with their bytes; `None` for those that
+    /// were answered before an earlier one.
+    waiting: VecDeque<Option<(Waiter, u32)>>,
+    base: u64,
     waiting_bytes: usize,
 }
 
@@ -85,6 +94,7 @@ impl Links {
             requests: Requests::empty(own),
             answers: Answers::empty(own),
             waiting: VecDeque::new(),
+            base: 0,
             waiting_bytes: 0,
         };
         Self { own, links: (0..core_count).map(link).collect() }
@@ -109,6 +119,9 @@ impl Links {
     ) {
         assert_ne!(core, self.own);
         let link = &mut self.links[core];
+        if link.requests.requests.is_empty() {
+            link.requests.first_id = link.base + link.waiting.len() as u64;
+        }
         let mut request_bytes = 0;
         for argument in arguments {
             let len = u32::try_from(argument.len()).expect("an argument is below 2 GiB");
@@ -118,47 +131,31 @@ impl Links {
         }
         let argument_count = u32::try_from(arguments.len()).expect("bounded by the parser");
         link.requests.requests.push(Request { command, protocol, token, argument_count });
-        link.waiting.push_back((waiter, request_bytes));
+        link.waiting.push_back(Some((waiter, request_bytes)));
         link.waiting_bytes += request_bytes as usize;
     }
 
-    /// Serves another core's batch from this core's shards.
-    pub(crate) fn serve(&mut self, batch: &Requests, shards: &mut Shards) {
-        let answers = &mut self.links[batch.from].answers;
-        let (mut bytes, mut lengths) = (&batch.bytes[..], batch.lengths.iter());
-        for requests in batch.requests.chunks(16) {
-            let tokens: SmallVec<[Token; 16]> = requests.iter().map(|it| it.token).collect();
-            shards.prefetch(&tokens);
-            for request in requests {
-                let mut arguments: SmallVec<[&[u8]; 8]> = SmallVec::new();
-                for len in lengths.by_ref().take(request.argument_count as usize) {
-                    let (argument, rest) = bytes.split_at(*len as usize);
-                    arguments.push(argument);
-                    bytes = rest;
-                }
-                let shard = shards.of(request.token);
-                answers.add(|out| {
-                    request.command.run_part(
-                        shard,
-                        request.token,
-                        &arguments,
-                        out,
-                        request.protocol,
-                    )
-                });
-            }
-        }
+    /// Adds an answer to the next batch for `core`.
+    pub(crate) fn answer(&mut self, core: usize, id: u64, part: Part, bytes: &[u8]) {
+        let answers = &mut self.links[core].answers;
+        answers.bytes.extend_from_slice(bytes);
+        answers.add(id, part, bytes.len());
     }
 
-    /// The answers of a batch, in order, each with who waits for it.
+    /// Whom the answers of a batch are for, with what they say.
     pub(crate) fn take_answers<'a>(&mut self, batch: &'a Answers) -> Vec<(Waiter, Part, &'a [u8])> {
         let link = &mut self.links[batch.from];
-        let mut bytes = &batch.bytes[..];
         let mut answers = Vec::with_capacity(batch.parts.len());
-        for part in &batch.parts {
+        let mut bytes = &batch.bytes[..];
+        for (id, part) in &batch.parts {
+            let index = usize::try_from(id - link.base).expect("requests are counted with usize");
             let (waiter, request_bytes) =
-                link.waiting.pop_front().expect("each request is answered once");
+                link.waiting[index].take().expect("a request is answered once");
             link.waiting_bytes -= request_bytes as usize;
+            while let Some(None) = link.waiting.front() {
+                link.waiting.pop_front();
+                link.base += 1;
+            }
             let (part, len) = match *part {
                 AnswerPart::Reply(len) => (Part::Reply, len),
                 AnswerPart::Count(counted) => (Part::Count(counted), 0),
@@ -177,7 +174,8 @@ impl Links {
         link.requests = Requests::empty(self.own);
         link.answers = Answers::empty(self.own);
         link.waiting_bytes = 0;
-        link.waiting.drain(..).map(|(waiter, _)| waiter).collect()
+        link.base += link.waiting.len() as u64;
+        link.waiting.drain(..).flatten().map(|(waiter, _)| waiter).collect()
     }
 
     /// Posts the batches. Whether some core's mailbox was full, so that its batch still waits.
@@ -216,7 +214,7 @@ fn still_full(result: Result<(), crossbeam_channel::TrySendError<Message>>) -> O
 
 impl Requests {
     fn empty(from: usize) -> Self {
-        Self { from, requests: Vec::new(), lengths: Vec::new(), bytes: Vec::new() }
+        Self { from, first_id: 0, requests: Vec::new(), lengths: Vec::new(), bytes: Vec::new() }
     }
 }
 
@@ -225,14 +223,60 @@ impl Answers {
         Self { from, parts: Vec::new(), bytes: Vec::new() }
     }
 
-    fn add(&mut self, run: impl FnOnce(&mut Vec<u8>) -> Part) {
-        let before = self.bytes.len();
-        let part = run(&mut self.bytes);
-        let len = u32::try_from(self.bytes.len() - before).expect("a reply is below 4 GiB");
-        self.parts.push(match part {
+    /// Adds the answer whose `len` bytes were written last.
+    fn add(&mut self, id: u64, part: Part, len: usize) {
+        let len = u32::try_from(len).expect("a reply is below 4 GiB");
+        let part = match part {
             Part::Reply => AnswerPart::Reply(len),
             Part::Count(counted) => AnswerPart::Count(counted),
             Part::Failed => AnswerPart::Failed(len),
-        });
+            Part::Wait => unreachable!("what waits has no answer yet"),
+        };
+        self.parts.push((id, part));
+    }
+}
+
+impl World {
+    /// Serves another core's batch from this core's shards.
+    pub(crate) fn serve(&mut self, batch: &Requests) {
+        let (mut bytes, mut lengths) = (&batch.bytes[..], batch.lengths.iter());
+        let mut ids = batch.first_id..;
+        for requests in batch.requests.chunks(16) {
+            let tokens: SmallVec<[Token; 16]> = requests.iter().map(|it| it.token).collect();
+            self.shards.prefetch(&tokens);
+            for (request, id) in requests.iter().zip(&mut ids) {
+                let mut arguments: SmallVec<[&[u8]; 8]> = SmallVec::new();
+                for len in lengths.by_ref().take(request.argument_count as usize) {
+                    let (argument, rest) = bytes.split_at(*len as usize);
+                    arguments.push(argument);
+                    bytes = rest;
+                }
+                self.serve_one(Asker::Core { core: batch.from, id }, request, &arguments);
+            }
+        }
+    }
+
+    /// Runs one request of another core, or parks it; its answer is posted, or held.
+    fn serve_one(&mut self, asker: Asker, request: &Request, arguments: &[&[u8]]) {
+        let Request { command, protocol, token, .. } = *request;
+        let Asker::Core { core, id } = asker else { unreachable!("another core asks") };
+        let park = || Parked::Request(Copied::new(asker, command, protocol, token, arguments));
+        if self.parking.holds_up(token) {
+            return self.parking.queue(token, park());
+        }
+        let answers = &mut self.links.links[core].answers;
+        let before = answers.bytes.len();
+        let shard = self.shards.of(token);
+        let part = command.run_part(shard, token, arguments, &mut answers.bytes, protocol);
+        if part == Part::Wait {
+            return self.park(token, park());
+        }
+        match shard.take_hold() {
+            None => answers.add(id, part, answers.bytes.len() - before),
+            Some(hold) => {
+                self.held.part(hold, asker, part, &answers.bytes[before..]);
+                answers.bytes.truncate(before);
+            }
+        }
     }
 }

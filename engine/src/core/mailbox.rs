@@ -15,6 +15,7 @@ use gridkv_net::ring::Doorbell;
 
 use super::Core;
 use super::forward::{Answers, Requests};
+use super::job::Job;
 use crate::error::Error;
 
 /// How many messages a mailbox holds. A message between cores is a whole batch.
@@ -25,6 +26,8 @@ pub(crate) type Call = Box<dyn FnOnce(&mut Core) + Send>;
 
 /// What a core can find in its mailbox.
 pub(crate) enum Message {
+    /// Run this, and tell what it returns.
+    Job(Box<dyn Job>),
     /// Run this.
     Call(Call),
     /// Another core's clients ask for keys of this one.

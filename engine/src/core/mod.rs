@@ -18,14 +18,22 @@
 //!
 //! - Everything in here belongs to one thread. What other threads want reaches it as a
 //!   [`Message`](mailbox::Message).
+//! - What cannot run before a disk has answered is [parked](parking); what may not be told before a
+//!   log is durable is [held](held). Neither holds up anything else.
 //! - A panic ends the core that it happened on, in order: its clients are disconnected, calls for
 //!   its shards fail with an error that says so, the other cores go on.
 
+mod disk;
 pub(crate) mod forward;
+pub(crate) mod held;
+pub(crate) mod job;
 pub(crate) mod mailbox;
+pub(crate) mod parking;
 pub(crate) mod pump;
+pub(crate) mod request;
 pub(crate) mod shards;
 pub(crate) mod slowlog;
+mod stores;
 pub(crate) mod tasks;
 
 use std::rc::Rc;
@@ -34,9 +42,12 @@ use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use gridkv_cluster::WallTime;
-use gridkv_storage::Stats;
+use gridkv_storage::disk::IoPort;
+use gridkv_storage::{LogStats, Stats};
 
 use self::forward::Links;
+use self::held::Held;
+use self::parking::Parking;
 use self::shards::Shards;
 use self::slowlog::Slowlog;
 use self::tasks::Tasks;
@@ -51,6 +62,10 @@ pub(crate) struct World {
     pub(crate) node: Arc<Node>,
     pub(crate) shards: Shards,
     pub(crate) links: Links,
+    pub(crate) parking: Parking,
+    pub(crate) held: Held,
+    /// Carries out what the stores want of their disks.
+    pub(crate) io: IoPort,
     /// The options, as changed by `CONFIG SET` on all cores.
     pub(crate) settings: Config,
     pub(crate) counters: Counters,
@@ -108,6 +123,8 @@ impl Counters {
 pub(crate) struct Snapshot {
     pub(crate) counters: Counters,
     pub(crate) store: Stats,
+    /// `None` where the stores have no logs.
+    pub(crate) log: Option<LogStats>,
     pub(crate) client_count: u64,
     /// Bytes of buffers that belong to clients.
     pub(crate) client_bytes: u64,
@@ -115,19 +132,24 @@ pub(crate) struct Snapshot {
 
 /// One core's world and its connections.
 pub(crate) struct Core {
-    pub(crate) world: World,
+    // Before the stores in the world: the kernel lets go of their memory before it is freed.
     pub(crate) server: Server,
+    pub(crate) world: World,
 }
 
 impl Core {
     pub(crate) fn snapshot(&self) -> Snapshot {
-        let mut store = Stats::default();
+        let (mut store, mut log) = (Stats::default(), None);
         for shard in self.world.shards.iter() {
             store.add(&shard.stats());
+            if let Some(stats) = shard.log_stats() {
+                log.get_or_insert_with(LogStats::default).add(&stats);
+            }
         }
         Snapshot {
             counters: self.world.counters,
             store,
+            log,
             client_count: self.server.client_count() as u64,
             client_bytes: self.server.client_bytes() as u64,
         }

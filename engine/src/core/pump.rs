@@ -1,7 +1,7 @@
 //! The loop of a core.
 //!
-//! One turn: submit and reap in one system call, serve what has arrived, take in the mailbox, post
-//! what other cores are owed, queue one send a connection. With nothing left to do the core sleeps:
+//! One turn: submit and reap in one system call, serve what has arrived, take in the mailbox, let the
+//! stores write what is new, post what other cores are owed, queue one send a connection. With nothing left to do the core sleeps:
 //! in its data ring, which costs no further call; or, while tasks run, in the executor, which the
 //! data ring's activity and the bell wake.
 
@@ -25,6 +25,10 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Most messages taken in a turn.
 const MESSAGE_COUNT_MAX: usize = 256;
+
+/// How long what is under way may take to end when the node quits, and how often it is looked at.
+const FINISH_LIMIT: Duration = Duration::from_secs(1);
+const FINISH_STEP: Duration = Duration::from_millis(1);
 
 /// Index slots looked at for expired records: at a tick, and in a turn while there are many.
 const EXPIRY_BUDGET_TICK: usize = 16 << 10;
@@ -80,13 +84,13 @@ pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, alarms: Alarms) {
             wait = pump.choose_wait(is_busy);
         }
     }
-    // What was posted before the node quit is still done.
-    while pump.take_messages() > 0 {}
+    pump.finish();
 }
 
 impl Pump<'_> {
     /// One turn. Whether there is more to do at once.
     fn turn(&mut self, wait: Wait) -> bool {
+        self.core.submit_io();
         let Core { world, server } = &mut *self.core;
         let turned = server.ring.turn(wait);
         let bell = world.node.ports[world.id].bell();
@@ -100,22 +104,50 @@ impl Pump<'_> {
         let taken = self.take_messages();
         self.take_done();
         self.run_timers();
+        let has_run = self.core.turn_stores();
         let Core { world, server } = &mut *self.core;
         let is_behind = world.links.post(&world.node);
         server.flush(world);
-        if self.is_stopping && server.is_drained() && !world.tasks.are_running() {
+        if self.is_stopping
+            && server.is_drained()
+            && !world.tasks.are_running()
+            && world.is_settled()
+        {
             world.node.ports[world.id].set_drained();
         }
-        is_behind || taken == MESSAGE_COUNT_MAX || server.has_work() || world.tasks.have_done()
+        has_run
+            || is_behind
+            || taken == MESSAGE_COUNT_MAX
+            || server.has_work()
+            || world.tasks.have_done()
+    }
+
+    /// Ends the core in order: what was posted before the node quit is still done, and answered when
+    /// it is durable; then the stores are closed.
+    fn finish(&mut self) {
+        while self.take_messages() > 0 {}
+        let deadline = Instant::now() + FINISH_LIMIT;
+        while !self.core.world.is_settled() && Instant::now() < deadline {
+            self.turn(Wait::AtMost(FINISH_STEP));
+        }
+        self.core.finish_io();
+        for shard in self.core.world.shards.iter_mut() {
+            shard.close();
+        }
+        self.core.release_decided();
+        let Core { world, server } = &mut *self.core;
+        server.flush(world);
+        server.ring.turn(Wait::No).expect("the kernel knows the ring");
     }
 
     /// How the next turn may wait. Says that the core sleeps, if it may.
     fn choose_wait(&mut self, is_busy: bool) -> Wait {
-        let Core { world, server } = &mut *self.core;
-        if is_busy || !self.mailbox.receiver.is_empty() {
+        if is_busy || self.has_mail() {
             self.idle_since = None;
             return Wait::No;
         }
+        let limit = self.sleep_max();
+        let Core { world, server } = &mut *self.core;
         match world.settings.idle {
             Idle::Poll => return Wait::No,
             Idle::Spin(duration) => {
@@ -134,30 +166,42 @@ impl Pump<'_> {
         }
         let bell = world.node.ports[world.id].bell();
         bell.fall_asleep();
-        if !self.mailbox.receiver.is_empty() {
-            bell.wake_up();
+        if self.has_mail() {
+            let world = &self.core.world;
+            world.node.ports[world.id].bell().wake_up();
             return Wait::No;
         }
-        world.counters.sleeps += 1;
-        Wait::AtMost(self.next_tick.saturating_duration_since(world.now))
+        self.core.world.counters.sleeps += 1;
+        Wait::AtMost(limit)
+    }
+
+    /// Whether there are messages that may be taken in: while as much is parked as may be, they wait.
+    fn has_mail(&self) -> bool {
+        !self.mailbox.receiver.is_empty() && !self.core.world.parking.is_full()
+    }
+
+    /// How long the core may sleep if nothing happens, counted from the beginning of the turn.
+    fn sleep_max(&self) -> Duration {
+        let world = &self.core.world;
+        let until_tick = self.next_tick.saturating_duration_since(world.now);
+        world.store_sleep_max().map_or(until_tick, |limit| limit.min(until_tick))
     }
 
     /// Lets tasks run, and sleeps in the executor if there is nothing else to do.
     async fn run_tasks(&mut self, is_busy: bool) {
+        let limit = self.sleep_max();
+        self.core.submit_io();
         let Core { world, server } = &mut *self.core;
-        // Sends that this turn has queued go out before the core sleeps.
+        // What this turn has queued goes out before the core sleeps.
         server.ring.turn(Wait::No).expect("the kernel knows the ring");
-        let bell = world.node.ports[world.id].bell();
         server.ring.notify(true);
-        bell.fall_asleep();
-        let must_stay = is_busy
-            || server.ring.has_work()
-            || !self.mailbox.receiver.is_empty()
-            || world.tasks.have_done();
+        world.node.ports[world.id].bell().fall_asleep();
+        let has_mail = self.has_mail();
+        let Core { world, server } = &mut *self.core;
+        let must_stay = is_busy || has_mail || server.ring.has_work() || world.tasks.have_done();
         if must_stay {
             glommio::executor().yield_task_queue_now().await;
         } else {
-            let limit = self.next_tick.saturating_duration_since(Instant::now());
             let limit = async {
                 Timer::new(limit).await;
             };
@@ -171,7 +215,8 @@ impl Pump<'_> {
             };
             activity.or(mail).or(limit).await;
         }
-        bell.wake_up();
+        let Core { world, server } = &mut *self.core;
+        world.node.ports[world.id].bell().wake_up();
         server.ring.notify(false);
         let mut count = [0; 8];
         // Empty unless the ring was active.
@@ -181,7 +226,7 @@ impl Pump<'_> {
     /// Takes in messages, a bounded number. Returns how many.
     fn take_messages(&mut self) -> usize {
         let mut taken = 0;
-        while taken < MESSAGE_COUNT_MAX {
+        while taken < MESSAGE_COUNT_MAX && !self.core.world.parking.is_full() {
             let Ok(message) = self.mailbox.receiver.try_recv() else { break };
             taken += 1;
             self.take_message(message);
@@ -196,8 +241,9 @@ impl Pump<'_> {
     fn take_message(&mut self, message: Message) {
         let Core { world, server } = &mut *self.core;
         match message {
+            Message::Job(job) => self.core.start_job(job),
             Message::Call(call) => call(self.core),
-            Message::Requests(batch) => world.links.serve(&batch, &mut world.shards),
+            Message::Requests(batch) => world.serve(&batch),
             Message::Answers(batch) => {
                 for (waiter, part, bytes) in world.links.take_answers(&batch) {
                     server.deliver(world, waiter, part, bytes);

@@ -1,8 +1,11 @@
 //! The shards of one core, and which core runs which shard.
 
-use gridkv_cluster::{ShardRange, Token, WallTime};
+use gridkv_cluster::{Instant, ShardRange, Token, WallTime};
+use gridkv_storage::{LogPosition, ReadError};
 use smallvec::SmallVec;
 
+use super::held::{Hold, Holds, Standing};
+use super::parking::Wait;
 use crate::shard::Shard;
 
 /// How a node's shards are spread over its cores: in contiguous runs, as evenly as they divide.
@@ -68,8 +71,10 @@ impl Shards {
 
     /// Fetches what lookups will touch; tokens of other cores are passed over.
     pub(crate) fn prefetch(&self, tokens: &[Token]) {
-        if self.layout.shard_count == 1 {
-            return self.shards[0].prefetch(tokens);
+        if self.layout.core_count == 1
+            && let [shard] = &self.shards[..]
+        {
+            return shard.prefetch(tokens);
         }
         for shard in &self.shards {
             let own: SmallVec<[Token; 32]> =
@@ -91,6 +96,54 @@ impl Shards {
         }
         self.next_to_expire = (self.next_to_expire + 1) % self.shards.len();
         self.shards[self.next_to_expire].collect_expired(budget)
+    }
+
+    /// Gives each store its turn.
+    pub(crate) fn turn(&mut self, now: Instant) {
+        for shard in &mut self.shards {
+            shard.turn(now);
+        }
+    }
+
+    /// The next ticket that is ready.
+    pub(crate) fn poll_ready(&mut self) -> Option<(Wait, Result<(), ReadError>)> {
+        self.shards.iter_mut().find_map(|shard| {
+            let (ticket, result) = shard.poll_ready()?;
+            Some((Wait { shard: shard.index(), ticket }, result))
+        })
+    }
+
+    /// What was brought in for a ticket may go.
+    pub(crate) fn release(&mut self, wait: Wait) {
+        self.shards[usize::from(wait.shard - self.first)].release(wait.ticket);
+    }
+
+    /// What the job that has just run waits for, if it has to be run again.
+    pub(crate) fn take_wait(&mut self) -> Option<Wait> {
+        let wait = self.shards.iter_mut().find_map(Shard::take_wait)?;
+        // It has shown nothing of the others either.
+        self.take_holds();
+        Some(wait)
+    }
+
+    /// Forgets what a job that is not run again was waiting for.
+    pub(crate) fn forget_waits(&mut self) {
+        self.shards.iter_mut().for_each(Shard::forget_wait);
+    }
+
+    /// What must be durable before what the job that has just run returned may be told.
+    pub(crate) fn take_holds(&mut self) -> Holds {
+        self.shards.iter_mut().filter_map(Shard::take_hold).collect()
+    }
+
+    /// What has become of a hold.
+    pub(crate) fn standing(&self, hold: Hold) -> Standing {
+        self.shards[usize::from(hold.shard - self.first)].standing(hold.position)
+    }
+
+    /// Up to where the holds of each shard have come to their end.
+    pub(crate) fn decided(&self) -> SmallVec<[(u16, LogPosition); 8]> {
+        self.shards.iter().map(|shard| (shard.index(), shard.decided())).collect()
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Shard> {

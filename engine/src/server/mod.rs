@@ -41,7 +41,8 @@ pub(crate) struct Server {
     session_count: usize,
     /// Connections whose output, or whose end, is to be looked at before the turn ends.
     queue: Vec<ConnectionId>,
-    /// Connections with input that waits for room in the links to other cores.
+    /// Connections with input that waits for room in the links to other cores, or for room among what
+    /// is parked.
     stalled: Vec<ConnectionId>,
     /// Connections that have more to do and let others go first.
     ready: Vec<ConnectionId>,
@@ -90,6 +91,7 @@ impl Server {
                 Event::Sent(id, buffer) => self.on_sent(world, id, buffer),
                 Event::Ended(id) => self.on_ended(id),
                 Event::Closed(id) => self.on_closed(world, id),
+                Event::Completed { token, result } => world.io.complete(token, result),
                 Event::Accepted(socket) => self.on_accepted(world, socket),
                 Event::AcceptFailed(error) => {
                     tracing::warn!(%error, "a client could not be accepted: out of descriptors?");
@@ -198,7 +200,10 @@ impl Server {
             return;
         }
         if session.replies.has_output() {
-            let output = session.replies.take_output();
+            let output = session.replies.take_output(|hold| world.shards.standing(hold));
+            if output.is_empty() {
+                return hold_back(world, session);
+            }
             world.counters.output_bytes += output.len() as u64;
             session.output_moved_at = world.now;
             return self.ring.send(id, output);
@@ -225,6 +230,17 @@ impl Server {
             }
             Phase::Lingering(_) => {}
         }
+    }
+
+    /// Has a connection looked at again: what its output has waited for is decided.
+    pub(crate) fn release(&mut self, id: ConnectionId) {
+        let Some(mut session) = self.take(id) else { return };
+        session.held_for = None;
+        if !session.is_queued {
+            session.is_queued = true;
+            self.queue.push(id);
+        }
+        self.sessions[id.slot()] = Some(session);
     }
 
     fn on_sent(&mut self, world: &mut World, id: ConnectionId, buffer: Vec<u8>) {
@@ -275,7 +291,7 @@ impl Server {
         world.node.ports[world.id].remove_client();
     }
 
-    /// Takes in a part of a reply from another core or a task.
+    /// Takes in a part of a reply from another core, a disk or a task.
     pub(crate) fn deliver(&mut self, world: &mut World, waiter: Waiter, part: Part, bytes: &[u8]) {
         if part == Part::Failed {
             world.counters.errors += 1;
@@ -319,7 +335,7 @@ impl Server {
         }
     }
 
-    /// Connections that waited for room in the links try again.
+    /// Connections that waited for room in the links, or for what is parked, try again.
     pub(crate) fn wake_stalled(&mut self, world: &mut World) {
         for id in std::mem::take(&mut self.stalled) {
             self.proceed_if_idle(world, id);
@@ -469,6 +485,17 @@ impl Server {
         } else {
             None
         }
+    }
+}
+
+/// Has the core remember what a connection's output waits for.
+fn hold_back(world: &mut World, session: &mut Session) {
+    let hold = session.replies.first_hold();
+    if session.held_for != hold
+        && let Some(hold) = hold
+    {
+        session.held_for = Some(hold);
+        world.held.connection(hold, session.connection);
     }
 }
 

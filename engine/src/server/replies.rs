@@ -6,14 +6,26 @@
 //! ```
 //!
 //! While nothing is waited for, replies are written straight into the output. From the first
-//! request that waits for another core on, each later reply is kept in a slot until all before it
-//! are there.
+//! request that waits for another core or a disk on, each later reply is kept in a slot until all
+//! before it are there.
+//!
+//! # What is held
+//!
+//! A reply that must not leave before a log is durable is written like any other, and marked. The
+//! output is handed out up to the first mark whose log is not durable; the reply under a mark whose
+//! log has failed is replaced by an error. Replies that follow each other and wait for the same
+//! share a mark, so that a long pipeline of writes has few.
+
+mod marks;
 
 use std::collections::VecDeque;
 
 use gridkv_net::resp::{Protocol, Reply};
 
+use self::marks::Marks;
 use super::commands::{Failure, Part};
+use crate::core::held::{Hold, Standing};
+use crate::error::Error;
 
 /// How the answers to the parts of a request become its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +39,7 @@ pub(crate) enum Gather {
 }
 
 enum Slot {
-    Ready(Vec<u8>),
+    Ready(Vec<u8>, Marks),
     Waiting(Waiting),
 }
 
@@ -47,6 +59,7 @@ struct Waiting {
 #[derive(Default)]
 pub(crate) struct Replies {
     output: Vec<u8>,
+    marks: Marks,
     slots: VecDeque<Slot>,
     base: u64,
     /// Bytes in slots that are ready.
@@ -60,12 +73,24 @@ impl Replies {
         if self.slots.is_empty() {
             return &mut self.output;
         }
-        if !matches!(self.slots.back(), Some(Slot::Ready(_))) {
-            self.slots.push_back(Slot::Ready(Vec::new()));
+        if !matches!(self.slots.back(), Some(Slot::Ready(..))) {
+            self.slots.push_back(Slot::Ready(Vec::new(), Marks::default()));
         }
         match self.slots.back_mut() {
-            Some(Slot::Ready(bytes)) => bytes,
+            Some(Slot::Ready(bytes, _)) => bytes,
             _ => unreachable!("a ready slot was just put there"),
+        }
+    }
+
+    /// Holds the reply that was just written to the [`Replies::buffer`], from `start` on.
+    pub(crate) fn hold(&mut self, start: usize, hold: Hold) {
+        let (bytes, marks) = match self.slots.back_mut() {
+            None => (&self.output, &mut self.marks),
+            Some(Slot::Ready(bytes, marks)) => (&*bytes, marks),
+            Some(Slot::Waiting(_)) => unreachable!("a reply was just written"),
+        };
+        if bytes.len() > start {
+            marks.add(start, bytes.len(), hold);
         }
     }
 
@@ -99,6 +124,7 @@ impl Replies {
         match part {
             Part::Count(counted) => waiting.counted += i64::from(counted),
             Part::Reply => waiting.bytes.extend_from_slice(bytes),
+            Part::Wait => unreachable!("what waits is no part of a reply yet"),
             Part::Failed => {
                 if !waiting.is_failed {
                     waiting.bytes.clear();
@@ -113,17 +139,20 @@ impl Replies {
         }
         let reply = waiting.complete();
         self.held_bytes += reply.len();
-        self.slots[index] = Slot::Ready(reply);
+        self.slots[index] = Slot::Ready(reply, Marks::default());
         self.flush();
         true
     }
 
     /// Moves what is ready, from the front on, to the output.
     fn flush(&mut self) {
-        while let Some(Slot::Ready(_)) = self.slots.front() {
-            let Some(Slot::Ready(bytes)) = self.slots.pop_front() else { unreachable!("looked") };
+        while let Some(Slot::Ready(..)) = self.slots.front() {
+            let Some(Slot::Ready(bytes, marks)) = self.slots.pop_front() else {
+                unreachable!("looked")
+            };
             self.base += 1;
             self.held_bytes = self.held_bytes.saturating_sub(bytes.len());
+            self.marks.append(marks, self.output.len());
             if self.output.is_empty() && bytes.len() > 4_096 {
                 self.output = bytes;
             } else {
@@ -132,14 +161,9 @@ impl Replies {
         }
     }
 
-    /// Gives up all parts still to come of one reply.
+    /// Gives up one part of a reply.
     pub(crate) fn fail(&mut self, sequence: u64, failure: &Failure) {
-        let Some(index) = sequence.checked_sub(self.base) else { return };
-        let index = usize::try_from(index).expect("slots are counted with usize");
-        if let Some(Slot::Waiting(waiting)) = self.slots.get_mut(index) {
-            waiting.parts_left = 1;
-            self.deliver(sequence, Part::Failed, failure.to_string().as_bytes());
-        }
+        self.deliver(sequence, Part::Failed, failure.to_string().as_bytes());
     }
 
     /// Whether replies are still to come.
@@ -157,6 +181,7 @@ impl Replies {
         self.output.len() + self.held_bytes
     }
 
+    /// Whether there are bytes to send, at once or when they are held no more.
     pub(crate) fn has_output(&self) -> bool {
         !self.output.is_empty()
     }
@@ -170,9 +195,30 @@ impl Replies {
         }
     }
 
-    /// Takes what is ready to go.
-    pub(crate) fn take_output(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.output)
+    /// Takes what is ready to go: what stands before the first reply that is still held.
+    #[inline]
+    pub(crate) fn take_output(&mut self, standing: impl Fn(Hold) -> Standing) -> Vec<u8> {
+        if self.marks.is_empty() {
+            return std::mem::take(&mut self.output);
+        }
+        let lost = || {
+            let mut error = Vec::new();
+            let failure = Failure::Store(Error::NotDurable);
+            Reply::new(&mut error, Protocol::Resp2).error(failure);
+            error
+        };
+        let len = self.marks.settle(&mut self.output, standing, lost);
+        if len == self.output.len() {
+            return std::mem::take(&mut self.output);
+        }
+        let held = self.output[len..].to_vec();
+        self.output.truncate(len);
+        std::mem::replace(&mut self.output, held)
+    }
+
+    /// What the first byte of the output waits for.
+    pub(crate) fn first_hold(&self) -> Option<Hold> {
+        self.marks.first()
     }
 
     /// Memory held, in bytes.
@@ -204,10 +250,12 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use gridkv_storage::LogPosition;
+
     use super::*;
 
     fn output(replies: &mut Replies) -> String {
-        String::from_utf8(replies.take_output()).unwrap()
+        String::from_utf8(replies.take_output(|_| Standing::Waiting)).unwrap()
     }
 
     #[test]
@@ -255,9 +303,72 @@ mod tests {
         replies.deliver(first, Part::Count(true), b"");
         replies.fail(first, &Failure::CoreStopped);
         assert!(output(&mut replies).ends_with("+NEXT\r\n"));
-        // What comes after that is too late.
-        replies.fail(first, &Failure::CoreStopped);
+        assert!(!replies.are_due());
+    }
+
+    /// Writes a reply that is held until the log of shard 0 is durable there.
+    fn held(replies: &mut Replies, text: &str, position: u64) {
+        let start = replies.buffer().len();
+        replies.buffer().extend_from_slice(text.as_bytes());
+        replies.hold(start, Hold { shard: 0, position: LogPosition(position) });
+    }
+
+    /// What leaves when the log is durable up to there.
+    fn durable(replies: &mut Replies, position: u64) -> String {
+        let standing = |hold: Hold| match hold.position.0 <= position {
+            true => Standing::Durable,
+            false => Standing::Waiting,
+        };
+        String::from_utf8(replies.take_output(standing)).unwrap()
+    }
+
+    #[test]
+    fn a_held_reply_holds_back_what_follows_it() {
+        let mut replies = Replies::default();
+        replies.buffer().extend_from_slice(b"a");
+        held(&mut replies, "b", 1);
+        held(&mut replies, "c", 1);
+        replies.buffer().extend_from_slice(b"d");
+        held(&mut replies, "e", 2);
+        replies.buffer().extend_from_slice(b"f");
+        assert_eq!(durable(&mut replies, 0), "a");
+        assert_eq!(durable(&mut replies, 0), "");
+        assert!(replies.has_output());
+        assert_eq!(durable(&mut replies, 1), "bcd");
+        held(&mut replies, "g", 3);
+        assert_eq!(durable(&mut replies, 3), "efg");
         assert!(!replies.has_output());
+        assert_eq!(replies.first_hold(), None);
+    }
+
+    #[test]
+    fn a_held_reply_behind_one_of_another_core_stays_held() {
+        let mut replies = Replies::default();
+        replies.buffer().extend_from_slice(b"a");
+        let sequence = replies.wait(Gather::One, Protocol::Resp2, 1, false);
+        held(&mut replies, "c", 1);
+        replies.buffer().extend_from_slice(b"d");
+        held(&mut replies, "e", 1);
+        replies.deliver(sequence, Part::Reply, b"b");
+        assert_eq!(durable(&mut replies, 0), "ab");
+        assert_eq!(durable(&mut replies, 1), "cde");
+    }
+
+    #[test]
+    fn each_held_reply_becomes_an_error_when_the_log_has_failed() {
+        let mut replies = Replies::default();
+        held(&mut replies, "+OK\r\n", 1);
+        replies.buffer().extend_from_slice(b"+PONG\r\n");
+        held(&mut replies, "+OK\r\n", 2);
+        held(&mut replies, "+OK\r\n", 2);
+        replies.buffer().extend_from_slice(b"$1\r\nx\r\n");
+        let standing = |hold: Hold| match hold.position.0 {
+            1 => Standing::Durable,
+            _ => Standing::Lost,
+        };
+        let output = String::from_utf8(replies.take_output(standing)).unwrap();
+        let error = "-UNKNOWN the log could not be made durable: the write may be lost\r\n";
+        assert_eq!(output, format!("+OK\r\n+PONG\r\n{error}{error}$1\r\nx\r\n"));
     }
 
     #[test]

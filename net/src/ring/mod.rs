@@ -4,15 +4,19 @@
 //!   turn(wait) ---- one io_uring_enter: submits what is queued, runs the kernel's deferred work,
 //!      |            waits if asked to
 //!      v
-//!   next_event() -> Accepted | Received | Sent | Closed       (until None)
+//!   next_event() -> Accepted | Received | Sent | Closed | Completed       (until None)
 //!      |
 //!      v
-//!   adopt, send, pause, resume, close ---- queue submissions for the next turn
+//!   adopt, send, pause, resume, close, submit ---- queue submissions for the next turn
 //! ```
 //!
 //! Accepting and receiving are multishot: armed once, they go on until something ends them. Bytes
 //! arrive in provided buffers; whoever takes a [`Received`] reads it and recycles it
 //! before the next turn.
+//!
+//! What else the core has the kernel do, such as its disk's reads and writes, goes through the same
+//! ring ([`DataRing::submit`]): one system call a turn serves both, and a core that sleeps in its
+//! ring is woken by either.
 //!
 //! # Invariants
 //!
@@ -87,6 +91,13 @@ pub enum Event {
     Ended(ConnectionId),
     /// The connection is gone, and its socket closed: the owner closed it, or a send failed.
     Closed(ConnectionId),
+    /// An operation handed to [`DataRing::submit`] has ended.
+    Completed {
+        /// What it was handed over with.
+        token: u64,
+        /// What the kernel says: a count or a descriptor, or a negative error number.
+        result: i32,
+    },
 }
 
 /// What a submission was for, in the low byte of its user data.
@@ -100,11 +111,18 @@ enum Operation {
     Doorbell = 4,
     /// Completes with nothing to be done: the cancellation of an operation of no connection.
     Other = 5,
+    /// Handed over by the owner. Its token takes the place of slot and generation.
+    Foreign = 6,
 }
+
+/// Bits of the user data that name the operation.
+const OPERATION_BITS: u32 = 8;
+/// Tokens of foreign operations are smaller than this.
+const TOKEN_END: u64 = 1 << (u64::BITS - OPERATION_BITS);
 
 /// slot (32 bits) | generation (24 bits) | operation (8 bits)
 const fn user_data(operation: Operation, id: ConnectionId) -> u64 {
-    ((id.slot as u64) << 32) | ((id.generation as u64) << 8) | operation as u64
+    ((id.slot as u64) << 32) | ((id.generation as u64) << OPERATION_BITS) | operation as u64
 }
 
 const NOBODY: ConnectionId = ConnectionId { slot: 0, generation: 0 };
@@ -126,6 +144,8 @@ pub struct DataRing {
     doorbell_count: Box<u64>,
     activity: Option<OwnedFd>,
     completions: VecDeque<cqueue::Entry>,
+    /// Operations of the owner's that have not ended.
+    foreign_count: usize,
 }
 
 impl DataRing {
@@ -153,6 +173,7 @@ impl DataRing {
             doorbell_count: Box::new(0),
             activity: None,
             completions: VecDeque::new(),
+            foreign_count: 0,
         })
     }
 
@@ -268,6 +289,26 @@ impl DataRing {
         }
     }
 
+    /// Has the kernel carry out an operation of the owner's, whatever its user data says. It is
+    /// queued for the next turn; [`Event::Completed`] tells how it has ended, once.
+    ///
+    /// # Safety
+    ///
+    /// What the entry points to, buffers, paths and descriptors, is there and left alone until
+    /// [`Event::Completed`] with this token has come out. If the ring is dropped before that, it
+    /// stays so for ever: dropping waits for what is under way, but not without end. The entry
+    /// completes once (it is no multishot operation).
+    ///
+    /// # Panics
+    ///
+    /// When the token has more than 56 bits.
+    pub unsafe fn submit(&mut self, entry: squeue::Entry, token: u64) {
+        assert!(token < TOKEN_END, "a token fits beside the operation's name");
+        self.foreign_count += 1;
+        let data = (token << OPERATION_BITS) | Operation::Foreign as u64;
+        self.push_entry(&entry.user_data(data));
+    }
+
     /// Open connections, closing ones included.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionId> {
@@ -373,6 +414,11 @@ impl DataRing {
                 None
             }
             operation if operation == Operation::Other as u64 => None,
+            operation if operation == Operation::Foreign as u64 => {
+                self.foreign_count -= 1;
+                let token = data >> OPERATION_BITS;
+                Some(Event::Completed { token, result: entry.result() })
+            }
             _ => self.on_operation_over(id),
         }
     }
@@ -517,12 +563,16 @@ impl DataRing {
     }
 
     fn push(&mut self, entry: &squeue::Entry, operation: Operation, id: ConnectionId) {
-        let entry = entry.clone().user_data(user_data(operation, id));
+        self.push_entry(&entry.clone().user_data(user_data(operation, id)));
+    }
+
+    fn push_entry(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: whatever the entry points to outlives its completion: sockets and bytes being
             // sent belong to a slot that is kept until then, the doorbell's word and descriptor to
-            // the ring, and the ring is dropped (which ends all operations) before either.
-            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+            // the ring, and the ring is dropped (which ends all operations) before either. For what
+            // the owner hands over, the owner has vouched.
+            if unsafe { self.uring.submission().push(entry) }.is_ok() {
                 return;
             }
             // Completions that nobody has taken can keep the kernel from taking submissions.
@@ -544,7 +594,7 @@ impl Drop for DataRing {
         // Bounded: the kernel ends what is left when the ring is closed.
         for _ in 0..1_000 {
             let done = self.connections.ids().is_empty() && !self.accepting && !self.doorbell_armed;
-            if done || self.turn_over() {
+            if (done && self.foreign_count == 0) || self.turn_over() {
                 break;
             }
         }

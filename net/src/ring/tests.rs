@@ -246,3 +246,107 @@ fn many_rings_leave_no_descriptor_behind() {
     let after = count();
     assert!(after < before + 50, "{before} descriptors became {after}");
 }
+
+/// Bytes in a file without a name, and an operation that reads them.
+struct Reading {
+    file: std::fs::File,
+    buffer: Vec<u8>,
+}
+
+impl Reading {
+    fn of(bytes: &[u8]) -> Self {
+        let name = rustix::fs::memfd_create("reading", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let mut file = std::fs::File::from(name);
+        file.write_all(bytes).unwrap();
+        Self { file, buffer: vec![0; bytes.len()] }
+    }
+
+    fn entry(&mut self) -> squeue::Entry {
+        let len = u32::try_from(self.buffer.len()).unwrap();
+        let file = types::Fd(self.file.as_raw_fd());
+        opcode::Read::new(file, self.buffer.as_mut_ptr(), len).offset(0).build()
+    }
+}
+
+#[test]
+fn an_operation_of_the_owners_is_carried_out_among_the_others() {
+    let mut world = World::new();
+    let (mut client, id) = world.connect();
+    let mut readings: Vec<Reading> = (0..200_u8).map(|index| Reading::of(&[index; 64])).collect();
+    // More than the ring takes at once, with tokens of all 56 bits.
+    for (reading, index) in readings.iter_mut().zip(0_u64..) {
+        // SAFETY: the readings outlive the ring's last word about them, which is waited for below.
+        unsafe { world.ring.submit(reading.entry(), TOKEN_END - 1 - index) };
+    }
+    client.write_all(b"hello").unwrap();
+    let mut received = 0;
+    let mut tokens = std::collections::BTreeSet::new();
+    while received < 5 || tokens.len() < 200 {
+        match world.next() {
+            Event::Completed { token, result } => {
+                assert_eq!(result, 64);
+                assert!(tokens.insert(token));
+            }
+            Event::Received(bytes) => {
+                assert_eq!(bytes.connection, id);
+                received += world.ring.bytes(&bytes).len();
+                world.ring.recycle(bytes);
+            }
+            other => panic!("bytes or a completion, not {other:?}"),
+        }
+    }
+    assert_eq!(tokens, (0..200).map(|index| TOKEN_END - 1 - index).collect());
+    for (reading, index) in readings.iter().zip(0_u8..) {
+        assert_eq!(reading.buffer, [index; 64]);
+    }
+}
+
+#[test]
+fn a_failed_operation_of_the_owners_tells_its_error() {
+    let mut world = World::new();
+    let nowhere = opcode::Fsync::new(types::Fd(-1)).build();
+    // SAFETY: the entry points to nothing.
+    unsafe { world.ring.submit(nowhere, 7) };
+    let Event::Completed { token: 7, result } = world.next() else { panic!("it is told") };
+    assert_eq!(result, -libc::EBADF);
+}
+
+#[test]
+fn a_ring_asleep_is_woken_by_an_operation_of_the_owners() {
+    let mut world = World::new();
+    for token in 0..100 {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let mut byte = [0_u8];
+        let read = opcode::Read::new(types::Fd(reader.as_raw_fd()), byte.as_mut_ptr(), 1).build();
+        // SAFETY: pipe and byte outlive the completion, which is waited for below.
+        unsafe { world.ring.submit(read, token) };
+        world.ring.turn(Wait::No).unwrap();
+        assert!(world.ring.next_event().is_none());
+        let writing = std::thread::spawn(move || writer.write_all(b"x").unwrap());
+        let before = Instant::now();
+        // Without the completion this would last the whole limit.
+        world.ring.turn(Wait::AtMost(LIMIT)).unwrap();
+        assert!(before.elapsed() < LIMIT);
+        let Event::Completed { token: of, result: 1 } = world.next() else { panic!("a byte") };
+        assert_eq!((of, byte), (token, *b"x"));
+        writing.join().unwrap();
+    }
+}
+
+#[test]
+fn a_ring_that_is_dropped_waits_for_what_it_was_handed() {
+    let mut world = World::new();
+    let mut reading = Reading::of(&[3; 4_096]);
+    // SAFETY: a read of memory ends within the time that dropping waits.
+    unsafe { world.ring.submit(reading.entry(), 1) };
+    drop(world);
+    assert_eq!(reading.buffer, [3; 4_096]);
+}
+
+#[test]
+#[should_panic(expected = "a token fits")]
+fn a_token_of_too_many_bits_is_the_owners_mistake() {
+    let mut world = World::new();
+    // SAFETY: the entry points to nothing.
+    unsafe { world.ring.submit(opcode::Nop::new().build(), TOKEN_END) };
+}

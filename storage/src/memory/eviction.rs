@@ -100,7 +100,7 @@ impl MemoryStorage {
             if needed_bytes == 0 || used_bytes + needed_bytes <= max_bytes {
                 return Ok(place);
             }
-            if evictions_left == 0 || !self.evict(token, now) {
+            if evictions_left == 0 || !self.evict(Some(token), now) {
                 return Err(Error::OutOfMemory { used_bytes, max_bytes, needed_bytes });
             }
             evictions_left -= 1;
@@ -120,13 +120,13 @@ impl MemoryStorage {
     }
 
     /// Evicts one record, of another token than `kept`. Returns whether there was one.
-    fn evict(&mut self, kept: Token, now: WallTime) -> bool {
+    pub(super) fn evict(&mut self, kept: Option<Token>, now: WallTime) -> bool {
         if self.eviction == Eviction::Refuse {
             return false;
         }
         let key_count = self.table.totals().key_count;
         let candidate = self.lfu.as_mut().and_then(|lfu| lfu.leave_window(key_count));
-        let candidate = candidate.filter(|token| *token != kept);
+        let candidate = candidate.filter(|token| Some(*token) != kept);
         let candidate = candidate.and_then(|token| self.table.find_token(token));
         let candidate = candidate.filter(|place| is_live(self.table.item(*place), now));
         let victim = match (candidate, self.sample_victim(kept, now)) {
@@ -164,14 +164,14 @@ impl MemoryStorage {
     }
 
     /// The least used of a few records, or one that has expired.
-    fn sample_victim(&mut self, kept: Token, now: WallTime) -> Option<Place> {
+    fn sample_victim(&mut self, kept: Option<Token>, now: WallTime) -> Option<Place> {
         let mut least: Option<(u8, Place)> = None;
         let mut sampled = 0;
         for _ in 0..SAMPLE_DRAWS_MAX {
             let Some(place) = self.draw() else { continue };
             let item = self.table.item(place);
             let token = self.table.token_of(item);
-            if item.is_tombstone() || token == kept {
+            if item.is_tombstone() || Some(token) == kept {
                 continue;
             }
             if is_expired(item, now) {
@@ -189,7 +189,7 @@ impl MemoryStorage {
         least.map(|(_, place)| place).or_else(|| {
             let from = self.rng.u64(..);
             self.table.first_place(from, SEARCH_SLOTS, |item| {
-                !item.is_tombstone() && self.table.token_of(item) != kept
+                !item.is_tombstone() && Some(self.table.token_of(item)) != kept
             })
         })
     }

@@ -23,7 +23,7 @@ use fastrand::Rng;
 use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
 
 use crate::backend::{
-    Applied, Entry, Error, Eviction, Lookup, Options, Record, Stats, Storage, Tombstones,
+    Applied, Entry, Error, Eviction, Lookup, Options, Record, Stats, Step, Storage, Tombstones,
 };
 use crate::table::item::{Item, KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::table::{Demolition, Locator, Place, Sweep, Table, is_expired, stamp_age, stamp_at};
@@ -33,6 +33,8 @@ use eviction::Lfu;
 const DEMOLISHED_PER_WRITE: usize = 32;
 /// Draws of [`Storage::random`] before it searches in order.
 const DRAW_COUNT_MAX: usize = 64;
+/// What is kept for another store takes at most so small a part of the bound.
+const KEPT_SHARE: u64 = 16;
 /// Slots that [`Storage::random`] searches in order.
 const RANDOM_SEARCH_SLOTS: usize = 4_096;
 
@@ -159,7 +161,7 @@ impl MemoryStorage {
 
     fn entry(&self, place: Place) -> Entry<'_> {
         let item = self.table.item(place);
-        Entry { token: self.table.token_of(item), key: item.key(), record: record(item) }
+        entry(self.table.token_of(item), item)
     }
 
     fn random_place(&mut self, now: WallTime) -> Option<Place> {
@@ -177,6 +179,74 @@ impl MemoryStorage {
     /// A slot at random, if it holds an item.
     fn draw(&mut self) -> Option<Place> {
         self.table.item_near(self.rng.u64(..), self.rng.usize(..))
+    }
+}
+
+/// What a store that keeps its records elsewhere needs of one that keeps some of them in memory.
+impl MemoryStorage {
+    /// Where the key's live record is. Counts as a use of the key, there or not.
+    #[inline]
+    pub(crate) fn touch(&mut self, token: Token, key: &[u8], now: WallTime) -> Option<Place> {
+        if let Some(lfu) = &mut self.lfu {
+            lfu.record(token);
+        }
+        let place = self.find_live(token, key, now)?;
+        self.table.set_stamp(place, stamp_at(now));
+        Some(place)
+    }
+
+    /// The record at a place.
+    #[inline]
+    pub(crate) fn record_at(&self, place: Place) -> Record<'_> {
+        record(self.table.item(place))
+    }
+
+    /// Keeps a record, known to be the newest of its key, if it is worth its room.
+    pub(crate) fn keep(&mut self, token: Token, mutation: &Mutation<'_>, now: WallTime) {
+        self.demolish(DEMOLISHED_PER_WRITE);
+        let place = self.table.find(token, mutation.key);
+        let share = self.memory_bytes_max.map_or(u64::MAX, |bytes| bytes / KEPT_SHARE);
+        let is_large = Table::item_bytes(mutation) > share;
+        if is_large || self.apply_value(token, mutation, place, now).is_err() {
+            self.forget(token, mutation.key);
+        }
+    }
+
+    /// Lets go of a key's record.
+    pub(crate) fn forget(&mut self, token: Token, key: &[u8]) {
+        if let Some(place) = self.table.find(token, key) {
+            self.table.remove(place);
+        }
+    }
+
+    /// The key of a record with this token, if there is one.
+    pub(crate) fn key_of_token(&self, token: Token) -> Option<&[u8]> {
+        self.table.find_token(token).map(|place| self.table.item(place).key())
+    }
+
+    /// Lets go of all records.
+    pub(crate) fn forget_all(&mut self) {
+        let demolition = self.table.clear(Version::MAX);
+        if demolition.bytes() != 0 {
+            self.demolitions.push_back(demolition);
+        }
+        self.sweep = Sweep::default();
+    }
+
+    /// Lets go of the least used records until at most `bytes` are in use, if there are enough.
+    pub(crate) fn trim(&mut self, bytes: u64, now: WallTime) {
+        while self.memory_bytes() > bytes && (self.demolish_all() || self.evict(None, now)) {}
+    }
+
+    fn demolish_all(&mut self) -> bool {
+        let some = !self.demolitions.is_empty();
+        self.demolitions.clear();
+        some
+    }
+
+    /// Memory of all that is kept.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.memory_bytes()
     }
 }
 
@@ -245,22 +315,22 @@ impl Storage for MemoryStorage {
     }
 
     fn walk(
-        &self,
+        &mut self,
         from: Token,
         budget: usize,
         now: WallTime,
         visit: &mut dyn FnMut(Entry<'_>),
-    ) -> Option<Token> {
+    ) -> Step<Option<Token>> {
         if !self.range.contains(from) && from > self.range.first() {
-            return None;
+            return Step::Done(None);
         }
         let from = from.max(self.range.first());
         let next = self.table.walk(self.range.position(from), budget, &mut |token, item| {
             if is_live(item, now) {
-                visit(Entry { token, key: item.key(), record: record(item) });
+                visit(entry(token, item));
             }
         });
-        self.range.token_at(next?)
+        Step::Done(next.and_then(|position| self.range.token_at(position)))
     }
 
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {
@@ -274,9 +344,9 @@ impl Storage for MemoryStorage {
         collected
     }
 
-    fn random(&mut self, now: WallTime) -> Option<Entry<'_>> {
-        let place = self.random_place(now)?;
-        Some(self.entry(place))
+    fn random(&mut self, now: WallTime) -> Step<Option<Entry<'_>>> {
+        let place = self.random_place(now);
+        Step::Done(place.map(|place| self.entry(place)))
     }
 
     fn idle_time(&self, token: Token, key: &[u8], now: WallTime) -> Option<Duration> {
@@ -293,9 +363,9 @@ impl Storage for MemoryStorage {
         Some(self.table.item(place).allocation_bytes() as u64 + Table::slot_bytes())
     }
 
-    fn clear(&mut self, version: Version) {
+    fn clear(&mut self, version: Version) -> Result<(), Error> {
         if version <= self.floor && self.tombstones == Tombstones::Keep {
-            return;
+            return Ok(());
         }
         self.floor = self.floor.max(version);
         let demolition = self.table.clear(version);
@@ -303,6 +373,7 @@ impl Storage for MemoryStorage {
             self.demolitions.push_back(demolition);
         }
         self.sweep = Sweep::default();
+        Ok(())
     }
 
     fn stats(&self) -> Stats {
@@ -336,6 +407,10 @@ impl Storage for MemoryStorage {
 
 fn is_live(item: Item<'_>, now: WallTime) -> bool {
     !item.is_tombstone() && !is_expired(item, now)
+}
+
+fn entry(token: Token, item: Item<'_>) -> Entry<'_> {
+    Entry { token, key: item.key(), version: item.version(), expires_at: item.expires_at() }
 }
 
 #[inline]

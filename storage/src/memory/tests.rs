@@ -180,7 +180,7 @@ impl Pair {
                     let found = self.store.get((self.token_of)(&key), &key, self.model.now);
                     let known = self.model.records.get(&key[..]).and_then(|known| known.1.as_ref());
                     assert_eq!(
-                        found.record().map(|record| (record.value, record.expires_at)),
+                        found.record().unwrap().map(|record| (record.value, record.expires_at)),
                         known.map(|value| (&value.0[..], value.1))
                     );
                 }
@@ -196,27 +196,33 @@ impl Pair {
             Step::Clear { age } => {
                 let version = version(self.model.next.saturating_sub(age));
                 self.model.clear(version);
-                self.store.clear(version);
+                self.store.clear(version).unwrap();
             }
             Step::Walk { budget } => self.walk(budget),
         }
         self.check();
     }
 
-    fn walk(&self, budget: usize) {
+    fn walk(&mut self, budget: usize) {
         let mut seen = BTreeMap::new();
         let mut from = Some(Token::MIN);
         while let Some(token) = from {
             let mut last = token;
-            from = self.store.walk(token, budget, self.model.now, &mut |entry| {
+            from = contract::step(&mut self.store, token, budget, self.model.now, &mut |entry| {
                 assert!(entry.token >= last);
                 last = entry.token;
-                let before = seen.insert(entry.key.to_vec(), entry.record.value.to_vec());
+                let before = seen.insert(entry.key.to_vec(), entry.version);
                 assert_eq!(before, None, "visited twice");
             });
             assert!(from.is_none_or(|next| next > last));
         }
-        assert_eq!(seen, self.model.live());
+        let live = self.model.live();
+        assert!(seen.keys().eq(live.keys()));
+        for (key, value) in live {
+            let found =
+                self.store.peek((self.token_of)(&key), &key, self.model.now).record().unwrap();
+            assert_eq!(found.map(|record| record.value), Some(&value[..]));
+        }
     }
 
     fn check(&self) {
@@ -357,7 +363,7 @@ fn a_cleared_store_is_taken_down_in_bounded_steps() {
         write(&mut store, &set(number, 50, 1));
     }
     let full = store.stats().memory_bytes;
-    store.clear(Version { timestamp: Timestamp(1), node: NodeId(u16::MAX) });
+    store.clear(Version { timestamp: Timestamp(1), node: NodeId(u16::MAX) }).unwrap();
     assert_eq!(store.stats().key_count, 0);
     let mut left = store.stats().memory_bytes;
     assert!(left > full * 9 / 10, "what is not freed yet is counted");
@@ -380,9 +386,11 @@ fn a_walk_from_outside_of_the_range_begins_or_ends_with_it() {
     let records: Vec<_> = records.filter(|it| range.contains(Token::of(&it.0))).collect();
     records.iter().for_each(|record| assert!(write(&mut store, record)));
     let mut count = 0;
-    assert_eq!(store.walk(Token::MIN, usize::MAX, START, &mut |_| count += 1), None);
+    let walked = store.walk(Token::MIN, usize::MAX, START, &mut |_| count += 1);
+    assert_eq!(walked, crate::Step::Done(None));
     assert_eq!(count, records.len());
-    assert_eq!(store.walk(Token::MAX, usize::MAX, START, &mut |_| panic!("behind")), None);
+    let behind = store.walk(Token::MAX, usize::MAX, START, &mut |_| panic!("behind"));
+    assert_eq!(behind, crate::Step::Done(None));
 }
 
 #[test]
@@ -398,7 +406,11 @@ fn the_same_seed_draws_the_same_keys() {
         for number in 0..1_000 {
             write(&mut store, &set(number, 5, 1));
         }
-        (0..20).map(|_| store.random(START).unwrap().token).collect::<Vec<_>>()
+        let mut token = || match store.random(START) {
+            crate::Step::Done(entry) => entry.unwrap().token,
+            crate::Step::Loading(_) => unreachable!("all is in memory"),
+        };
+        (0..20).map(|_| token()).collect::<Vec<_>>()
     };
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));

@@ -14,7 +14,7 @@
 mod bucket;
 mod directory;
 pub(crate) mod item;
-mod prefetch;
+pub(crate) mod prefetch;
 mod segment;
 mod sweep;
 mod walk;
@@ -28,7 +28,7 @@ use bucket::{SLOT_COUNT, Tag};
 use directory::Directory;
 use item::{Item, Slot, item_bytes};
 use segment::{Cell, SPLIT_BUCKET_COUNT, Segment};
-pub(crate) use segment::{Locator, stamp_age, stamp_at};
+pub(crate) use segment::{Locator, STAMP_AGE_MAX, stamp_age, stamp_at};
 pub(crate) use sweep::{Demolition, Sweep};
 
 /// Tokens that [`Table::prefetch`] handles in one go.

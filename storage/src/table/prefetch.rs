@@ -2,7 +2,7 @@
 
 /// Brings the line at `address` into the cache. Any address will do.
 #[inline]
-pub(super) fn prefetch_line(address: usize) {
+pub(crate) fn prefetch_line(address: usize) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a prefetch reads nothing that the program can see and never faults; SSE is part of
     // every x86-64.

@@ -21,7 +21,7 @@ pub(super) fn run(
         Each::Count(count) => Part::Count(count(shard, key)?),
         Each::Values => {
             let mut reply = Reply::new(out, protocol);
-            match shard.read(key) {
+            match shard.read(key)? {
                 Some(record) => reply.bulk(record.value),
                 None => reply.null(),
             }
@@ -34,9 +34,8 @@ pub(super) fn run(
     })
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn exists(shard: &mut Shard, key: Key<'_>) -> Result<bool, Error> {
-    Ok(shard.read(key).is_some())
+    shard.uses(key)
 }
 
 pub(super) fn delete(shard: &mut Shard, key: Key<'_>) -> Result<bool, Error> {

@@ -7,9 +7,8 @@ use crate::shard::Key;
 type Result<T = ()> = std::result::Result<T, Failure>;
 
 /// `TYPE key`
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn kind(call: &mut KeyCall<'_, '_>) -> Result {
-    let is_there = call.shard.look(call.key).is_some();
+    let is_there = call.shard.has(call.key)?;
     call.reply.simple(if is_there { "string" } else { "none" });
     Ok(())
 }
@@ -73,7 +72,7 @@ fn set_expiry(call: &mut KeyCall<'_, '_>, unit: Unit, name: &str) -> Result {
     let Some(instant) = unit.instant(amount, call.shard.now()) else {
         return Err(Failure::InvalidExpire(name.to_owned()));
     };
-    let Some(record) = call.shard.look(call.key) else {
+    let Some(record) = call.shard.look(call.key)? else {
         call.reply.integer(0);
         return Ok(());
     };
@@ -92,7 +91,7 @@ fn set_expiry(call: &mut KeyCall<'_, '_>, unit: Unit, name: &str) -> Result {
 
 /// `PERSIST key`
 pub(super) fn persist(call: &mut KeyCall<'_, '_>) -> Result {
-    let expires = call.shard.look(call.key).is_some_and(|record| record.expires_at.is_some());
+    let expires = call.shard.look(call.key)?.is_some_and(|record| record.expires_at.is_some());
     if expires {
         call.shard.set_expiry(call.key, None)?;
     }
@@ -101,9 +100,9 @@ pub(super) fn persist(call: &mut KeyCall<'_, '_>) -> Result {
 }
 
 /// What TTL and its kin make of an expiry: -2 without a key, -1 without an expiry.
-fn reply_expiry(call: &mut KeyCall<'_, '_>, of: impl FnOnce(i64, i64) -> i64) {
+fn reply_expiry(call: &mut KeyCall<'_, '_>, of: impl FnOnce(i64, i64) -> i64) -> Result {
     let now = i64::try_from(call.shard.now().as_millis()).unwrap_or(i64::MAX);
-    let reply = match call.shard.look(call.key) {
+    let reply = match call.shard.look(call.key)? {
         None => -2,
         Some(record) => match record.expires_at {
             None => -1,
@@ -111,40 +110,32 @@ fn reply_expiry(call: &mut KeyCall<'_, '_>, of: impl FnOnce(i64, i64) -> i64) {
         },
     };
     call.reply.integer(reply);
+    Ok(())
 }
 
 /// `TTL key`: seconds, rounded as Redis does.
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn time_to_live(call: &mut KeyCall<'_, '_>) -> Result {
-    reply_expiry(call, |at, now| (at - now + 500) / 1_000);
-    Ok(())
+    reply_expiry(call, |at, now| (at - now + 500) / 1_000)
 }
 
 /// `PTTL key`
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn time_to_live_millis(call: &mut KeyCall<'_, '_>) -> Result {
-    reply_expiry(call, |at, now| at - now);
-    Ok(())
+    reply_expiry(call, |at, now| at - now)
 }
 
 /// `EXPIRETIME key`
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn expire_time(call: &mut KeyCall<'_, '_>) -> Result {
-    reply_expiry(call, |at, _| (at + 500) / 1_000);
-    Ok(())
+    reply_expiry(call, |at, _| (at + 500) / 1_000)
 }
 
 /// `PEXPIRETIME key`
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn expire_time_millis(call: &mut KeyCall<'_, '_>) -> Result {
-    reply_expiry(call, |at, _| at);
-    Ok(())
+    reply_expiry(call, |at, _| at)
 }
 
 /// `OBJECT ENCODING key`: what Redis would call a string like this.
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn object_encoding(call: &mut KeyCall<'_, '_>) -> Result {
-    match call.shard.look(call.key) {
+    match call.shard.look(call.key)? {
         None => call.reply.null(),
         Some(record) if crate::shard::parse_integer(record.value).is_some() => {
             call.reply.bulk(b"int");
@@ -156,11 +147,11 @@ pub(super) fn object_encoding(call: &mut KeyCall<'_, '_>) -> Result {
 }
 
 /// `OBJECT REFCOUNT key`
-#[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn object_refcount(call: &mut KeyCall<'_, '_>) -> Result {
-    match call.shard.look(call.key) {
-        None => call.reply.null(),
-        Some(_) => call.reply.integer(1),
+    if call.shard.has(call.key)? {
+        call.reply.integer(1);
+    } else {
+        call.reply.null();
     }
     Ok(())
 }
@@ -177,7 +168,7 @@ pub(super) fn object_idle_time(call: &mut KeyCall<'_, '_>) -> Result {
 
 /// `OBJECT FREQ key`: how often it was used of late, 0 to 15.
 pub(super) fn object_frequency(call: &mut KeyCall<'_, '_>) -> Result {
-    if call.shard.look(call.key).is_none() {
+    if !call.shard.has(call.key)? {
         call.reply.null();
         return Ok(());
     }

@@ -15,8 +15,10 @@
 
 pub(crate) mod docs;
 mod each;
+mod info;
 mod keys;
 mod node;
+mod persistence;
 mod scan;
 mod session;
 mod strings;
@@ -134,6 +136,8 @@ pub(crate) enum Part {
     Count(bool),
     /// The text of an error was written.
     Failed,
+    /// Nothing has happened: the shard says what to wait for, and then it is to be run again.
+    Wait,
 }
 
 /// A command on one key, on the core that owns it.
@@ -244,6 +248,12 @@ impl fmt::Display for Failure {
             Self::Store(Error::ValueTooLarge { .. }) => {
                 f.write_str("ERR string exceeds maximum allowed size (max_value)")
             }
+            Self::Store(Error::DiskFull) => {
+                write!(f, "DISKFULL {}", Error::DiskFull)
+            }
+            // As Redis says it, so that its clients know it.
+            Self::Store(error @ Error::LogFailed) => write!(f, "MISCONF {error}"),
+            Self::Store(error @ Error::NotDurable) => write!(f, "UNKNOWN {error}"),
             Self::Store(Error::Interrupted) => {
                 f.write_str("UNKNOWN the core stopped while the command was under way")
             }
@@ -286,6 +296,9 @@ impl Command {
 
     /// Runs the part of a request that concerns one key, on the core that owns it. The reply, or
     /// the text of an error, is appended to `out`.
+    ///
+    /// A command that meets what is on disk, or a log without room, is run again from its start. So
+    /// it changes nothing before the last step that can fail like that.
     #[inline]
     pub(crate) fn run_part(
         &self,
@@ -309,6 +322,9 @@ impl Command {
         };
         result.unwrap_or_else(|failure| {
             out.truncate(before);
+            if failure == Failure::Store(Error::Busy) {
+                return Part::Wait;
+            }
             out.extend_from_slice(failure.to_string().as_bytes());
             Part::Failed
         })

@@ -1,22 +1,20 @@
-//! Commands about the node as a whole: INFO, CONFIG, CLIENT LIST and KILL, SLOWLOG, SHUTDOWN, DEBUG.
+//! Commands about the node as a whole: CONFIG, CLIENT LIST and KILL, SLOWLOG, SHUTDOWN, DEBUG.
 
-use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gridkv_net::resp::Reply;
-use gridkv_storage::Eviction;
+use gridkv_storage::{Durability, Eviction};
 
-use super::session::{REDIS_VERSION, describe};
+use super::session::describe;
 use super::{Failure, SessionCall, TaskCall, integer, is_word, text};
-use crate::config::Config;
+use crate::config::{Config, is_on_disk};
 use crate::core::Core;
 use crate::core::slowlog::SlowEntry;
-use crate::metrics::{Totals, resident_bytes};
 
-type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
+pub(super) type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 
 /// The options that have a name in Redis, with their values in its terms.
 pub(super) fn redis_settings(
@@ -30,10 +28,18 @@ pub(super) fn redis_settings(
     let threshold = settings
         .slowlog_threshold
         .map_or_else(|| "-1".to_owned(), |threshold| threshold.as_micros().to_string());
+    let sync = match settings.durability {
+        Durability::Commit => "always",
+        Durability::Interval(_) => "everysec",
+        Durability::None => "no",
+    };
+    let has_log = is_on_disk(&settings.storage);
     vec![
-        ("appendonly", "no".to_owned()),
+        ("appendfsync", sync.to_owned()),
+        ("appendonly", if has_log { "yes" } else { "no" }.to_owned()),
         ("bind", listen.map_or_else(String::new, |address| address.ip().to_string())),
         ("databases", "1".to_owned()),
+        ("dir", settings.data.display().to_string()),
         ("maxclients", settings.max_clients.to_string()),
         ("maxmemory", settings.max_memory.unwrap_or(0).to_string()),
         ("maxmemory-policy", policy.to_owned()),
@@ -50,6 +56,15 @@ pub(super) fn redis_settings(
 /// A setting of Redis that can be changed, as an option of ours: its name and the value's text.
 fn own_setting(name: &str, value: &str) -> Option<(&'static str, String)> {
     Some(match name {
+        "appendfsync" => {
+            let own = match value {
+                "always" => "commit",
+                "everysec" => "interval:1s",
+                "no" => "none",
+                other => other,
+            };
+            ("durability", own.to_owned())
+        }
         "maxmemory" if value == "0" => ("max_memory", "none".to_owned()),
         "maxmemory" => ("max_memory", redis_bytes(value)),
         "maxmemory-policy" if value.ends_with("-lfu") => ("eviction", "lfu".to_owned()),
@@ -102,6 +117,11 @@ pub(super) fn config_set(call: TaskCall) -> Task {
                     "ERR CONFIG SET failed (possibly related to argument '{name}') - {expected}"
                 )));
             }
+            if let Some(refusal) = refusal(&call.handle.node().config, &trial) {
+                return Err(Failure::text(format!(
+                    "ERR CONFIG SET failed (possibly related to argument '{name}') - {refusal}"
+                )));
+            }
             changes.push((own, own_value));
         }
         let apply = move |core: &mut Core| apply_settings(core, &changes);
@@ -111,12 +131,32 @@ pub(super) fn config_set(call: TaskCall) -> Task {
     })
 }
 
+/// Why settings cannot be had by a node that was started with others: its stores write to disk as
+/// often as they were told then, or more often when they are asked to.
+fn refusal(started_with: &Config, wanted: &Config) -> Option<String> {
+    let is_possible = match (started_with.durability, wanted.durability) {
+        (Durability::Commit, _) | (_, Durability::Commit | Durability::None) => true,
+        (Durability::Interval(often), Durability::Interval(seldom)) => often <= seldom,
+        (Durability::None, Durability::Interval(_)) => false,
+    };
+    let started_with = started_with.text("durability").unwrap_or_default();
+    (!is_possible).then(|| {
+        format!(
+            "the node was started with durability = {started_with}: start it with what is wanted"
+        )
+    })
+}
+
 fn apply_settings(core: &mut Core, changes: &[(&'static str, String)]) {
     let settings = &mut core.world.settings;
     for (name, value) in changes {
         settings.set(name, value).expect("the value was tried before");
     }
-    let (limit, eviction) = (settings.max_memory, settings.eviction);
+    let (limit, eviction, durability) =
+        (settings.max_memory, settings.eviction, settings.durability);
+    for shard in core.world.shards.iter_mut() {
+        shard.set_durability(durability);
+    }
     if changes.iter().any(|(name, _)| ["max_memory", "eviction"].contains(name)) {
         for shard in core.world.shards.iter_mut() {
             shard.set_memory_limit(limit, eviction);
@@ -131,157 +171,6 @@ pub(super) fn config_reset_stat(call: TaskCall) -> Task {
         call.reply_ok();
         Ok(())
     })
-}
-
-/// `INFO [section ...]`
-pub(super) fn info(call: TaskCall) -> Task {
-    Box::pin(async move {
-        let totals = Totals::collect(&call.handle).await?;
-        let settings = |core: &mut Core| redis_settings(&core.world.settings, None);
-        let settings = call.handle.on_core(call.core, settings).await?;
-        let figures = Figures { totals, settings };
-        let wanted: Vec<String> =
-            call.arguments[1..].iter().map(|it| text(it).to_ascii_lowercase()).collect();
-        let all = ["default", "all", "everything"];
-        let is_wanted = |name: &str| {
-            wanted.is_empty() || wanted.iter().any(|it| it == name || all.contains(&it.as_str()))
-        };
-        let mut report = String::new();
-        for (name, write) in SECTIONS {
-            if is_wanted(name) {
-                if !report.is_empty() {
-                    report.push_str("\r\n");
-                }
-                let mut title = name.to_string();
-                let capitals = if name == "cpu" { 3 } else { 1 };
-                title[..capitals].make_ascii_uppercase();
-                let _ = write!(report, "# {title}\r\n");
-                write(&mut report, &call, &figures);
-            }
-        }
-        call.reply(|reply| reply.verbatim(*b"txt", report.as_bytes()));
-        Ok(())
-    })
-}
-
-/// What INFO tells of: the sums over all cores, and the settings as they are.
-struct Figures {
-    totals: Totals,
-    settings: Vec<(&'static str, String)>,
-}
-
-impl Figures {
-    /// The value of a setting, by its name in Redis.
-    fn setting(&self, name: &str) -> &str {
-        let found = self.settings.iter().find(|(known, _)| *known == name);
-        found.map_or("", |(_, value)| value.as_str())
-    }
-}
-
-type Section = (&'static str, fn(&mut String, &TaskCall, &Figures));
-
-const SECTIONS: [Section; 9] = [
-    ("server", info_server),
-    ("clients", info_clients),
-    ("memory", info_memory),
-    ("persistence", info_persistence),
-    ("stats", info_stats),
-    ("replication", info_replication),
-    ("cpu", info_cpu),
-    ("cluster", info_cluster),
-    ("keyspace", info_keyspace),
-];
-
-fn line(report: &mut String, name: &str, value: impl std::fmt::Display) {
-    // Writing into a string does not fail.
-    let _ = write!(report, "{name}:{value}\r\n");
-}
-
-fn info_server(report: &mut String, call: &TaskCall, _: &Figures) {
-    let node = call.handle.node();
-    let uptime = node.started_at.elapsed().as_secs();
-    line(report, "redis_version", REDIS_VERSION);
-    line(report, "gridkv_version", env!("CARGO_PKG_VERSION"));
-    line(report, "redis_mode", "standalone");
-    line(report, "os", format!("Linux {}", rustix::system::uname().release().to_string_lossy()));
-    line(report, "arch_bits", 64);
-    line(report, "multiplexing_api", "io_uring");
-    line(report, "process_id", std::process::id());
-    line(report, "run_id", &node.run_id);
-    line(report, "tcp_port", node.listen.map_or(0, |address| address.port()));
-    line(report, "uptime_in_seconds", uptime);
-    line(report, "uptime_in_days", uptime / 86_400);
-    line(report, "cores", node.layout.core_count);
-    line(report, "shards", node.layout.shard_count);
-    line(report, "storage", &node.config.storage);
-}
-
-fn info_clients(report: &mut String, _: &TaskCall, figures: &Figures) {
-    line(report, "connected_clients", figures.totals.all.client_count);
-    line(report, "maxclients", figures.setting("maxclients"));
-    line(report, "blocked_clients", 0);
-}
-
-fn info_memory(report: &mut String, _: &TaskCall, figures: &Figures) {
-    let totals = &figures.totals;
-    let used = totals.used_bytes();
-    line(report, "used_memory", used);
-    line(report, "used_memory_human", human(used));
-    line(report, "used_memory_rss", resident_bytes());
-    line(report, "used_memory_startup", totals.startup_bytes());
-    line(report, "used_memory_dataset", totals.all.store.memory_bytes);
-    line(report, "used_memory_clients", totals.all.client_bytes);
-    line(report, "maxmemory", figures.setting("maxmemory"));
-    line(report, "maxmemory_policy", figures.setting("maxmemory-policy"));
-}
-
-fn human(bytes: u64) -> String {
-    bytesize::ByteSize::b(bytes).display().iec().to_string().replace(' ', "")
-}
-
-fn info_persistence(report: &mut String, _: &TaskCall, _: &Figures) {
-    line(report, "loading", 0);
-    line(report, "rdb_bgsave_in_progress", 0);
-    line(report, "aof_enabled", 0);
-}
-
-fn info_stats(report: &mut String, _: &TaskCall, figures: &Figures) {
-    let (counters, store) = (&figures.totals.all.counters, &figures.totals.all.store);
-    line(report, "total_connections_received", counters.connections_received);
-    line(report, "total_commands_processed", counters.commands);
-    line(report, "total_net_input_bytes", counters.input_bytes);
-    line(report, "total_net_output_bytes", counters.output_bytes);
-    line(report, "rejected_connections", counters.connections_rejected);
-    line(report, "expired_keys", store.expired_count);
-    line(report, "evicted_keys", store.evicted_count);
-    line(report, "keyspace_hits", store.hit_count);
-    line(report, "keyspace_misses", store.miss_count);
-    line(report, "total_error_replies", counters.errors);
-    line(report, "client_output_buffer_limit_disconnections", counters.output_disconnects);
-    line(report, "forwarded_requests", counters.forwarded);
-}
-
-fn info_replication(report: &mut String, _: &TaskCall, _: &Figures) {
-    line(report, "role", "master");
-    line(report, "connected_slaves", 0);
-}
-
-fn info_cpu(report: &mut String, _: &TaskCall, _: &Figures) {
-    let usage = crate::metrics::cpu_seconds();
-    line(report, "used_cpu_sys", format!("{:.6}", usage.system));
-    line(report, "used_cpu_user", format!("{:.6}", usage.user));
-}
-
-fn info_cluster(report: &mut String, _: &TaskCall, _: &Figures) {
-    line(report, "cluster_enabled", 0);
-}
-
-fn info_keyspace(report: &mut String, _: &TaskCall, figures: &Figures) {
-    let store = &figures.totals.all.store;
-    if store.key_count > 0 {
-        let (keys, expires) = (store.key_count, store.expiring_key_count);
-        line(report, "db0", format!("keys={keys},expires={expires},avg_ttl=0"));
-    }
 }
 
 /// `CLIENT LIST [TYPE type] [ID id ...]`

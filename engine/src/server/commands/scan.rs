@@ -12,10 +12,10 @@ use gridkv_net::resp::Reply;
 use super::strings::len_integer;
 use super::{Failure, TaskCall, integer, is_word};
 use crate::core::Core;
+use crate::core::job::Tokens;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::server::glob;
-use crate::shard::Shard;
 
 type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 
@@ -39,10 +39,10 @@ async fn step(
             if pattern.as_deref().is_none_or(|pattern| glob::matches(pattern, entry.key)) {
                 keys.push(entry.key.to_vec());
             }
-        });
-        (keys, next)
+        })?;
+        Ok((keys, next))
     };
-    let (keys, next) = handle.on_core(layout.core_of(from), work).await?;
+    let (keys, next) = handle.again_on(layout.core_of(from), Tokens::new(), work).await?;
     let after = shard.0 + 1;
     let next = next.or_else(|| {
         (after < layout.shard_count).then(|| ShardRange::new(after, layout.shard_count).first())
@@ -127,23 +127,42 @@ fn write_keys(reply: &mut Reply<'_>, keys: &[Vec<u8>]) {
 /// `RANDOMKEY`
 pub(super) fn random_key(call: TaskCall) -> Task {
     Box::pin(async move {
-        let draw = |shard: &mut Shard| (shard.stats().key_count, shard.random_key());
-        let drawn = call.handle.run_on_all(draw).await?;
-        let found: Vec<_> = drawn.iter().filter_map(|(n, key)| Some((n, key.as_ref()?))).collect();
-        let total: u64 = found.iter().map(|(key_count, _)| **key_count).sum();
+        let counts = call.handle.run_on_all(|shard| shard.stats().key_count).await?;
+        let total: u64 = counts.iter().sum();
         // Each shard with the weight of its keys.
         let mut at = if total == 0 { 0 } else { fastrand::u64(0..total) };
-        let chosen = found.into_iter().find(|(key_count, _)| {
-            let is_here = at < **key_count;
-            at = at.saturating_sub(**key_count);
+        let chosen = counts.iter().position(|key_count| {
+            let is_here = at < *key_count;
+            at = at.saturating_sub(*key_count);
             is_here
         });
-        call.reply(|reply| match chosen {
-            Some((_, key)) => reply.bulk(key),
+        let Some(chosen) = chosen else {
+            call.reply(|reply| reply.null());
+            return Ok(());
+        };
+        // Where all have expired, another shard may have some.
+        let mut shards = (chosen..counts.len()).chain(0..chosen);
+        let drawn = loop {
+            let Some(shard) = shards.next() else { break None };
+            let drawn = draw(&call.handle, u16::try_from(shard).expect("a shard's number")).await?;
+            if drawn.is_some() {
+                break drawn;
+            }
+        };
+        call.reply(|reply| match drawn {
+            Some(key) => reply.bulk(&key),
             None => reply.null(),
         });
         Ok(())
     })
+}
+
+/// Draws a key of one shard.
+async fn draw(handle: &Handle, shard: u16) -> Result<Option<Vec<u8>>, Error> {
+    let layout = handle.node().layout;
+    let first = ShardRange::new(shard, layout.shard_count).first();
+    let work = move |core: &mut Core| core.world.shards.of(first).random_key();
+    handle.again_on(layout.core_of(first), Tokens::new(), work).await
 }
 
 /// `DBSIZE`

@@ -12,7 +12,7 @@ type Result<T = ()> = std::result::Result<T, Failure>;
 
 /// `GET key`
 pub(super) fn get(call: &mut KeyCall<'_, '_>) -> Result {
-    match call.shard.read(call.key) {
+    match call.shard.read(call.key)? {
         Some(record) => call.reply.bulk(record.value),
         None => call.reply.null(),
     }
@@ -25,6 +25,15 @@ struct SetArguments<'a> {
     only_if: Option<OnlyIf<'a>>,
     wants_old: bool,
     expiry: SetExpiry,
+}
+
+impl SetArguments<'_> {
+    /// Whether it is not enough to know if the key has a value.
+    fn needs_record(&self) -> bool {
+        self.wants_old
+            || self.expiry == SetExpiry::Keep
+            || matches!(self.only_if, Some(OnlyIf::Equal(_)))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -131,24 +140,33 @@ pub(super) fn set(call: &mut KeyCall<'_, '_>) -> Result {
         return Ok(());
     }
     let options = parse_set(&call.arguments[3..], call.shard.now())?;
-    let current = call.shard.read(call.key);
-    let holds = match options.only_if {
-        None => true,
-        Some(OnlyIf::Absent) => current.is_none(),
-        Some(OnlyIf::Present) => current.is_some(),
-        Some(OnlyIf::Equal(expected)) => current.is_some_and(|record| record.value == expected),
-    };
-    let expires_at = match options.expiry {
-        SetExpiry::Never => None,
-        SetExpiry::Keep => current.and_then(|record| record.expires_at),
+    let mut expires_at = match options.expiry {
+        SetExpiry::Never | SetExpiry::Keep => None,
         SetExpiry::At(instant) => Some(instant),
     };
-    if options.wants_old {
-        match current {
-            Some(record) => call.reply.bulk(record.value),
-            None => call.reply.null(),
+    let holds = if options.needs_record() {
+        let current = call.shard.read(call.key)?;
+        if options.expiry == SetExpiry::Keep {
+            expires_at = current.and_then(|record| record.expires_at);
         }
-    }
+        if options.wants_old {
+            match current {
+                Some(record) => call.reply.bulk(record.value),
+                None => call.reply.null(),
+            }
+        }
+        match options.only_if {
+            None => true,
+            Some(OnlyIf::Absent) => current.is_none(),
+            Some(OnlyIf::Present) => current.is_some(),
+            Some(OnlyIf::Equal(expected)) => current.is_some_and(|record| record.value == expected),
+        }
+    } else {
+        match options.only_if {
+            Some(only_if) => call.shard.uses(call.key)? == matches!(only_if, OnlyIf::Present),
+            None => true,
+        }
+    };
     if holds {
         write_or_remove(call, value, expires_at)?;
     }
@@ -176,7 +194,7 @@ fn write_or_remove(
 
 /// `SETNX key value`
 pub(super) fn set_if_absent(call: &mut KeyCall<'_, '_>) -> Result {
-    let is_absent = call.shard.read(call.key).is_none();
+    let is_absent = !call.shard.uses(call.key)?;
     if is_absent {
         call.shard.write(call.key, call.arguments[2], None)?;
     }
@@ -249,7 +267,7 @@ pub(super) fn append(call: &mut KeyCall<'_, '_>) -> Result {
 
 /// `STRLEN key`
 pub(super) fn len(call: &mut KeyCall<'_, '_>) -> Result {
-    let len = call.shard.read(call.key).map_or(0, |record| record.value.len());
+    let len = call.shard.read(call.key)?.map_or(0, |record| record.value.len());
     call.reply.integer(len_integer(len));
     Ok(())
 }
@@ -257,7 +275,7 @@ pub(super) fn len(call: &mut KeyCall<'_, '_>) -> Result {
 /// `GETRANGE key start end`, both inclusive; negative ones count from the end.
 pub(super) fn get_range(call: &mut KeyCall<'_, '_>) -> Result {
     let (start, end) = (integer(call.arguments[2])?, integer(call.arguments[3])?);
-    let value = call.shard.read(call.key).map_or(&[][..], |record| record.value);
+    let value = call.shard.read(call.key)?.map_or(&[][..], |record| record.value);
     call.reply.bulk(slice(value, start, end));
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use super::{
-    Command, Each, Flag, Keys, Run, RunTask, docs, each, keys, node, scan, session, strings,
-    two_keys,
+    Command, Each, Flag, Keys, Run, RunTask, docs, each, info, keys, node, persistence, scan,
+    session, strings, two_keys,
 };
 use crate::core::tasks::Urgency;
 
@@ -59,6 +59,8 @@ pub(super) static ALL: &[Command] = &[
         "Appends to the value of a key, creating it if needed.")),
     command(("auth", -2, (0, 0, 0), STRANGER, "connection", "1.0.0", Run::Session(session::auth),
         "Authenticates the connection.")),
+    command(("bgsave", -1, (0, 0, 0), ADMIN, "server", "1.0.0", task(persistence::background_save),
+        "Starts a snapshot.")),
     command(("client", -2, (0, 0, 0), CONNECTION, "connection", "2.4.0", Run::Container,
         "A container for commands about connections.")),
     command(("client|getname", 2, (0, 0, 0), CONNECTION, "connection", "2.6.9", Run::Session(session::client_name),
@@ -141,6 +143,10 @@ pub(super) static ALL: &[Command] = &[
         "Returns a part of a value.")),
     command(("getset", 3, (1, 1, 1), WRITE_OOM_FAST, "string", "1.0.0", Run::Key(strings::get_set),
         "Returns the value of a key and replaces it.")),
+    command(("gridkv", -2, (0, 0, 0), ADMIN, "server", "1.0.0", Run::Container,
+        "A container for commands that Redis does not have.")),
+    command(("gridkv|snapshot", -2, (0, 0, 0), ADMIN, "server", "1.0.0", task(persistence::snapshot),
+        "Takes a snapshot and returns its directory.")),
     command(("hello", -1, (0, 0, 0), STRANGER, "connection", "6.0.0", Run::Session(session::hello),
         "Agrees on the protocol.")),
     command(("incr", 2, (1, 1, 1), WRITE_OOM_FAST, "string", "1.0.0", Run::Key(strings::increment),
@@ -149,10 +155,12 @@ pub(super) static ALL: &[Command] = &[
         "Increments an integer.")),
     command(("incrbyfloat", 3, (1, 1, 1), WRITE_OOM_FAST, "string", "2.6.0", Run::Key(strings::increment_by_float),
         "Increments a number.")),
-    command(("info", -1, (0, 0, 0), SERVER, "server", "1.0.0", task(node::info),
+    command(("info", -1, (0, 0, 0), SERVER, "server", "1.0.0", task(info::info),
         "Returns figures about the server.")),
     command(("keys", 2, (0, 0, 0), READ, "generic", "1.0.0", background(scan::keys),
         "Returns all keys that match a pattern.")),
+    command(("lastsave", 1, (0, 0, 0), FAST_SERVER, "server", "1.0.0", task(persistence::last_save),
+        "Returns the time of the last snapshot.")),
     command(("latency", -2, (0, 0, 0), ADMIN, "server", "2.8.13", Run::Container,
         "A container for commands about latency.")),
     command(("latency|doctor", 2, (0, 0, 0), ADMIN, "server", "2.8.13", Run::Session(session::latency_doctor),
@@ -211,6 +219,8 @@ pub(super) static ALL: &[Command] = &[
         "Renames a key if the new name is free.")),
     command(("reset", 1, (0, 0, 0), STRANGER, "connection", "6.2.0", Run::Session(session::reset),
         "Resets the connection.")),
+    command(("save", 1, (0, 0, 0), ADMIN, "server", "1.0.0", task(persistence::save),
+        "Takes a snapshot.")),
     command(("scan", -2, (0, 0, 0), READ, "generic", "2.8.0", task(scan::scan),
         "Walks over the keys.")),
     command(("select", 2, (0, 0, 0), FAST_CONNECTION, "connection", "1.0.0", Run::Session(session::select),

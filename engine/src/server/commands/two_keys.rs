@@ -9,6 +9,10 @@
 //!   are set or none, but another client may for a moment see some of a set that is then given up,
 //!   and another `MSETNX` that meets such a key fails.
 //! - `LCS`: each value is read in one step.
+//!
+//! With a store on disk, a write can have to wait for room in the log. What is atomic on one core
+//! above is then so up to there: a command that waits between two writes goes on with the second,
+//! as between two cores.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -18,6 +22,8 @@ use gridkv_net::resp::Reply;
 
 use super::{Failure, TaskCall, integer, is_word};
 use crate::core::Core;
+use crate::core::job::Tokens;
+use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{Condition, Expiry, Key, SetOptions, SetOutcome, Versioned};
@@ -101,13 +107,15 @@ async fn move_key(
     if layout.core_of(from.token) == layout.core_of(to.token) {
         let (source, target) = (source.to_vec(), target.to_vec());
         let core = layout.core_of(from.token);
-        let work = move |core: &mut Core| move_on_core(core, &source, &target, how);
-        return Ok(handle.on_core(core, work).await??);
+        let tokens = Tokens::from_slice(&[from.token, to.token]);
+        let mut written = None;
+        let work = move |core: &mut Core| move_on_core(core, &source, &target, how, &mut written);
+        return Ok(handle.again_on(core, tokens, work).await?);
     }
     let Some(found) = handle.get_versioned(source).await? else { return Ok(Moved::NoSource) };
     let condition = if how.replaces_target { Condition::Always } else { Condition::Absent };
     let expiry = found.expires_at.map_or(Expiry::Never, Expiry::At);
-    let options = SetOptions { expiry, condition };
+    let options = SetOptions { expiry, condition, ..SetOptions::default() };
     let outcome = handle.set_with(target, found.value, options).await?;
     if outcome == SetOutcome::ConditionFailed {
         return Ok(Moved::TargetExists);
@@ -118,14 +126,26 @@ async fn move_key(
     Ok(Moved::Done)
 }
 
-fn move_on_core(core: &mut Core, source: &[u8], target: &[u8], how: Move) -> Result<Moved, Error> {
+/// Moves within a core. `written` is the version of the source that has been written to the target,
+/// for when this is run again because the log had no room to remove the source.
+fn move_on_core(
+    core: &mut Core,
+    source: &[u8],
+    target: &[u8],
+    how: Move,
+    written: &mut Option<Version>,
+) -> Result<Moved, Error> {
     let (from, to) = (Key::of(source), Key::of(target));
     let shards = &mut core.world.shards;
-    let Some(Versioned { value, expires_at, .. }) = shards.of(from.token).get_versioned(source)?
-    else {
+    if let Some(version) = *written {
+        shards.of(from.token).remove_version(from, version)?;
+        return Ok(Moved::Done);
+    }
+    let found = shards.of(from.token).get_versioned(source)?;
+    let Some(Versioned { value, expires_at, version }) = found else {
         return Ok(Moved::NoSource);
     };
-    if !how.replaces_target && shards.of(to.token).look(to).is_some() {
+    if !how.replaces_target && shards.of(to.token).has(to)? {
         return Ok(Moved::TargetExists);
     }
     if source == target {
@@ -133,6 +153,7 @@ fn move_on_core(core: &mut Core, source: &[u8], target: &[u8], how: Move) -> Res
     }
     shards.of(to.token).write(to, &value, expires_at)?;
     if how.removes_source {
+        *written = Some(version);
         shards.of(from.token).remove(from)?;
     }
     Ok(Moved::Done)
@@ -140,15 +161,7 @@ fn move_on_core(core: &mut Core, source: &[u8], target: &[u8], how: Move) -> Res
 
 /// Removes a key if its value is still the one of `version`.
 async fn remove_version(handle: &Handle, key: Vec<u8>, version: Version) -> Result<(), Error> {
-    handle
-        .on_owner(key, move |shard, bytes| {
-            let key = Key::of(bytes);
-            if shard.look(key).is_some_and(|record| record.version == version) {
-                shard.remove(key)?;
-            }
-            Ok(())
-        })
-        .await
+    handle.on_owner(key, move |shard, bytes| shard.remove_version(Key::of(bytes), version)).await
 }
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -170,11 +183,13 @@ pub(super) fn set_all_if_absent(call: TaskCall) -> Task {
         let mut undo = Vec::new();
         let mut outcome = Ok(true);
         for (core, pairs) in by_core {
-            let work = move |core: &mut Core| set_if_all_absent(core, &pairs);
-            match call.handle.on_core(core, work).await {
-                Ok(Ok(Some(written))) => undo.extend(written),
-                Ok(Ok(None)) => outcome = Ok(false),
-                Ok(Err(error)) | Err(error) => outcome = Err(error),
+            let tokens = pairs.iter().map(|(key, _)| Key::of(key).token).collect();
+            let mut setting = SetIfAbsent::new(pairs);
+            let work = move |core: &mut Core| setting.run(core);
+            match call.handle.again_on(core, tokens, work).await {
+                Ok(Some(written)) => undo.extend(written),
+                Ok(None) => outcome = Ok(false),
+                Err(error) => outcome = Err(error),
             }
             if outcome != Ok(true) {
                 break;
@@ -191,27 +206,58 @@ pub(super) fn set_all_if_absent(call: TaskCall) -> Task {
     })
 }
 
-/// Sets all pairs of one core, or none.
-fn set_if_all_absent(core: &mut Core, pairs: &Pairs) -> Result<Written, Error> {
-    let shards = &mut core.world.shards;
-    let exists = |key: Key<'_>| shards.of(key.token).look(key).is_some();
-    if pairs.iter().map(|(key, _)| Key::of(key)).any(exists) {
-        return Ok(None);
+/// Sets all pairs of one core, or none. Knows how far it has come, for when it is run again because
+/// the log had no room.
+struct SetIfAbsent {
+    pairs: Pairs,
+    /// What was written, in the order of the pairs.
+    written: Vec<(Vec<u8>, Version)>,
+    /// What was written is taken back, and this is what came of it.
+    given_up: Option<Result<Written, Error>>,
+}
+
+impl SetIfAbsent {
+    fn new(pairs: Pairs) -> Self {
+        Self { pairs, written: Vec::new(), given_up: None }
     }
-    let mut written: Vec<(Vec<u8>, Version)> = Vec::new();
-    for (key, value) in pairs {
-        let key = Key::of(key);
-        let shard = shards.of(key.token);
-        if let Err(error) = shard.write(key, value, None) {
-            for (key, _) in written {
-                let key = Key::of(&key);
-                shards.of(key.token).remove(key)?;
+
+    fn run(&mut self, core: &mut Core) -> Result<Written, Error> {
+        let shards = &mut core.world.shards;
+        if self.given_up.is_none() {
+            match self.set(shards) {
+                Ok(true) => return Ok(Some(std::mem::take(&mut self.written))),
+                Ok(false) => self.given_up = Some(Ok(None)),
+                Err(Error::Busy) => return Err(Error::Busy),
+                Err(error) => self.given_up = Some(Err(error)),
             }
-            return Err(error);
         }
-        written.push((key.bytes.to_vec(), shard.latest()));
+        while let Some((key, version)) = self.written.last() {
+            let key = Key::of(key);
+            shards.of(key.token).remove_version(key, *version)?;
+            self.written.pop();
+        }
+        self.given_up.take().expect("it was given up")
     }
-    Ok(Some(written))
+
+    /// Sets what is left; whether all of it could be.
+    fn set(&mut self, shards: &mut Shards) -> Result<bool, Error> {
+        let left = &self.pairs[self.written.len()..];
+        for (key, _) in left {
+            let key = Key::of(key);
+            // The same key twice: the later value counts.
+            let is_own = self.written.iter().any(|(own, _)| own == key.bytes);
+            if !is_own && shards.of(key.token).has(key)? {
+                return Ok(false);
+            }
+        }
+        for (key, value) in left {
+            let key = Key::of(key);
+            let shard = shards.of(key.token);
+            shard.write(key, value, None)?;
+            self.written.push((key.bytes.to_vec(), shard.latest()));
+        }
+        Ok(true)
+    }
 }
 
 /// What `LCS` is told beside its keys.

@@ -24,6 +24,7 @@ use self::run::Piecewise;
 use super::commands::{Command, Failure, Flag, Part, Run, command_of, text};
 use super::replies::Replies;
 use crate::core::World;
+use crate::core::held::Hold;
 use crate::shard::KEY_BYTES_MAX;
 
 /// Beyond so many bytes of unsent replies, no further request is begun.
@@ -104,6 +105,8 @@ pub(crate) struct Session {
     /// When unsent replies last moved.
     pub(super) output_moved_at: Instant,
     pub(super) replies: Replies,
+    /// What its output waits for, of which the core was told.
+    pub(super) held_for: Option<Hold>,
     parser: Parser,
     piecewise: Option<Box<Piecewise>>,
     /// The reply that must be there before the next request is begun.
@@ -126,6 +129,7 @@ impl Session {
             unsent_bytes: 0,
             output_moved_at: now,
             replies: Replies::default(),
+            held_for: None,
             parser: Parser::new(),
             piecewise: None,
             barrier: None,
@@ -166,6 +170,8 @@ impl Session {
             consumed = parsed_to;
             match stop {
                 Stop::BatchFull => {}
+                // The rest of a request that was begun comes before more input.
+                Stop::Incomplete if self.piecewise.is_some() => {}
                 Stop::Incomplete => return (consumed, Pause::Input),
                 Stop::Failed(failure) => {
                     world.counters.protocol_errors += 1;
@@ -180,6 +186,7 @@ impl Session {
         self.barrier.is_some()
             || (self.awaits_all && self.replies.are_due())
             || self.is_full(world)
+            || world.parking.is_full()
             || (world.shards.layout().core_count > 1 && !world.links.have_room())
     }
 
@@ -314,7 +321,7 @@ impl Session {
         None
     }
 
-    /// Takes in a part of a reply from another core or a task.
+    /// Takes in a part of a reply from another core, a disk or a task.
     pub(super) fn deliver(&mut self, sequence: u64, part: Part, bytes: &[u8]) {
         let expected = WINDOW_BYTES / bytes.len().max(1);
         self.window = (self.window + 1).min(WINDOW_MAX).min(expected.max(1));

@@ -10,6 +10,9 @@ use smallvec::SmallVec;
 use super::{BATCH_COUNT, KEY_COUNT_MAX, Session};
 use crate::core::World;
 use crate::core::forward::Waiter;
+use crate::core::held::Hold;
+use crate::core::parking::Parked;
+use crate::core::request::{Asker, Request};
 use crate::handle::Handle;
 use crate::server::commands::{
     Command, Each, Failure, Flag, Part, Run, SessionCall, TaskCall, docs, text,
@@ -69,11 +72,7 @@ impl Session {
             Run::Key(_) => {
                 let core = world.shards.core_of(token);
                 if core == world.id {
-                    let out = self.replies.buffer();
-                    let before = out.len();
-                    let shard = world.shards.of(token);
-                    let part = command.run_part(shard, token, arguments, out, protocol);
-                    self.end_local(world, before, part);
+                    self.run_local(world, command, token, arguments);
                 } else {
                     let sequence = self.replies.wait(Gather::One, protocol, 1, self.is_mute());
                     self.ask(world, core, sequence, command, token, arguments);
@@ -119,8 +118,80 @@ impl Session {
         }
     }
 
+    /// Runs here what is one reply, or parks it.
+    #[inline]
+    fn run_local(
+        &mut self,
+        world: &mut World,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        if world.parking.holds_up(token) {
+            return self.park(world, None, command, token, arguments);
+        }
+        let protocol = self.client.protocol;
+        let out = self.replies.buffer();
+        let before = out.len();
+        let shard = world.shards.of(token);
+        let part = command.run_part(shard, token, arguments, out, protocol);
+        if part == Part::Wait {
+            return self.park(world, None, command, token, arguments);
+        }
+        let hold = shard.take_hold();
+        self.end_local(world, before, part, hold);
+    }
+
+    /// Runs here one part of the reply `sequence`, or parks it.
+    fn run_local_part(
+        &mut self,
+        world: &mut World,
+        sequence: u64,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        if world.parking.holds_up(token) {
+            return self.park(world, Some(sequence), command, token, arguments);
+        }
+        let mut out = Vec::new();
+        let shard = world.shards.of(token);
+        let part = command.run_part(shard, token, arguments, &mut out, self.client.protocol);
+        if part == Part::Wait {
+            return self.park(world, Some(sequence), command, token, arguments);
+        }
+        match shard.take_hold() {
+            None => {
+                self.replies.deliver(sequence, part, &out);
+            }
+            Some(hold) => {
+                let waiter = Waiter { connection: self.connection, sequence };
+                world.held.part(hold, Asker::Client(waiter), part, &out);
+            }
+        }
+    }
+
+    /// Parks what cannot run yet: a part of the reply `sequence`, or a reply of its own.
+    #[cold]
+    fn park(
+        &mut self,
+        world: &mut World,
+        sequence: Option<u64>,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        let protocol = self.client.protocol;
+        let sequence =
+            sequence.unwrap_or_else(|| self.replies.wait(Gather::One, protocol, 1, self.is_mute()));
+        let asker = Asker::Client(Waiter { connection: self.connection, sequence });
+        let request = Request::new(asker, command, protocol, token, arguments);
+        world.park(token, Parked::Request(request));
+    }
+
     /// Finishes the reply of a part that ran here, from `before` on in the buffer.
-    fn end_local(&mut self, world: &mut World, before: usize, part: Part) {
+    #[inline]
+    fn end_local(&mut self, world: &mut World, before: usize, part: Part, hold: Option<Hold>) {
         if part == Part::Failed {
             world.counters.errors += 1;
             let out = self.replies.buffer();
@@ -130,6 +201,9 @@ impl Session {
         }
         if self.is_mute() {
             self.replies.buffer().truncate(before);
+        }
+        if let Some(hold) = hold {
+            self.replies.hold(before, hold);
         }
     }
 
@@ -214,18 +288,10 @@ impl Session {
                     self.ask(world, core, sequence, command, token, part);
                     continue;
                 }
-                let shard = world.shards.of(token);
                 match sequence {
-                    None => {
-                        let out = self.replies.buffer();
-                        let before = out.len();
-                        let done = command.run_part(shard, token, part, out, protocol);
-                        self.end_local(world, before, done);
-                    }
+                    None => self.run_local(world, command, token, part),
                     Some(sequence) => {
-                        let mut out = Vec::new();
-                        let done = command.run_part(shard, token, part, &mut out, protocol);
-                        self.replies.deliver(sequence, done, &out);
+                        self.run_local_part(world, sequence, command, token, part);
                     }
                 }
             }

@@ -1,0 +1,84 @@
+//! Calls of the embedded API, and steps of commands that run as tasks: closures with somebody who
+//! waits for what they return.
+//!
+//! A job whose value is on disk waits until it was read and is run again from its start; what it
+//! returns is told when it is durable.
+
+use gridkv_cluster::Token;
+use smallvec::SmallVec;
+
+use super::Core;
+use crate::error::Error;
+
+/// The tokens that a job is about.
+pub(crate) type Tokens = SmallVec<[Token; 2]>;
+
+/// Work for a core.
+pub(crate) trait Job: Send {
+    /// The tokens it is about: it does not overtake what waits for one of them.
+    fn tokens(&self) -> &[Token];
+
+    /// Whether it may be run again.
+    fn can_wait(&self) -> bool;
+
+    /// Runs it, and keeps what came of it.
+    fn run(&mut self, core: &mut Core);
+
+    /// Tells what came of it: what it has returned, or this error.
+    fn finish(self: Box<Self>, end: Result<(), Error>);
+}
+
+/// A closure, and who waits for it.
+struct Errand<T, F> {
+    tokens: Tokens,
+    can_wait: bool,
+    work: F,
+    result: Option<Result<T, Error>>,
+    answer: oneshot::Sender<Result<T, Error>>,
+}
+
+/// Where the answer of a job arrives. It breaks off when the job's core stops.
+pub(crate) type Answer<T> = oneshot::AsyncReceiver<Result<T, Error>>;
+
+impl<T: Send, F: FnMut(&mut Core) -> Result<T, Error> + Send> Job for Errand<T, F> {
+    fn tokens(&self) -> &[Token] {
+        &self.tokens
+    }
+
+    fn can_wait(&self) -> bool {
+        self.can_wait
+    }
+
+    fn run(&mut self, core: &mut Core) {
+        self.result = Some((self.work)(core));
+    }
+
+    fn finish(self: Box<Self>, end: Result<(), Error>) {
+        let Self { result, answer, .. } = *self;
+        let result = end.and_then(|()| result.expect("it has run"));
+        // Nobody may be waiting any more.
+        let _ = answer.send(result);
+    }
+}
+
+/// A job that is run again when it had to wait: it must change nothing before it fails with
+/// [`Error::Busy`], or know what it has changed.
+pub(crate) fn repeatable<T: Send + 'static>(
+    tokens: Tokens,
+    work: impl FnMut(&mut Core) -> Result<T, Error> + Send + 'static,
+) -> (Box<dyn Job>, Answer<T>) {
+    let (answer, receiver) = oneshot::async_channel();
+    let errand = Errand { tokens, can_wait: true, work, result: None, answer };
+    (Box::new(errand), receiver)
+}
+
+/// A job that is run once.
+pub(crate) fn once<T: Send + 'static>(
+    work: impl FnOnce(&mut Core) -> T + Send + 'static,
+) -> (Box<dyn Job>, Answer<T>) {
+    let mut work = Some(work);
+    let run = move |core: &mut Core| Ok(work.take().expect("it is run once")(core));
+    let (answer, receiver) = oneshot::async_channel();
+    let errand = Errand { tokens: Tokens::new(), can_wait: false, work: run, result: None, answer };
+    (Box::new(errand), receiver)
+}

@@ -1,0 +1,227 @@
+//! The entries whose position begins with the same bits: one sorted array.
+//!
+//! Positions are spread evenly, so a search begins where the entry would be if they were spread
+//! perfectly, a few entries away from where it is. Arrays grow by a step of the allocator's size
+//! classes: an eighth of them is unused on average.
+
+use gridkv_cluster::{Timestamp, WallTime};
+
+use super::entry::{Entry, Extra, Ident, Known, Place, ROOT_BITS, Sort};
+use crate::table::item::allocation_bytes;
+use crate::table::prefetch::prefetch_line;
+
+/// A part with so many entries splits.
+pub(super) const ENTRY_COUNT_MAX: usize = 256;
+
+/// A part of the index.
+pub(super) struct Part {
+    entries: Vec<Entry>,
+    extras: Vec<Extra>,
+    /// At least the largest timestamp.
+    timestamp_max: Timestamp,
+    /// At most the earliest expiry.
+    expiry_next: WallTime,
+    pub(super) depth: u32,
+}
+
+impl Part {
+    pub(super) const fn new(depth: u32) -> Self {
+        Self {
+            entries: Vec::new(),
+            extras: Vec::new(),
+            timestamp_max: Timestamp::ZERO,
+            expiry_next: WallTime::MAX,
+            depth,
+        }
+    }
+
+    /// The part of entries and extras that are in order.
+    pub(super) fn of(
+        depth: u32,
+        entries: impl ExactSizeIterator<Item = Entry>,
+        extras: impl Iterator<Item = Extra>,
+    ) -> Self {
+        let bytes = allocation_bytes(entries.len() * size_of::<Entry>());
+        let mut part = Self::new(depth);
+        part.entries.reserve_exact(bytes / size_of::<Entry>());
+        part.entries.extend(entries);
+        part.extras.extend(extras);
+        part.extras.shrink_to_fit();
+        part.expiry_next = part.earliest();
+        part.timestamp_max = Timestamp(u64::MAX);
+        part
+    }
+
+    /// Whether each entry that says so has its extra, and all are in order.
+    pub(super) fn is_consistent(&self) -> bool {
+        let with_extra = self.entries.iter().filter(|entry| entry.has_extra());
+        self.entries.is_sorted_by(|one, next| one.sort() < next.sort())
+            && with_extra.map(Entry::sort).eq(self.extras.iter().map(|extra| extra.sort))
+    }
+
+    pub(super) fn extras(&self) -> &[Extra] {
+        &self.extras
+    }
+
+    pub(super) fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    pub(super) const fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(super) const fn timestamp_max(&self) -> Timestamp {
+        self.timestamp_max
+    }
+
+    /// Memory of the arrays, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        let entries = allocation_bytes(self.entries.capacity() * size_of::<Entry>());
+        let extras = allocation_bytes(self.extras.capacity() * size_of::<Extra>());
+        (entries + extras) as u64
+    }
+
+    /// Where an entry is to be expected.
+    #[inline]
+    fn guess(&self, sort: Sort) -> usize {
+        let fraction = sort.0 << (self.depth - ROOT_BITS);
+        #[expect(clippy::cast_possible_truncation, reason = "the product is below the length")]
+        let at = ((u128::from(fraction) * self.entries.len() as u128) >> 64) as usize;
+        at
+    }
+
+    /// Brings the entries around a position into the processor's cache.
+    pub(super) fn prefetch(&self, position: u64) {
+        let at = self.guess(Sort::of(Ident { position, fingerprint: 0 }));
+        for near in [at.saturating_sub(3), at, at + 3] {
+            if let Some(entry) = self.entries.get(near) {
+                prefetch_line(std::ptr::from_ref(entry).addr());
+            }
+        }
+    }
+
+    /// The place of `sort` in the array, or where it would be.
+    #[inline]
+    pub(super) fn search(&self, sort: Sort) -> Result<usize, usize> {
+        let len = self.entries.len();
+        let mut at = self.guess(sort);
+        while at < len && self.entries[at].sort() < sort {
+            at += 1;
+        }
+        while at > 0 && self.entries[at - 1].sort() >= sort {
+            at -= 1;
+        }
+        if at < len && self.entries[at].sort() == sort { Ok(at) } else { Err(at) }
+    }
+
+    fn extra_index(&self, sort: Sort) -> Result<usize, usize> {
+        self.extras.binary_search_by_key(&sort, |extra| extra.sort)
+    }
+
+    /// What is known at a place in the array.
+    #[inline]
+    pub(super) fn known(&self, at: usize) -> Known {
+        let entry = &self.entries[at];
+        if !entry.has_extra() {
+            return entry.known(None);
+        }
+        let index = self.extra_index(entry.sort()).expect("an entry that says so has an extra");
+        entry.known(Some(&self.extras[index]))
+    }
+
+    /// Points an entry elsewhere.
+    pub(super) fn set_place(&mut self, at: usize, place: Place) {
+        self.entries[at].set_place(place);
+    }
+
+    /// Writes over an entry.
+    pub(super) fn overwrite(&mut self, at: usize, known: &Known) {
+        let sort = self.entries[at].sort();
+        self.remove_extra(at);
+        let (entry, extra) = Entry::new(sort, known);
+        self.entries[at] = entry;
+        self.take_in(known, extra);
+    }
+
+    /// Adds an entry at the place where its search ended.
+    pub(super) fn insert(&mut self, at: usize, sort: Sort, known: &Known) {
+        if self.entries.len() == self.entries.capacity() {
+            let count = self.entries.len() + self.entries.len() / 8 + 1;
+            let bytes = allocation_bytes(count * size_of::<Entry>());
+            self.entries.reserve_exact(bytes / size_of::<Entry>() - self.entries.len());
+        }
+        let (entry, extra) = Entry::new(sort, known);
+        self.entries.insert(at, entry);
+        self.take_in(known, extra);
+    }
+
+    fn take_in(&mut self, known: &Known, extra: Option<Extra>) {
+        self.timestamp_max = self.timestamp_max.max(known.version.timestamp);
+        self.expiry_next = self.expiry_next.min(known.expires_at.unwrap_or(WallTime::MAX));
+        if let Some(extra) = extra {
+            let at = self.extra_index(extra.sort).expect_err("an entry has one extra");
+            self.extras.insert(at, extra);
+        }
+    }
+
+    fn remove_extra(&mut self, at: usize) {
+        if self.entries[at].has_extra() {
+            let sort = self.entries[at].sort();
+            let index = self.extra_index(sort).expect("an entry that says so has an extra");
+            self.extras.remove(index);
+        }
+    }
+
+    /// Removes an entry.
+    pub(super) fn remove(&mut self, at: usize) {
+        self.remove_extra(at);
+        self.entries.remove(at);
+        if self.entries.len() * 2 < self.entries.capacity() {
+            self.shrink();
+        }
+    }
+
+    fn shrink(&mut self) {
+        let bytes = allocation_bytes(self.entries.len() * size_of::<Entry>());
+        self.entries.shrink_to(bytes / size_of::<Entry>());
+        self.extras.shrink_to_fit();
+    }
+
+    /// Keeps the entries of the lower half of the positions and returns those of the upper half.
+    pub(super) fn split(&mut self) -> Self {
+        let bit = 63 - (self.depth - ROOT_BITS);
+        let is_lower = |sort: Sort| sort.0 >> bit & 1 == 0;
+        self.depth += 1;
+        let mut upper = Self::new(self.depth);
+        let at = self.entries.partition_point(|entry| is_lower(entry.sort()));
+        upper.entries = self.entries.split_off(at);
+        let at = self.extras.partition_point(|extra| is_lower(extra.sort));
+        upper.extras = self.extras.split_off(at);
+        for part in [&mut *self, &mut upper] {
+            part.shrink();
+            part.expiry_next = part.earliest();
+        }
+        upper.timestamp_max = self.timestamp_max;
+        upper
+    }
+
+    fn earliest(&self) -> WallTime {
+        self.extras.iter().filter_map(|extra| extra.expires_at).min().unwrap_or(WallTime::MAX)
+    }
+
+    /// How many extras a search for what is due has to look at: none where nothing is.
+    pub(super) fn due_count(&self, now: WallTime) -> usize {
+        if self.expiry_next <= now { self.extras.len() } else { 0 }
+    }
+
+    /// An entry that is due. Where there is none, the part knows when to look again.
+    pub(super) fn due(&mut self, now: WallTime) -> Option<Sort> {
+        let is_due = |extra: &&Extra| extra.expires_at.is_some_and(|at| at <= now);
+        let found = self.extras.iter().find(is_due).map(|extra| extra.sort);
+        if found.is_none() {
+            self.expiry_next = self.earliest();
+        }
+        found
+    }
+}

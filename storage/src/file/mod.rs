@@ -1,0 +1,398 @@
+//! The backend `file`: a log on direct I/O, an index in memory, a cache of records.
+//!
+//! ```text
+//!   get ---> cache --(miss)--> index --> staged in memory? --> on disk: load, then get again
+//!   apply -> index says who wins -> log (append) -> index -> cache
+//!   turn --> log: one commit after the other to disk; reads that have ended; compaction
+//! ```
+//!
+//! | module | has |
+//! |---|---|
+//! | `format` | the bytes of a segment |
+//! | `log` | appending, group commit, files |
+//! | `index` | where each key's record is, in 24 bytes a key |
+//! | `reads` | bringing records into memory |
+//! | `recover` | from the files of a directory to a store |
+//! | `checkpoint` | the index on disk, for opening after a clean stop |
+//! | `compact` | moving live records out of files that have few |
+//!
+//! # Invariants
+//!
+//! - The index points at the newest record of each key; the cache holds newest records only.
+//! - A file is used again only when none of its records is pointed at, when all that was appended
+//!   before that became so is durable, and when its header says durably that it is free.
+//! - A tombstone is dropped only when no file is left that is older than it: nothing it covers can
+//!   come back.
+//!
+//! # What is kept of the deleted
+//!
+//! With [`Tombstones::Drop`] the index forgets a deleted or expired key, and the floor keeps older
+//! mutations out. The log keeps the tombstone, or makes one of the expired record, for as long as
+//! an older file may hold a record of the key.
+
+mod checkpoint;
+mod compact;
+mod contents;
+pub(crate) mod format;
+pub(crate) mod index;
+mod log;
+mod offline;
+mod reads;
+mod recover;
+mod scan;
+mod store;
+mod survey;
+
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod tests;
+
+use fastrand::Rng;
+use gridkv_cluster::mutation::payload_bytes;
+use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
+
+use self::compact::Compaction;
+use self::format::{Kind, record_bytes};
+use self::index::{Ident, Index, Known, Place};
+use self::log::{Append, Log, Priority, Refusal};
+pub use self::offline::{OfflineError, Restored, ShardReport, check_shard, restore};
+use self::reads::Reads;
+pub use self::recover::{Damage, OpenFailure, Recovered};
+use crate::backend::{
+    DiskOptions, Durability, Entry, Error, Lookup, OpenError, Options, Record, Storage, Tombstones,
+};
+use crate::disk::{DirectDisk, Disk};
+use crate::memory::MemoryStorage;
+
+/// Records brought in for one step of a walk.
+const WALK_LOADS_MAX: usize = 256;
+/// Draws for a random record before it is searched for.
+const DRAW_COUNT_MAX: usize = 64;
+/// Parts of the index searched for a random record.
+const RANDOM_PARTS: usize = 4_096;
+/// Bytes of a tombstone, with a key of usual length.
+const TOMBSTONE_BYTES: u64 = record_bytes(32) as u64;
+/// What a new key adds to the index at most, but for a part that splits.
+const ENTRY_BYTES: u64 = 64;
+
+/// How a store is set up, beyond what all stores are told.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Bound on the memory of the cache, in bytes.
+    pub cache_bytes_max: u64,
+    /// When a write counts as done.
+    pub durability: Durability,
+    /// Size of a file of the log in bytes.
+    pub segment_bytes: u32,
+    /// Seed of the hash that tells keys of one token apart.
+    pub hash_seed: u64,
+    /// How the directory is called, for messages.
+    pub directory: String,
+}
+
+/// A store on disk.
+pub struct FileStorage<D> {
+    log: Log<D>,
+    index: Index,
+    cache: MemoryStorage,
+    reads: Reads,
+    compaction: Compaction,
+    range: ShardRange,
+    tombstones: Tombstones,
+    hash_seed: u64,
+    directory: String,
+    memory_bytes_max: Option<u64>,
+    cache_bytes_max: u64,
+    floor: Version,
+    rng: Rng,
+    /// A random draw that has come to a record on disk.
+    draw: Option<Ident>,
+    now: WallTime,
+    counters: Counters,
+    damaged_count: u64,
+    compacted_bytes: u64,
+    /// Snapshots being taken: no file may go meanwhile.
+    pin_count: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counters {
+    hit_count: u64,
+    miss_count: u64,
+    expired_count: u64,
+}
+
+/// Opens the backend for a registry.
+pub(crate) fn open_backend(options: &Options) -> Result<Box<dyn Storage>, OpenError> {
+    let backend = |error: Box<dyn std::error::Error + Send + Sync>| OpenError::Backend(error);
+    let Some(disk_options) = &options.disk else {
+        return Err(backend("the backend `file` needs a data directory".into()));
+    };
+    let DiskOptions { directory, io, sync_method, .. } = disk_options;
+    let disk = DirectDisk::open(directory, io.clone(), *sync_method)
+        .map_err(|error| backend(format!("{}: {error}", directory.display()).into()))?;
+    let setup = Setup {
+        cache_bytes_max: disk_options.cache_bytes_max,
+        durability: disk_options.durability,
+        segment_bytes: disk_options.segment_bytes,
+        hash_seed: disk_options.hash_seed,
+        directory: directory.display().to_string(),
+    };
+    let opened = FileStorage::open(disk, setup, options, WallTime::EPOCH);
+    let (store, recovered) = opened.map_err(|error| backend(error.into()))?;
+    if recovered.segment_count > 0 {
+        tracing::info!(
+            directory = %directory.display(),
+            keys = store.stats().key_count,
+            segments = recovered.segment_count,
+            scanned = recovered.scanned_count,
+            torn_bytes = recovered.torn_bytes,
+            damages = recovered.damages.len(),
+            "recovered"
+        );
+    }
+    io.stop_driving();
+    Ok(Box::new(store))
+}
+
+impl<D: Disk> FileStorage<D> {
+    /// Tells the key from others.
+    fn ident(&self, token: Token, key: &[u8]) -> Ident {
+        let fingerprint = recover::fingerprint(self.hash_seed, key);
+        Ident { position: self.range.position(token), fingerprint }
+    }
+
+    /// What is known of the key's live record.
+    fn find_live(&self, ident: Ident, now: WallTime) -> Option<Known> {
+        let known = self.index.find(ident)?;
+        let is_live = !known.is_tombstone && !is_past(known.expires_at, now);
+        is_live.then_some(known)
+    }
+
+    /// The record that the index means, if it is in memory outside the cache.
+    fn in_memory(&self, ident: Ident, key: &[u8], known: &Known) -> Lookup<'_> {
+        let record = if let Some(loaded) = self.reads.loaded(ident, known.place) {
+            match loaded.record() {
+                Some(record) => Some(record),
+                // Only its key was read.
+                None => return Lookup::OnDisk,
+            }
+        } else if let Some(staged) = self.log.staged(known.place) {
+            format::read_record(self.log.file(known.place.file).id, staged)
+        } else {
+            return Lookup::OnDisk;
+        };
+        match record {
+            Some(record) if record.mutation.key == key => Lookup::Found(Record {
+                value: record.mutation.value.unwrap_or_default(),
+                version: known.version,
+                expires_at: known.expires_at,
+            }),
+            // Another key that only looks like this one.
+            _ => Lookup::Absent,
+        }
+    }
+
+    fn apply_won(
+        &mut self,
+        ident: Ident,
+        mutation: &Mutation<'_>,
+        token: Token,
+        now: WallTime,
+    ) -> Result<Option<Known>, Error> {
+        let is_dead = mutation.value.is_none() || is_past(mutation.expires_at, now);
+        let tombstone = Mutation { value: None, expires_at: None, ..*mutation };
+        let written = if is_dead { &tombstone } else { mutation };
+        let place = self.append(&Append {
+            kind: if is_dead { Kind::Tombstone } else { Kind::Value },
+            origin: None,
+            mutation: written,
+            token,
+            fingerprint: ident.fingerprint,
+            priority: if is_dead { Priority::MakesRoom } else { Priority::Ordinary },
+        })?;
+        let payload = u32::try_from(payload_bytes(written)).expect("it was checked");
+        let known = Known {
+            place,
+            version: mutation.version,
+            expires_at: written.expires_at,
+            payload_bytes: payload,
+            is_tombstone: is_dead,
+        };
+        if is_dead {
+            self.cache.forget(token, mutation.key);
+        } else {
+            self.cache.keep(token, mutation, now);
+        }
+        if is_dead && self.tombstones == Tombstones::Drop {
+            self.floor = self.floor.max(mutation.version);
+            let before = self.index.remove(ident);
+            before.iter().for_each(|before| self.forsake(before));
+            return Ok(before);
+        }
+        let before = self.index.put(ident, &known);
+        before.iter().for_each(|before| self.forsake(before));
+        self.adopt(&known);
+        Ok(before)
+    }
+
+    fn append(&mut self, append: &Append<'_>) -> Result<Place, Error> {
+        let place = self.log.append(append).map_err(|refusal| self.refused(refusal))?;
+        // What compaction moves was counted when a client wrote it.
+        self.log.counters.record_count += 1;
+        Ok(place)
+    }
+
+    fn refused(&mut self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Busy => Error::Busy(self.reads.wait_for_room()),
+            Refusal::Full => Error::DiskFull,
+            Refusal::Failed => Error::LogFailed,
+        }
+    }
+
+    /// A record is pointed at.
+    fn adopt(&mut self, known: &Known) {
+        let bytes = record_bytes(known.payload_bytes as usize) as u64;
+        let file = self.log.file_mut(known.place.file);
+        file.live_bytes += bytes;
+        if known.is_tombstone {
+            // The index knows it: it is live, and not one of those that only the log knows.
+            file.tombstone_bytes = file.tombstone_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// A record is no longer pointed at.
+    fn forsake(&mut self, known: &Known) {
+        let bytes = record_bytes(known.payload_bytes as usize) as u64;
+        let file = self.log.file_mut(known.place.file);
+        assert!(file.live_bytes >= bytes, "what is live is counted");
+        file.live_bytes -= bytes;
+    }
+
+    /// What becomes of a record that has expired.
+    fn expire(&mut self, ident: Ident) {
+        self.counters.expired_count += 1;
+        let Some(known) = self.index.find(ident) else { return };
+        match self.tombstones {
+            Tombstones::Drop => {
+                self.floor = self.floor.max(known.version);
+                self.index.remove(ident);
+                self.forsake(&known);
+                // It covers what came before it, and compaction makes a tombstone of it.
+                let file = self.log.file_mut(known.place.file);
+                file.tombstone_bytes += TOMBSTONE_BYTES;
+                file.tombstone_origin = file.tombstone_origin.max(file.id);
+            }
+            Tombstones::Keep => {
+                let buried = Known { expires_at: None, is_tombstone: true, ..known };
+                self.index.put(ident, &buried);
+            }
+        }
+    }
+
+    fn memory_bytes(&self) -> u64 {
+        self.index.memory_bytes() + self.cache.bytes()
+    }
+
+    /// Sees to it that a new key's entry fits into memory: the cache gives way.
+    fn make_room(&mut self, now: WallTime) -> Result<(), Error> {
+        let Some(max_bytes) = self.memory_bytes_max else { return Ok(()) };
+        let used_bytes = self.memory_bytes();
+        if used_bytes + ENTRY_BYTES <= max_bytes {
+            return Ok(());
+        }
+        let index_bytes = self.index.memory_bytes() + ENTRY_BYTES;
+        self.cache.trim(max_bytes.saturating_sub(index_bytes), now);
+        let used_bytes = self.memory_bytes();
+        if used_bytes + ENTRY_BYTES <= max_bytes {
+            return Ok(());
+        }
+        Err(Error::OutOfMemory { used_bytes, max_bytes, needed_bytes: ENTRY_BYTES })
+    }
+
+    /// A live record at random.
+    fn draw_live(&mut self, now: WallTime) -> Option<(Ident, Known)> {
+        let is_live = |known: &Known| !known.is_tombstone && !is_past(known.expires_at, now);
+        for _ in 0..DRAW_COUNT_MAX {
+            let drawn = self.index.draw(self.rng.u64(..), self.rng.u64(..));
+            if let Some((ident, known)) = drawn.filter(|(_, known)| is_live(known)) {
+                return Some((ident, known));
+            }
+        }
+        let mut position = self.rng.u64(..);
+        for _ in 0..RANDOM_PARTS {
+            let (ident, known) = self.index.entry_near(position, RANDOM_PARTS)?;
+            if is_live(&known) {
+                return Some((ident, known));
+            }
+            position = ident.position.wrapping_add(1);
+        }
+        None
+    }
+
+    fn entry<'a>(&self, token: Token, key: &'a [u8], known: &Known) -> Entry<'a> {
+        Entry { token, key, version: known.version, expires_at: known.expires_at }
+    }
+
+    /// The parts of the trait that the log and the reads do: what the disk has done since.
+    fn reap(&mut self) {
+        while let Some(completion) = self.log.disk.poll() {
+            let (id, result) = (completion.id, completion.result);
+            if self.compaction.is_for(id) {
+                self.complete_compaction(&result, completion.buffer);
+            } else if self.reads.contains(id) {
+                self.complete_read(id, &result, completion.buffer);
+            } else {
+                self.log.complete(id, &result, completion.buffer);
+            }
+        }
+    }
+
+    /// Waits until all that was appended is durable and nothing is under way.
+    fn quiesce(&mut self) {
+        self.log.request_commit();
+        loop {
+            self.reap();
+            self.log.request_commit();
+            self.log.turn(self.log.now());
+            if self.log.is_quiet() && !self.is_reading() && !self.compaction.is_reading() {
+                return;
+            }
+            if self.log.disk.wait().is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl<D: Disk> FileStorage<D> {
+    /// Whether a record's key is in memory.
+    fn has_key(&self, ident: Ident, known: &Known) -> bool {
+        self.key_of(ident, known).is_some()
+    }
+
+    /// A record's key, if it is in memory.
+    fn key_of(&self, ident: Ident, known: &Known) -> Option<&[u8]> {
+        if let Some(loaded) = self.reads.loaded(ident, known.place) {
+            return loaded.key();
+        }
+        if let Some(staged) = self.log.staged(known.place) {
+            return format::read_key(staged);
+        }
+        let token = self.range.token_at(ident.position)?;
+        let key = self.cache.key_of_token(token)?;
+        (self.ident(token, key) == ident).then_some(key)
+    }
+
+    fn with_key(&self, ident: Ident, known: &Known, visit: impl FnOnce(&[u8])) {
+        if let Some(key) = self.key_of(ident, known) {
+            visit(key);
+        }
+    }
+}
+
+fn is_past(expires_at: Option<WallTime>, now: WallTime) -> bool {
+    expires_at.is_some_and(|at| at <= now)
+}
