@@ -8,7 +8,7 @@ command -v redis-server >/dev/null || { echo "redis-server is needed: apt-get in
 cargo build --release -q -p gridkv -p gridkv-bench
 taskset -c 0 redis-server --port 17379 --save '' --appendonly no --daemonize no >/dev/null &
 redis=$!
-./target/release/gridkv --cpus 0 --listen 127.0.0.1:17380 --admin off 2>/dev/null &
+./target/release/gridkv --storage memory --cpus 0 --listen 127.0.0.1:17380 --admin off 2>/dev/null &
 gridkv=$!
 trap 'kill $redis $gridkv 2>/dev/null' EXIT
 sleep 1

@@ -48,6 +48,8 @@ mod crash;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use fastrand::Rng;
 use gridkv_cluster::mutation::payload_bytes;
 use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
@@ -111,6 +113,8 @@ pub struct FileStorage<D> {
     now: WallTime,
     counters: Counters,
     damaged_count: u64,
+    /// Records found damaged by reads: each counts once.
+    damaged_places: BTreeSet<Place>,
     compacted_bytes: u64,
     /// Snapshots being taken: no file may go meanwhile.
     pin_count: u32,

@@ -218,8 +218,10 @@ impl<D: Disk> FileStorage<D> {
     pub(super) fn damaged(&mut self, place: Place) -> ReadError {
         let file = self.log.disk.name(place.file);
         let offset = u64::from(place.offset);
-        self.damaged_count += 1;
-        tracing::error!(directory = %self.directory, file, offset, "a record is damaged");
+        if self.damaged_places.insert(place) {
+            self.damaged_count += 1;
+            tracing::error!(directory = %self.directory, file, offset, "a record is damaged");
+        }
         let state = &mut self.log.file_mut(place.file).state;
         if *state == State::Sealed {
             *state = State::Damaged;

@@ -14,7 +14,7 @@
 //! that are not valid there *were*, once. That is damage: it is reported, counted and left as it is;
 //! all other records are taken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use fastrand::Rng;
@@ -183,6 +183,7 @@ impl<D: Disk> FileStorage<D> {
             now: WallTime::EPOCH,
             counters: Counters::default(),
             damaged_count: 0,
+            damaged_places: BTreeSet::new(),
             compacted_bytes: 0,
             pin_count: 0,
         };

@@ -174,6 +174,10 @@ pub(super) struct Log<D> {
     now: Instant,
     pub(super) counters: Counters,
     pool: Vec<Buffer>,
+    /// The file that was marked free last.
+    freed_last: Option<FileId>,
+    /// When a free file may be removed.
+    delete_at: Instant,
 }
 
 impl<D: Disk> Log<D> {
@@ -222,6 +226,8 @@ impl<D: Disk> Log<D> {
             now: Instant::ZERO,
             counters: Counters::default(),
             pool: Vec::new(),
+            freed_last: None,
+            delete_at: Instant::ZERO,
         }
     }
 
@@ -412,27 +418,33 @@ impl<D: Disk> Log<D> {
 
     /// The bytes of a record that is not on disk yet.
     pub(super) fn staged(&self, place: Place) -> Option<&[u8]> {
+        let commit = self.commit_of(place)?;
+        Some(&commit.bytes[place.offset as usize - commit.offset..])
+    }
+
+    /// The commit that a record is in, if that is not on disk yet.
+    fn commit_of(&self, place: Place) -> Option<&Commit> {
         let offset = place.offset as usize;
         let in_flight = match &self.in_flight {
             Some(InFlight::Commit { commit, .. }) => Some(commit),
             _ => None,
         };
         let mut commits = in_flight.into_iter().chain(&self.queue).chain(&self.open);
-        let commit = commits.find(|commit| {
+        commits.find(|commit| {
             commit.file == place.file
                 && (commit.offset..commit.offset + commit.bytes.len()).contains(&offset)
-        })?;
-        Some(&commit.bytes[offset - commit.offset..])
+        })
     }
 
     /// The position that must be durable for the record at `place` to be.
     pub(super) fn unsettled(&self, place: Place) -> Option<LogPosition> {
-        if self.durable == self.position {
+        if self.durable == self.position
+            || (self.file(place.file).id, place.offset) < self.durable_end
+        {
             return None;
         }
-        let file = self.file(place.file);
-        let is_durable = (file.id, place.offset) < self.durable_end;
-        (!is_durable).then_some(self.position)
+        // What is in no commit is written, and waits for a sync.
+        Some(self.commit_of(place).map_or(self.written, |commit| commit.position))
     }
 
     /// Has all that was appended made durable with the next write.
@@ -442,14 +454,17 @@ impl<D: Disk> Log<D> {
 
     /// When [`Log::turn`] has something to do by itself.
     pub(super) fn due_at(&self) -> Option<Instant> {
+        if self.has_failed {
+            return None;
+        }
         let retry = self.full_until;
-        let since = self.unsynced_since.filter(|_| self.in_flight.is_none() && !self.has_failed);
+        let since = self.unsynced_since.filter(|_| self.in_flight.is_none());
         let commit = since.map(|since| match self.durability {
             Durability::Commit => since,
             Durability::Interval(interval) => since + interval,
             Durability::None => since + LAZY_INTERVAL,
         });
-        [retry, commit].into_iter().flatten().min()
+        [retry, commit, self.delete_due_at()].into_iter().flatten().min()
     }
 
     /// Hands the disk what is due.
@@ -459,6 +474,7 @@ impl<D: Disk> Log<D> {
             return;
         }
         self.prepare_spare();
+        self.delete_free();
         self.write_contents();
         if self.in_flight.is_some() {
             return;
