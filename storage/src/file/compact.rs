@@ -11,11 +11,11 @@
 //!
 //! # What bounds it
 //!
-//! Space: the log may have a fifth more than what is live; while much is written, twice as much as
-//! what is live: a file that waits longer has less left in it to be moved. Its share of the disk:
+//! Space: the log may have a fifth more than what is live; while much is written, three fifths more:
+//! a file that waits longer has less left in it to be moved. Its share of the disk:
 //! after each chunk it rests for as long as the chunk took, unless space runs short. Its share of the
 //! core: a bounded number of records a turn. Writes of clients go first: it appends nothing while
-//! commits queue up. But where there is twice as much dead data as live, clients write no more than
+//! commits queue up. But where there is more dead data than live, clients write no more than
 //! it has read, so space stays bounded whatever they do.
 
 use std::io;
@@ -34,23 +34,25 @@ use crate::backend::{LogPosition, Tombstones};
 use crate::disk::{BLOCK_BYTES, Buffer, Disk, FileId, Op, OpId};
 
 /// Read at once, unless a commit is longer.
-const CHUNK_BYTES: usize = 256 << 10;
+const CHUNK_BYTES: usize = 128 << 10;
 /// Records looked at in a turn.
-const RECORDS_PER_TURN: usize = 512;
+const RECORDS_PER_TURN: usize = 64;
 /// How often files are looked at.
 const CHOOSE_INTERVAL: Duration = Duration::from_millis(10);
 /// Dead bytes for each live one, in hundredths, beyond which files are compacted while little is
 /// written.
 const DEAD_PERCENT_CALM: u64 = 20;
 /// The same while much is written: the longer a file waits, the less is left in it to be moved.
-const DEAD_PERCENT_BUSY: u64 = 100;
+const DEAD_PERCENT_BUSY: u64 = 60;
 /// The same, beyond which it no longer rests.
-const DEAD_PERCENT_URGENT: u64 = 125;
+const DEAD_PERCENT_URGENT: u64 = 80;
 /// The same, beyond which clients wait for it.
-const DEAD_PERCENT_MAX: u64 = 200;
+const DEAD_PERCENT_MAX: u64 = 120;
 /// Much is what would fill a segment in so many of these intervals.
 const CALM_INTERVAL: Duration = Duration::from_millis(500);
 const CALM_INTERVALS_PER_SEGMENT: u64 = 64;
+/// With fewer reads and writes in an interval nobody minds a slow disk.
+const USES_PER_INTERVAL_FEW: u64 = 50;
 /// Records whose index entries are fetched together.
 const BATCH_LEN: usize = 16;
 /// What clients may write before they wait.
@@ -69,6 +71,7 @@ pub(super) struct Compaction {
     /// to look again.
     is_calm: bool,
     written_bytes: u64,
+    use_count: u64,
     calm_until: Instant,
     /// There is something to be done as soon as little is written.
     waits_for_calm: bool,
@@ -276,7 +279,7 @@ impl<D: Disk> FileStorage<D> {
         let percent = if is_calm { DEAD_PERCENT_CALM } else { DEAD_PERCENT_BUSY };
         let is_short = dead * 100 > kept_total * percent;
         // Where compaction falls behind, clients write as much as it has read.
-        let is_behind = dead > kept_total * DEAD_PERCENT_MAX / 100 + 16 * segment_bytes;
+        let is_behind = dead > kept_total * DEAD_PERCENT_MAX / 100 + 8 * segment_bytes;
         self.log.set_credit(is_behind.then_some(CREDIT_BYTES));
         // Tombstones that wait for older files to go: the oldest file goes, whatever is in it. But
         // not where one is older that is damaged and stays: then they stay too.
@@ -287,7 +290,7 @@ impl<D: Disk> FileStorage<D> {
         if !hinders && gain * 20 < segment_bytes {
             return None;
         }
-        let is_urgent = dead > kept_total * DEAD_PERCENT_URGENT / 100 + 4 * segment_bytes;
+        let is_urgent = dead > kept_total * DEAD_PERCENT_URGENT / 100 + 2 * segment_bytes;
         let stage = if kept == 0 { Stage::Done } else { Stage::Next };
         let oldest_other = ages.oldest_but(file);
         Some(Work { file, id, oldest_other, offset: BLOCK_BYTES, is_urgent, stage })
@@ -302,6 +305,10 @@ impl<D: Disk> FileStorage<D> {
             let since = written - compaction.written_bytes;
             let much = self.log.segment_bytes as u64 / CALM_INTERVALS_PER_SEGMENT;
             compaction.is_calm = since < much;
+            let used = self.counters.hit_count + self.counters.miss_count;
+            let used = used + self.log.counters.record_count;
+            self.log.set_unused(used.abs_diff(compaction.use_count) < USES_PER_INTERVAL_FEW);
+            compaction.use_count = used;
             compaction.written_bytes = written;
             compaction.calm_until = now + CALM_INTERVAL;
         }

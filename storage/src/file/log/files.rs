@@ -12,8 +12,9 @@ use crate::file::index::FILE_COUNT_MAX;
 
 /// Free files go one at a time, so long apart. Where a file system tells its disk of what it no longer
 /// needs, the disk serves nobody else meanwhile: 10 to 20 ms for 64 MiB, measured, which one read in
-/// a hundred would feel if it came more often.
-const DELETE_INTERVAL: Duration = Duration::from_secs(2);
+/// a hundred would feel if it came more often. Where nobody reads or writes it may.
+const DELETE_INTERVAL: Duration = Duration::from_secs(4);
+const DELETE_INTERVAL_UNUSED: Duration = Duration::from_millis(100);
 
 /// What a file of the log is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +208,13 @@ impl<D: Disk> Log<D> {
     pub(super) fn delete_due_at(&self) -> Option<Instant> {
         let is_free = |file: &&File| file.state == State::Free;
         let free_count = self.files.iter().flatten().filter(is_free).count();
-        (free_count > 1 && !self.has_ended).then_some(self.delete_at)
+        let pause = if self.is_unused { DELETE_INTERVAL_UNUSED } else { DELETE_INTERVAL };
+        (free_count > 1 && !self.has_ended).then_some(self.deleted_at + pause)
+    }
+
+    /// Says whether hardly anybody reads or writes.
+    pub(in crate::file) fn set_unused(&mut self, is_unused: bool) {
+        self.is_unused = is_unused;
     }
 
     /// Removes a free file, now and then. One is kept for the next segment: the last, whose header
@@ -216,7 +223,7 @@ impl<D: Disk> Log<D> {
         if self.delete_due_at().is_none_or(|at| self.now < at) {
             return;
         }
-        self.delete_at = self.now + DELETE_INTERVAL;
+        self.deleted_at = self.now;
         let numbers = (0..).map(FileId).zip(&self.files);
         let mut free = numbers
             .filter(|(_, file)| file.is_some_and(|file| file.state == State::Free))

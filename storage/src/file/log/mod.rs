@@ -176,8 +176,10 @@ pub(super) struct Log<D> {
     pool: Vec<Buffer>,
     /// The file that was marked free last.
     freed_last: Option<FileId>,
-    /// When a free file may be removed.
-    delete_at: Instant,
+    /// When a free file was last removed.
+    deleted_at: Instant,
+    /// Hardly anybody reads or writes.
+    is_unused: bool,
 }
 
 impl<D: Disk> Log<D> {
@@ -227,7 +229,8 @@ impl<D: Disk> Log<D> {
             counters: Counters::default(),
             pool: Vec::new(),
             freed_last: None,
-            delete_at: Instant::ZERO,
+            deleted_at: Instant::ZERO,
+            is_unused: false,
         }
     }
 
