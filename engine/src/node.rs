@@ -243,8 +243,8 @@ fn run_core(seat: Seat) {
             return leave(id, &node);
         }
     };
-    // The executor's own rings serve tasks and, with a durable store, files; sockets have the data
-    // ring. Its I/O memory is what it may lend to files at most.
+    // The executor's own rings serve tasks alone; sockets and files have the data ring. Its I/O memory
+    // is what it would lend to files.
     let executor = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name(&format!("gridkv-core-{id}"))
         .io_memory(64 << 10)
