@@ -101,6 +101,31 @@ pub enum Lookup<'a> {
     OnDisk,
 }
 
+/// What a store has accepted for a key, deletions included: what replicas compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accepted<'a> {
+    /// Nothing that it knows of: never written, or forgotten. See [`Storage::floor`].
+    Nothing,
+    /// A live value.
+    Value(Record<'a>),
+    /// A deletion of this version. What has expired is a deletion of its own version.
+    Deleted(Version),
+    /// A live value of this version, on disk: [`Storage::load`] brings it in.
+    OnDisk(Version),
+}
+
+impl Accepted<'_> {
+    /// The version that was accepted.
+    #[must_use]
+    pub const fn version(&self) -> Option<Version> {
+        match self {
+            Self::Nothing => None,
+            Self::Value(record) => Some(record.version),
+            Self::Deleted(version) | Self::OnDisk(version) => Some(*version),
+        }
+    }
+}
+
 /// The answer is on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OnDisk;
@@ -359,6 +384,27 @@ pub trait Storage {
         now: WallTime,
     ) -> Result<Applied, Error>;
 
+    /// What the store has accepted for a key. Leaves no trace, as [`Storage::peek`].
+    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_>;
+
+    /// For a key that the store does not know, it refuses versions at or below this one.
+    fn floor(&self) -> Version;
+
+    /// Promises to accept nothing at or below `through`, for any key, from anybody but who was
+    /// promised it: raises the mark that [`Storage::promised`] tells. A mark that is as high is left
+    /// as it is. The store keeps the mark and heeds it in nothing: that is its caller's part. The
+    /// mark is as durable as what was appended by the end of the call, and survives whatever a
+    /// mutation survives.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::DiskFull`], [`Error::LogFailed`]; the mark is as it was.
+    fn promise(&mut self, through: Version) -> Result<(), Error>;
+
+    /// The highest promise, also of former runs; [`Version::ZERO`] before the first. It counts
+    /// neither in [`Storage::version_max`] nor in [`Storage::floor`].
+    fn promised(&self) -> Version;
+
     /// Brings what lookups of `tokens` will touch into the processor's cache: all index buckets
     /// first, then all records. A hint; best with 8 to 32 tokens at a time.
     fn prefetch(&self, tokens: &[Token]);
@@ -478,7 +524,21 @@ pub trait Storage {
         visit: &mut dyn FnMut(Entry<'_>),
     ) -> Step<Option<Token>>;
 
-    /// Collects expired records, looking at about `budget` index slots. Returns how many it
+    /// As [`Storage::walk`], for whole mutations, tombstones among them: what another store has to
+    /// apply to have accepted the same. A record that has expired is visited as a tombstone of its
+    /// version.
+    ///
+    /// A record that cannot be read because it is damaged is left out, once a ticket has told of it.
+    fn walk_accepted(
+        &mut self,
+        from: Token,
+        budget: usize,
+        now: WallTime,
+        visit: &mut dyn FnMut(&Mutation<'_>),
+    ) -> Step<Option<Token>>;
+
+    /// Collects expired records, looking at about `budget` index slots: with [`Tombstones::Keep`]
+    /// they become tombstones of their own versions, else they are forgotten. Returns how many it
     /// collected. Calls go round the whole store; parts where nothing is due cost nearly nothing.
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize;
 

@@ -3,6 +3,8 @@
 //! A backend's tests call [`check`] with a function that opens an empty store. Each function panics
 //! where a store breaks the contract, and is named after the sentence it checks.
 
+mod replication;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ pub fn check(open: Open<'_>) {
     what_is_too_large_is_refused(open);
     statistics_agree_with_a_walk(open);
     random_records_are_live_and_many(open);
+    replication::check(open);
 }
 
 /// Options for a store of the whole token space without a bound.

@@ -6,6 +6,7 @@
 //! DIR/MANIFEST.tmp    a manifest under way
 //! DIR/shard-0000/     a directory for each shard
 //! DIR/snapshots/      a directory for each snapshot: see `snapshot.rs`
+//! DIR/identity.*      who the node is, which may be there before all else; kept by the engine
 //! ```
 //!
 //! # Invariants
@@ -44,6 +45,7 @@ const MANIFEST: &str = "MANIFEST";
 const MANIFEST_TMP: &str = "MANIFEST.tmp";
 const SNAPSHOTS: &str = "snapshots";
 const SHARD_PREFIX: &str = "shard-";
+const IDENTITY_PREFIX: &str = "identity.";
 /// What some file systems have at their root, which is a fine place for data.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -367,6 +369,7 @@ fn refuse_foreign(path: &Path) -> Result<(), DirectoryError> {
     for name in names {
         let is_known = match name.as_str() {
             LOCK | MANIFEST_TMP | LOST_AND_FOUND => true,
+            name if name.starts_with(IDENTITY_PREFIX) => true,
             name if is_part(name) => is_empty_directory(&path.join(name)),
             _ => false,
         };

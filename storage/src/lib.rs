@@ -10,7 +10,7 @@
 //! larger [`Version`] wins, so repeats and reordering are harmless.
 //!
 //! Each backend is a cargo feature, on by default. [`contract`] is what all of them must pass.
-//! [`directory`] is where those on disk keep their files.
+//! [`sync_log`] keeps a shard's latest mutations for its replicas. [`directory`] is where those on disk keep their files.
 //!
 //! [`Mutation`]: gridkv_cluster::Mutation
 //! [`Version`]: gridkv_cluster::Version
@@ -25,13 +25,14 @@ pub mod file;
 mod lfu;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod sync_log;
 #[cfg(feature = "memory")]
 mod table;
 
 pub use backend::{
-    Applied, DiskOptions, Durability, Entry, Error, Eviction, LogPosition, LogStats, Lookup,
-    OnDisk, OpenError, OpenFn, Options, ReadError, Record, Registry, Stats, Step, Storage, Ticket,
-    Tombstones,
+    Accepted, Applied, DiskOptions, Durability, Entry, Error, Eviction, LogPosition, LogStats,
+    Lookup, OnDisk, OpenError, OpenFn, Options, ReadError, Record, Registry, Stats, Step, Storage,
+    Ticket, Tombstones,
 };
 #[cfg(feature = "memory")]
 pub use memory::MemoryStorage;

@@ -17,8 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use gridkv::storage::{
-    Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, MemoryStorage, OpenFn, Options,
-    ReadError, Stats, Step, Storage, Ticket,
+    Accepted, Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, MemoryStorage,
+    OpenFn, Options, ReadError, Stats, Step, Storage, Ticket,
 };
 use gridkv::{Builder, Instant, Mutation, Token, Version, WallTime};
 
@@ -279,6 +279,30 @@ impl Storage for Slow {
         Ok(applied)
     }
 
+    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
+        let is_on_disk = self.is_on_disk(key);
+        match self.memory.accepted(token, key, now) {
+            Accepted::Value(record) if is_on_disk => Accepted::OnDisk(record.version),
+            accepted => accepted,
+        }
+    }
+
+    fn floor(&self) -> Version {
+        self.memory.floor()
+    }
+
+    fn promise(&mut self, through: Version) -> Result<(), Error> {
+        if through > self.memory.promised() {
+            self.memory.promise(through)?;
+            self.appended += 1;
+        }
+        Ok(())
+    }
+
+    fn promised(&self) -> Version {
+        self.memory.promised()
+    }
+
     fn prefetch(&self, tokens: &[Token]) {
         self.memory.prefetch(tokens);
     }
@@ -381,6 +405,21 @@ impl Storage for Slow {
         match self.load_all(keys) {
             Some(ticket) => Step::Loading(ticket),
             None => self.memory.walk(from, budget, now, visit),
+        }
+    }
+
+    fn walk_accepted(
+        &mut self,
+        from: Token,
+        budget: usize,
+        now: WallTime,
+        visit: &mut dyn FnMut(&Mutation<'_>),
+    ) -> Step<Option<Token>> {
+        let mut keys = Vec::new();
+        let _ = self.memory.walk_accepted(from, budget, now, &mut |it| keys.push(it.key.to_vec()));
+        match self.load_all(keys) {
+            Some(ticket) => Step::Loading(ticket),
+            None => self.memory.walk_accepted(from, budget, now, visit),
         }
     }
 

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use gridkv::storage::disk::{DirectDisk, Disk, FileId, Op, zeroed};
 use gridkv::storage::{
-    Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, MemoryStorage, OpenFn, Options,
-    Stats, Step, Storage,
+    Accepted, Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, MemoryStorage,
+    OpenFn, Options, Stats, Step, Storage,
 };
-use gridkv::{Builder, Instant, Mutation, OpenError, Token, WallTime};
+use gridkv::{Builder, Instant, Mutation, OpenError, Token, Version, WallTime};
 use gridkv_net::resp::Value;
 use gridkv_tests::client::{encode, ok};
 use gridkv_tests::node::{Node, SHAPES, builder, with};
@@ -65,6 +65,23 @@ impl Storage for Blocks {
         self.memory.apply(token, mutation, now)
     }
 
+    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
+        self.memory.accepted(token, key, now)
+    }
+
+    fn floor(&self) -> Version {
+        self.memory.floor()
+    }
+
+    fn promise(&mut self, through: Version) -> Result<(), Error> {
+        self.appended += 1;
+        self.memory.promise(through)
+    }
+
+    fn promised(&self) -> Version {
+        self.memory.promised()
+    }
+
     fn prefetch(&self, tokens: &[Token]) {
         self.memory.prefetch(tokens);
     }
@@ -110,6 +127,16 @@ impl Storage for Blocks {
         self.memory.walk(from, budget, now, visit)
     }
 
+    fn walk_accepted(
+        &mut self,
+        from: Token,
+        budget: usize,
+        now: WallTime,
+        visit: &mut dyn FnMut(&Mutation<'_>),
+    ) -> Step<Option<Token>> {
+        self.memory.walk_accepted(from, budget, now, visit)
+    }
+
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {
         self.memory.collect_expired(budget, now)
     }
@@ -130,7 +157,7 @@ impl Storage for Blocks {
         self.memory.record_bytes(token, key, now)
     }
 
-    fn clear(&mut self, version: gridkv::Version) -> Result<(), Error> {
+    fn clear(&mut self, version: Version) -> Result<(), Error> {
         self.memory.clear(version)
     }
 

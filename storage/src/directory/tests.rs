@@ -195,6 +195,15 @@ fn the_root_of_a_file_system_counts_as_empty() {
 }
 
 #[test]
+fn a_node_may_have_an_identity_before_it_has_data() {
+    let (_parent, path) = place();
+    std::fs::create_dir_all(&path).unwrap();
+    std::fs::write(path.join("identity.key"), "secret").unwrap();
+    assert!(Directory::open_or_create(&path, &NEW).unwrap().is_new());
+    assert_eq!(std::fs::read_to_string(path.join("identity.key")).unwrap(), "secret");
+}
+
+#[test]
 fn a_directory_that_is_not_there_is_opened_by_nobody() {
     let (_parent, path) = place();
     let expected =

@@ -2,12 +2,13 @@
 //! not even what they are.
 //!
 //! ```text
-//!  0      8       16     20         24      28     32             72
-//!  +------+-------+------+----------+-------+------+--------------+---------+----------+
-//!  | sum  | magic | for- | segment  | files | zero | versions,    | a line  | the      |
-//!  |      |       | mat  | highest  |       |      | body's bytes | a file  | index    |
-//!  +------+-------+------+----------+-------+------+--------------+---------+----------+
-//!  ^ head: one block, written last                                ^ body, from the next block on
+//!  0      8       16     20         24      28     32             80        96
+//!  +------+-------+------+----------+-------+------+--------------+---------+---------+----------+
+//!  | sum  | magic | for- | segment  | files | zero | versions,    | promise | a line  | the      |
+//!  |      |       | mat  | highest  |       |      | body's bytes |         | a file  | index    |
+//!  +------+-------+------+----------+-------+------+--------------+---------+---------+----------+
+//!  ^ head: one block, written last                                          ^ body, from the next
+//!                                                                             block on
 //! ```
 //!
 //! The head's checksum covers the head and that of the body. A checkpoint holds if it is whole and
@@ -18,7 +19,7 @@ use gridkv_cluster::Version;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::FileStorage;
-use super::format::{FORMAT, SegmentId, u32_at, u64_at, version_at, write_version};
+use super::format::{FORMAT, FORMAT_MIN, SegmentId, u32_at, u64_at, version_at, write_version};
 use super::index::{Dumped, Index};
 use super::log::{File, State};
 use crate::disk::{BLOCK_BYTES, Buffer, Disk, FileId, Op, zeroed};
@@ -38,6 +39,7 @@ struct Head {
     floor: Version,
     body_bytes: u64,
     body_sum: u64,
+    promised: Version,
 }
 
 impl Head {
@@ -51,6 +53,7 @@ impl Head {
         write_version(&mut block[48..64], self.floor);
         block[64..72].copy_from_slice(&self.body_bytes.to_le_bytes());
         block[72..80].copy_from_slice(&self.body_sum.to_le_bytes());
+        write_version(&mut block[80..96], self.promised);
         let sum = xxh3_64(&block[8..HEAD_BYTES]);
         block[..8].copy_from_slice(&sum.to_le_bytes());
         block
@@ -60,7 +63,7 @@ impl Head {
         let head = block.get(..HEAD_BYTES)?;
         let is_valid = u64_at(head, 0) == xxh3_64(&head[8..])
             && u64_at(head, 8) == MAGIC
-            && u32_at(head, 16) == FORMAT;
+            && (FORMAT_MIN..=FORMAT).contains(&u32_at(head, 16));
         is_valid.then(|| Self {
             segment_max: SegmentId(u32_at(head, 20)),
             file_count: u32_at(head, 24),
@@ -68,6 +71,8 @@ impl Head {
             floor: version_at(head, 48),
             body_bytes: u64_at(head, 64),
             body_sum: u64_at(head, 72),
+            // Zeros in format 1.
+            promised: version_at(head, 80),
         })
     }
 }
@@ -79,7 +84,7 @@ fn encode_line(number: u32, file: &File, out: &mut Vec<u8>) {
     out.extend_from_slice(&file.tombstone_origin.0.to_le_bytes());
     out.extend_from_slice(&file.live_bytes.to_le_bytes());
     out.extend_from_slice(&file.tombstone_bytes.to_le_bytes());
-    out.extend_from_slice(&[0; 8]);
+    out.extend_from_slice(&file.buried_bytes.to_le_bytes());
 }
 
 /// Takes a file's line over into what was found of it, if that is the same.
@@ -93,6 +98,8 @@ fn take_line(line: &[u8], files: &mut [Option<File>]) -> Option<()> {
     file.tombstone_origin = SegmentId(u32_at(line, 12));
     file.live_bytes = u64_at(line, 16);
     file.tombstone_bytes = u64_at(line, 24);
+    // Zero in format 1.
+    file.buried_bytes = u64_at(line, 32);
     Some(())
 }
 
@@ -101,6 +108,7 @@ pub(super) struct Loaded {
     pub(super) index: Index,
     pub(super) version_max: Version,
     pub(super) floor: Version,
+    pub(super) promised: Version,
 }
 
 /// Reads the checkpoint of a directory into the files found there. `None`, and the files as they
@@ -145,7 +153,8 @@ pub(super) fn load<D: Disk>(
     }
     let index = dumped.finish()?;
     *files = taken;
-    Some(Loaded { index, version_max: head.version_max, floor: head.floor })
+    let Head { version_max, floor, promised, .. } = head;
+    Some(Loaded { index, version_max, floor, promised })
 }
 
 /// The rest of a checkpoint's body.
@@ -212,8 +221,15 @@ impl<D: Disk> FileStorage<D> {
         let (written, body_sum) = pieces.finish()?;
         assert_eq!(written, body_bytes, "a dump is as long as it said");
         carry_out(disk, Op::Sync { file })?;
-        let (version_max, floor) = (self.log.version_max, self.floor);
-        let head = Head { segment_max, file_count, version_max, floor, body_bytes, body_sum };
+        let head = Head {
+            segment_max,
+            file_count,
+            version_max: self.log.version_max,
+            floor: self.floor,
+            body_bytes,
+            body_sum,
+            promised: self.log.promised,
+        };
         let op = Op::Write { file, offset: 0, buffer: head.encode(), is_durable: true };
         carry_out(disk, op).map(|_| ())
     }

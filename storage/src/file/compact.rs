@@ -180,7 +180,9 @@ impl<D: Disk> FileStorage<D> {
                 break;
             }
         }
-        let expects_room = self.compaction.work.is_some() || !self.compaction.emptied.is_empty();
+        let mut emptied = self.compaction.emptied.iter();
+        let frees = emptied.any(|(file, _)| self.log.may_free(*file));
+        let expects_room = self.compaction.work.is_some() || frees;
         self.log.set_expects_room(expects_room && !self.compaction.is_held_up);
     }
 
@@ -222,7 +224,8 @@ impl<D: Disk> FileStorage<D> {
         let durable = self.log.durable();
         let emptied = std::mem::take(&mut self.compaction.emptied);
         for (file, position) in emptied {
-            if position <= durable && self.log.file(file).reader_count == 0 {
+            let is_unused = self.log.file(file).reader_count == 0 && self.log.may_free(file);
+            if position <= durable && is_unused {
                 self.log.file_mut(file).tombstone_bytes = 0;
                 self.log.free(file);
             } else {
@@ -258,7 +261,7 @@ impl<D: Disk> FileStorage<D> {
             let number = FileId(u32::try_from(number).expect("fewer files than 2^32"));
             let are_needed = ages.oldest_but(number) < file.tombstone_origin;
             let needed = if are_needed { file.tombstone_bytes } else { 0 };
-            let kept = file.live_bytes + needed;
+            let kept = file.kept_bytes() + needed;
             kept_total += kept;
             tombstones += needed;
             if file.state != State::Sealed {
@@ -291,7 +294,8 @@ impl<D: Disk> FileStorage<D> {
             return None;
         }
         let is_urgent = dead > kept_total * DEAD_PERCENT_URGENT / 100 + 2 * segment_bytes;
-        let stage = if kept == 0 { Stage::Done } else { Stage::Next };
+        let is_empty = kept == 0 && self.log.file(file).live_bytes == 0;
+        let stage = if is_empty { Stage::Done } else { Stage::Next };
         let oldest_other = ages.oldest_but(file);
         Some(Work { file, id, oldest_other, offset: BLOCK_BYTES, is_urgent, stage })
     }
@@ -434,6 +438,10 @@ impl<D: Disk> FileStorage<D> {
     }
 
     fn move_record(&mut self, work: &Work, record: &Record<'_>, offset: u32) -> Moved {
+        if record.header.kind == Kind::Promise {
+            // The header that frees the file says it, and all that come after.
+            return Moved::Done;
+        }
         let mutation = &record.mutation;
         let token = Token::of(mutation.key);
         let place = Place { file: work.file, offset };

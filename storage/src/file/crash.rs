@@ -3,7 +3,7 @@
 //!
 //! What is checked, each time: an acknowledged write is there, with its newest value; of what was
 //! not acknowledged each key has a whole state that it went through, or none of it; the deleted
-//! stays deleted; the statistics agree with a full walk.
+//! stays deleted; the statistics agree with a full walk; what was promised durably is promised.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -48,6 +48,7 @@ struct Done {
     reads: u64,
     loads: u64,
     crashes: u64,
+    promised: u64,
     acknowledged: u64,
     lost: u64,
     failed_logs: u64,
@@ -63,6 +64,7 @@ impl Done {
         self.reads += other.reads;
         self.loads += other.loads;
         self.crashes += other.crashes;
+        self.promised += other.promised;
         self.acknowledged += other.acknowledged;
         self.lost += other.lost;
         self.failed_logs += other.failed_logs;
@@ -79,6 +81,9 @@ struct Run {
     setup: Setup,
     options: Options,
     model: BTreeMap<Vec<u8>, History>,
+    /// The highest durable promise, and those after it.
+    promised: Version,
+    promises: Vec<(LogPosition, Version)>,
     now: WallTime,
     clock: u64,
     version: u64,
@@ -118,6 +123,8 @@ impl Run {
             setup,
             options,
             model: BTreeMap::new(),
+            promised: Version::ZERO,
+            promises: Vec::new(),
             now: START,
             clock: 0,
             version: 0,
@@ -170,6 +177,9 @@ impl Run {
             15..19 => self.turns(),
             _ => match self.rng.u8(..10) {
                 0 => self.clear(),
+                2 => self.promise(),
+                // As for a snapshot.
+                3 if self.rng.bool() => drop(self.store.roll()),
                 1 => {
                     self.now = self.now + Duration::from_millis(self.rng.u64(..200));
                     self.store.collect_expired(1_000, self.now);
@@ -235,6 +245,21 @@ impl Run {
         }
     }
 
+    /// Promises something ahead of all versions, or behind.
+    fn promise(&mut self) {
+        let mut through = self.next_version();
+        through.timestamp.0 += self.rng.u64(..1_000);
+        through.timestamp.0 -= self.rng.u64(..500);
+        match self.store.promise(through) {
+            Ok(()) => self.promises.push((self.store.appended(), through)),
+            Err(Error::Busy(_)) => self.done.refused += 1,
+            Err(Error::DiskFull) => self.done.full += 1,
+            Err(Error::LogFailed) => assert!(self.store.has_failed()),
+            Err(error) => panic!("{error}"),
+        }
+        assert!(self.store.promised() >= self.promised);
+    }
+
     fn turns(&mut self) {
         for _ in 0..self.rng.u32(1..12) {
             self.turn();
@@ -248,6 +273,11 @@ impl Run {
             self.store.release(ticket);
         }
         let durable = self.store.durable();
+        let count = self.promises.iter().take_while(|(at, _)| *at <= durable).count();
+        for (_, through) in self.promises.drain(..count) {
+            self.promised = self.promised.max(through);
+            self.done.promised += 1;
+        }
         for history in self.model.values_mut() {
             let count = history.later.iter().take_while(|(at, _)| *at <= durable).count();
             for (_, written) in history.later.drain(..count) {
@@ -342,8 +372,8 @@ impl Run {
         let opened = FileStorage::open(disk, setup, &self.options, self.now);
         let (store, recovered) = match opened {
             Ok(opened) => opened,
-            // The format's number itself was hit.
-            Err(OpenFailure::UnknownFormat { .. }) if is_flipped => {
+            // The format's number itself was hit, or a file that was being created and was blank.
+            Err(OpenFailure::UnknownFormat { .. } | OpenFailure::Size { .. }) if is_flipped => {
                 return self.start_over();
             }
             Err(error) => panic!("{error}: {:?}", std::error::Error::source(&error)),
@@ -354,6 +384,11 @@ impl Run {
         let is_cut = is_flipped && recovered.torn_bytes > 0;
         let is_damaged = !recovered.damages.is_empty() || is_cut;
         self.done.damaged += u64::from(is_damaged);
+        let promised = self.store.promised();
+        assert!(is_damaged || promised >= self.promised, "{promised}, not {}", self.promised);
+        let latest = self.promises.drain(..).map(|(_, through)| through).max();
+        assert!(promised <= self.promised.max(latest.unwrap_or_default()), "{promised}");
+        self.promised = promised;
         self.check_keys(is_damaged, is_flipped);
         if !is_flipped {
             self.check_statistics();
@@ -366,6 +401,7 @@ impl Run {
         let opened = FileStorage::open(disk, setup, &self.options, self.now);
         self.store = opened.expect("a sound disk is opened").0;
         self.model.clear();
+        self.promised = Version::ZERO;
     }
 
     fn check_keys(&mut self, is_damaged: bool, is_flipped: bool) {
@@ -487,6 +523,7 @@ fn acknowledged_writes_survive_crashes() {
         for (what, amount) in [
             ("acknowledged", done.acknowledged),
             ("lost without being acknowledged", done.lost),
+            ("promises", done.promised),
             ("loads", done.loads),
             ("failed logs", done.failed_logs),
             ("full disks", done.full),

@@ -46,8 +46,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::disk::{BLOCK_BYTES, Buffer};
 
-/// The format that this program writes and reads.
-pub(crate) const FORMAT: u32 = 1;
+/// The format that this program writes.
+pub(crate) const FORMAT: u32 = 2;
+/// The oldest format that it reads. Format 1 knows no promises.
+pub(crate) const FORMAT_MIN: u32 = 1;
 /// Records begin at multiples of this.
 pub(crate) const GRANULE_BYTES: usize = 16;
 /// Size of a commit's header.
@@ -61,7 +63,8 @@ pub(crate) const TRAILER_BYTES: usize = 64;
 
 const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"GridKVsg");
 const TRAILER_MAGIC: u64 = u64::from_le_bytes(*b"GridKVtr");
-const SEGMENT_HEADER_BYTES: usize = 64;
+/// Size of the segment's header, in each format.
+const SEGMENT_HEADER_BYTES: [usize; FORMAT as usize + 1] = [0, 64, 80];
 
 const _: () = assert!(COMMIT_HEADER_BYTES.is_multiple_of(GRANULE_BYTES));
 const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(8));
@@ -80,6 +83,8 @@ pub(crate) enum Kind {
     Tombstone,
     /// No key has a value of this version or an older one.
     Clear,
+    /// The shard accepts nothing of this version or an older one but from whom it was promised to.
+    Promise,
 }
 
 impl Kind {
@@ -88,7 +93,14 @@ impl Kind {
             Self::Value => 1,
             Self::Tombstone => 2,
             Self::Clear => 3,
+            // The two bits that contents have for it can tell no fourth kind but this.
+            Self::Promise => 0,
         }
+    }
+
+    /// Whether the record has to be kept for as long as there may be one that it covers.
+    pub(crate) const fn covers(self) -> bool {
+        matches!(self, Self::Tombstone | Self::Clear)
     }
 
     const fn of(code: u8) -> Option<Self> {
@@ -96,6 +108,7 @@ impl Kind {
             1 => Some(Self::Value),
             2 => Some(Self::Tombstone),
             3 => Some(Self::Clear),
+            0 => Some(Self::Promise),
             _ => None,
         }
     }
@@ -141,6 +154,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) version_max: Version,
     /// No key without a record has a version above this one's.
     pub(crate) floor: Version,
+    /// The highest promise.
+    pub(crate) promised: Version,
 }
 
 /// What the first block of a file may hold.
@@ -164,12 +179,12 @@ impl SegmentHeader {
         block.extend_from_slice(&SEGMENT_MAGIC.to_le_bytes());
         block.extend_from_slice(&FORMAT.to_le_bytes());
         block.extend_from_slice(&self.segment.map_or(u32::MAX, |it| it.0).to_le_bytes());
-        for version in [self.version_max, self.floor] {
+        for version in [self.version_max, self.floor, self.promised] {
             block.extend_from_slice(&version.timestamp.0.to_le_bytes());
             block.extend_from_slice(&u64::from(version.node.0).to_le_bytes());
         }
-        block.resize(SEGMENT_HEADER_BYTES, 0);
-        let sum = xxh3_64(&block[8..SEGMENT_HEADER_BYTES]);
+        block.resize(SEGMENT_HEADER_BYTES[FORMAT as usize], 0);
+        let sum = xxh3_64(&block[8..]);
         block[..8].copy_from_slice(&sum.to_le_bytes());
         block.resize(BLOCK_BYTES, 0);
         block
@@ -181,13 +196,14 @@ pub(crate) fn first_block(block: &[u8]) -> FirstBlock {
     if block.iter().all(|byte| *byte == 0) {
         return FirstBlock::Blank;
     }
-    if block.len() < SEGMENT_HEADER_BYTES || u64_at(block, 8) != SEGMENT_MAGIC {
+    if block.len() < BLOCK_BYTES || u64_at(block, 8) != SEGMENT_MAGIC {
         return FirstBlock::Damaged;
     }
-    if u32_at(block, 16) != FORMAT {
-        return FirstBlock::Unknown(u32_at(block, 16));
+    let format = u32_at(block, 16);
+    if !(FORMAT_MIN..=FORMAT).contains(&format) {
+        return FirstBlock::Unknown(format);
     }
-    if u64_at(block, 0) != xxh3_64(&block[8..SEGMENT_HEADER_BYTES]) {
+    if u64_at(block, 0) != xxh3_64(&block[8..SEGMENT_HEADER_BYTES[format as usize]]) {
         return FirstBlock::Damaged;
     }
     let segment = u32_at(block, 20);
@@ -195,6 +211,8 @@ pub(crate) fn first_block(block: &[u8]) -> FirstBlock {
         segment: (segment != u32::MAX).then_some(SegmentId(segment)),
         version_max: version_at(block, 24),
         floor: version_at(block, 40),
+        // Zeros in format 1.
+        promised: version_at(block, 56),
     })
 }
 
@@ -391,7 +409,7 @@ impl Entry {
     pub(crate) fn append(&self, contents: &mut Buffer) {
         let extra = match self.kind {
             Kind::Value => self.expires_at.map_or(0, WallTime::as_millis),
-            Kind::Tombstone | Kind::Clear => u64::from(self.origin.0),
+            Kind::Tombstone | Kind::Clear | Kind::Promise => u64::from(self.origin.0),
         };
         let place = u64::from(self.offset / GRANULE_BYTES as u32)
             | u64::from(self.payload_bytes) << OFFSET_BITS

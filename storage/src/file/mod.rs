@@ -11,6 +11,7 @@
 //! | `format` | the bytes of a segment |
 //! | `log` | appending, group commit, files |
 //! | `index` | where each key's record is, in 24 bytes a key |
+//! | `accepted` | what replicas ask: deletions too, whole mutations, promises |
 //! | `reads` | bringing records into memory |
 //! | `recover` | from the files of a directory to a store |
 //! | `checkpoint` | the index on disk, for opening after a clean stop |
@@ -30,6 +31,7 @@
 //! mutations out. The log keeps the tombstone, or makes one of the expired record, for as long as
 //! an older file may hold a record of the key.
 
+mod accepted;
 mod checkpoint;
 mod compact;
 mod contents;
@@ -256,15 +258,21 @@ impl<D: Disk> FileStorage<D> {
         }
     }
 
-    /// A record is pointed at.
+    /// A record that was just appended, or found, is pointed at.
     fn adopt(&mut self, known: &Known) {
+        self.count_live(known);
         let bytes = record_bytes(known.payload_bytes as usize) as u64;
         let file = self.log.file_mut(known.place.file);
-        file.live_bytes += bytes;
         if known.is_tombstone {
             // The index knows it: it is live, and not one of those that only the log knows.
             file.tombstone_bytes = file.tombstone_bytes.saturating_sub(bytes);
         }
+    }
+
+    /// A record is live.
+    fn count_live(&mut self, known: &Known) {
+        let bytes = record_bytes(known.payload_bytes as usize) as u64;
+        self.log.file_mut(known.place.file).live_bytes += bytes;
     }
 
     /// A record is no longer pointed at.
@@ -292,6 +300,10 @@ impl<D: Disk> FileStorage<D> {
             Tombstones::Keep => {
                 let buried = Known { expires_at: None, is_tombstone: true, ..known };
                 self.index.put(ident, &buried);
+                // Its value goes when compaction makes a tombstone of it.
+                let bytes = record_bytes(known.payload_bytes as usize) as u64;
+                let file = self.log.file_mut(known.place.file);
+                file.buried_bytes += bytes.saturating_sub(TOMBSTONE_BYTES);
             }
         }
     }

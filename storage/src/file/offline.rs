@@ -240,9 +240,11 @@ pub fn restore(
         targets.push(Target::open(to, index, method)?);
     }
     let mut restored = Restored::default();
+    let mut promised = Version::ZERO;
     for index in 0..from.shard_count() {
         let (mut store, recovered) = view(from, index, cut)?;
         restored.damaged_count += recovered.damages.len() as u64;
+        promised = promised.max(store.promised());
         for file in store.file_numbers() {
             let visited = store.visit_live(file, &mut |token, mutation| {
                 restored.key_count += 1;
@@ -260,6 +262,8 @@ pub fn restore(
             "restored"
         );
     }
+    // A shard of the one may have tokens of every shard of the other.
+    targets.iter_mut().try_for_each(|target| target.promise(promised))?;
     targets.iter_mut().try_for_each(Target::close)?;
     Ok(restored)
 }
@@ -286,9 +290,20 @@ impl Target {
     }
 
     fn write(&mut self, token: Token, mutation: &Mutation<'_>) -> Result<(), OfflineError> {
+        self.append(&mut |store| store.apply(token, mutation, WallTime::EPOCH).map(|_| ()))
+    }
+
+    fn promise(&mut self, through: Version) -> Result<(), OfflineError> {
+        self.append(&mut |store| store.promise(through))
+    }
+
+    fn append(
+        &mut self,
+        append: &mut dyn FnMut(&mut FileStorage<DirectDisk>) -> Result<(), Error>,
+    ) -> Result<(), OfflineError> {
         loop {
-            match self.store.apply(token, mutation, WallTime::EPOCH) {
-                Ok(_) => break,
+            match append(&mut self.store) {
+                Ok(()) => break,
                 Err(Error::Busy(_)) => self.wait(),
                 Err(source) => {
                     let directory = self.directory.clone();

@@ -22,7 +22,9 @@ use gridkv_cluster::{Timestamp, Version, WallTime};
 
 use super::checkpoint;
 use super::compact::Compaction;
-use super::format::{Entry, FORMAT, Kind, SegmentId, contents_bytes, read_contents, record_bytes};
+use super::format::{
+    Entry, FORMAT, FORMAT_MIN, Kind, SegmentId, contents_bytes, read_contents, record_bytes,
+};
 use super::index::{Ident, Index, Known, Place};
 use super::log::{File, Log, State};
 use super::reads::Reads;
@@ -84,7 +86,8 @@ pub enum OpenFailure {
     },
     /// A file of another version of this program.
     #[error(
-        "{file} has format {format}; this program reads {FORMAT}: use the program that wrote it"
+        "{file} has format {format}; this program reads {FORMAT_MIN} to {FORMAT}: use the program \
+         that wrote it"
     )]
     UnknownFormat {
         /// The file.
@@ -157,8 +160,9 @@ impl<D: Disk> FileStorage<D> {
         let checkpoint = survey.checkpoint_bytes.filter(|_| extent.trusts_checkpoint);
         let loaded = checkpoint
             .and_then(|bytes| checkpoint::load(&mut disk, bytes, &mut files, segment_max));
-        let log =
+        let mut log =
             Log::new(disk, segment_bytes, setup.durability, files, segment_max, version_max, floor);
+        log.promised = survey.promised;
         let mut store = Self {
             log,
             index: Index::new(),
@@ -202,11 +206,12 @@ impl<D: Disk> FileStorage<D> {
 
     /// Takes a checkpoint for what it tells of.
     fn take_over(&mut self, loaded: checkpoint::Loaded, recovered: Recovered) -> Recovered {
-        let checkpoint::Loaded { index, version_max, floor } = loaded;
+        let checkpoint::Loaded { index, version_max, floor, promised } = loaded;
         self.index = index;
         self.log.version_max = self.log.version_max.max(version_max);
         self.floor = self.floor.max(floor);
         self.log.floor = self.floor;
+        self.log.promised = self.log.promised.max(promised);
         let totals = self.index.totals();
         let segments = self.log.files.iter().flatten();
         Recovered {
@@ -507,12 +512,17 @@ impl<D: Disk> Recovery<'_, D> {
 
     /// Takes a record into the index if it is the newest of its key so far.
     fn insert(&mut self, file: FileId, entry: &Entry) {
+        if entry.kind == Kind::Promise {
+            // Also beyond the cut: to have promised more does no harm.
+            self.store.log.promised = self.store.log.promised.max(entry.version);
+            return;
+        }
         if entry.version.timestamp > self.cut {
             return;
         }
         let store = &mut *self.store;
         store.log.version_max = store.log.version_max.max(entry.version);
-        if entry.kind != Kind::Value {
+        if entry.kind.covers() {
             let own = store.log.file_mut(file);
             own.tombstone_bytes += record_bytes(entry.payload_bytes as usize) as u64;
             own.tombstone_origin = own.tombstone_origin.max(entry.origin);
@@ -550,7 +560,7 @@ impl<D: Disk> Recovery<'_, D> {
             let mut live = Vec::new();
             store.index.walk(0, usize::MAX, &mut |_, known| live.push(known));
             store.log.files.iter_mut().flatten().for_each(|file| file.live_bytes = 0);
-            live.iter().for_each(|known| store.adopt(known));
+            live.iter().for_each(|known| store.count_live(known));
         }
         if store.tombstones == Tombstones::Drop {
             let mut tombstones = Vec::new();

@@ -7,7 +7,7 @@
 use gridkv_cluster::{Token, Version};
 
 use super::format::{
-    COMMIT_HEADER_BYTES, CommitHeader, Entry, GRANULE_BYTES, RECORD_HEADER_BYTES, Record,
+    COMMIT_HEADER_BYTES, CommitHeader, Entry, GRANULE_BYTES, Kind, RECORD_HEADER_BYTES, Record,
     SegmentId, read_record,
 };
 use crate::disk::BLOCK_BYTES;
@@ -124,7 +124,9 @@ fn scan_commit(
         if let Some(offset) = hole.take() {
             scan.holes.push(Hole { commit_at, offset, bytes: at - offset, is_followed: false });
         }
-        scan.version_max = scan.version_max.max(record.mutation.version);
+        if record.header.kind != Kind::Promise {
+            scan.version_max = scan.version_max.max(record.mutation.version);
+        }
         scan.entries.push((commit_at, entry_of(&record, at, fingerprint_of)));
         at += record.bytes;
     }

@@ -9,8 +9,8 @@ use super::log::{Append, Priority, State};
 use super::reads::Wanted;
 use super::{Counters, FileStorage, WALK_LOADS_MAX, is_past};
 use crate::backend::{
-    Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, ReadError, Stats, Step,
-    Storage, Ticket,
+    Accepted, Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, ReadError, Stats,
+    Step, Storage, Ticket,
 };
 use crate::disk::{Disk, FileId};
 use crate::table::item::{KEY_LEN_MAX, VALUE_LEN_MAX};
@@ -90,6 +90,25 @@ impl<D: Disk> Storage for FileStorage<D> {
             self.cache.trim(max_bytes.saturating_sub(self.index.memory_bytes()), now);
         }
         Ok(Applied::Won { replaced: before.is_some_and(|before| !before.is_tombstone) })
+    }
+
+    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
+        self.find_accepted(token, key, now)
+    }
+
+    fn floor(&self) -> Version {
+        self.floor
+    }
+
+    fn promise(&mut self, through: Version) -> Result<(), Error> {
+        if through <= self.log.promised {
+            return Ok(());
+        }
+        self.append_promise(through)
+    }
+
+    fn promised(&self) -> Version {
+        self.log.promised
     }
 
     fn prefetch(&self, tokens: &[Token]) {
@@ -181,6 +200,10 @@ impl<D: Disk> Storage for FileStorage<D> {
     }
 
     fn roll(&mut self) -> Result<(), Error> {
+        if self.log.promised > Version::ZERO && !self.log.has_promise() {
+            // The files of a snapshot tell it, whichever of them are left by then.
+            self.append_promise(self.log.promised)?;
+        }
         self.log.force_roll().map_err(|refusal| self.refused(refusal))
     }
 
@@ -197,7 +220,7 @@ impl<D: Disk> Storage for FileStorage<D> {
         let (mut disk_bytes, mut live_bytes, mut segment_count) = (0, 0, 0);
         for file in self.log.files.iter().flatten() {
             disk_bytes += self.log.segment_bytes as u64;
-            live_bytes += file.live_bytes;
+            live_bytes += file.kept_bytes();
             segment_count += 1;
         }
         let counters = &self.log.counters;
@@ -256,6 +279,17 @@ impl<D: Disk> Storage for FileStorage<D> {
         Step::Done(next.and_then(|position| self.range.token_at(position)))
     }
 
+    fn walk_accepted(
+        &mut self,
+        from: Token,
+        budget: usize,
+        now: WallTime,
+        visit: &mut dyn FnMut(&Mutation<'_>),
+    ) -> Step<Option<Token>> {
+        self.now = now;
+        self.walk_mutations(from, budget, visit)
+    }
+
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {
         self.now = now;
         self.cache.collect_expired(budget, now);
@@ -300,6 +334,7 @@ impl<D: Disk> Storage for FileStorage<D> {
     }
 
     fn clear(&mut self, version: Version) -> Result<(), Error> {
+        let is_newest = version >= self.log.version_max;
         let mutation = Mutation { key: b"", value: None, version, expires_at: None };
         let place = self.append(&Append {
             kind: Kind::Clear,
@@ -316,12 +351,12 @@ impl<D: Disk> Storage for FileStorage<D> {
         let cleared = self.log.file(place.file).id;
         for file in self.log.files.iter_mut().flatten() {
             file.live_bytes = 0;
-            if file.id < cleared {
+            if file.id < cleared && is_newest {
                 // What they cover is covered by this.
                 file.tombstone_bytes = 0;
             }
         }
-        left.iter().for_each(|(_, known)| self.adopt(known));
+        left.iter().for_each(|(_, known)| self.count_live(known));
         Ok(())
     }
 

@@ -20,6 +20,7 @@ pub(super) struct Survey {
     pub(super) found: Vec<Found>,
     pub(super) version_max: Version,
     pub(super) floor: Version,
+    pub(super) promised: Version,
     pub(super) damages: Vec<Damage>,
     /// The highest segment that a header names.
     pub(super) segment_max: SegmentId,
@@ -33,6 +34,7 @@ pub(super) fn survey<D: Disk>(disk: &mut D, segment_bytes: usize) -> Result<Surv
         found: Vec::new(),
         version_max: Version::ZERO,
         floor: Version::ZERO,
+        promised: Version::ZERO,
         damages: Vec::new(),
         segment_max: SegmentId(0),
         checkpoint_bytes: None,
@@ -77,6 +79,7 @@ pub(super) fn survey<D: Disk>(disk: &mut D, segment_bytes: usize) -> Result<Surv
             FirstBlock::Header(header) => {
                 survey.version_max = survey.version_max.max(header.version_max);
                 survey.floor = survey.floor.max(header.floor);
+                survey.promised = survey.promised.max(header.promised);
                 let Some(id) = header.segment else {
                     survey.files[index] = Some(File::new(State::Free, SegmentId(0)));
                     continue;

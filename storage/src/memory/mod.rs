@@ -23,7 +23,8 @@ use fastrand::Rng;
 use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
 
 use crate::backend::{
-    Applied, Entry, Error, Eviction, Lookup, Options, Record, Stats, Step, Storage, Tombstones,
+    Accepted, Applied, Entry, Error, Eviction, Lookup, Options, Record, Stats, Step, Storage,
+    Tombstones,
 };
 use crate::table::item::{Item, KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::table::{Demolition, Locator, Place, Sweep, Table, is_expired, stamp_age, stamp_at};
@@ -43,6 +44,7 @@ pub struct MemoryStorage {
     table: Table,
     range: ShardRange,
     floor: Version,
+    promised: Version,
     tombstones: Tombstones,
     memory_bytes_max: Option<u64>,
     eviction: Eviction,
@@ -74,6 +76,7 @@ impl MemoryStorage {
             table: Table::new(Locator { range: options.range, token_of }),
             range: options.range,
             floor: Version::ZERO,
+            promised: Version::ZERO,
             tombstones: options.tombstones,
             memory_bytes_max: None,
             eviction: Eviction::Refuse,
@@ -157,6 +160,22 @@ impl MemoryStorage {
             }
         }
         Ok(())
+    }
+
+    /// Visits items from a token on. Returns the token to go on from.
+    fn walk_items(
+        &self,
+        from: Token,
+        budget: usize,
+        visit: &mut dyn FnMut(Token, Item<'_>),
+    ) -> Option<Token> {
+        let first = self.range.first();
+        if !self.range.contains(from) && from > first {
+            return None;
+        }
+        let position = self.range.position(from.max(first));
+        let next = self.table.walk(position, budget, visit)?;
+        self.range.token_at(next)
     }
 
     fn entry(&self, place: Place) -> Entry<'_> {
@@ -309,6 +328,29 @@ impl Storage for MemoryStorage {
         Ok(Applied::Won { replaced })
     }
 
+    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
+        let Some(place) = self.table.find(token, key) else { return Accepted::Nothing };
+        let item = self.table.item(place);
+        if is_live(item, now) {
+            Accepted::Value(record(item))
+        } else {
+            Accepted::Deleted(item.version())
+        }
+    }
+
+    fn floor(&self) -> Version {
+        self.floor
+    }
+
+    fn promise(&mut self, through: Version) -> Result<(), Error> {
+        self.promised = self.promised.max(through);
+        Ok(())
+    }
+
+    fn promised(&self) -> Version {
+        self.promised
+    }
+
     #[inline]
     fn prefetch(&self, tokens: &[Token]) {
         self.table.prefetch(tokens);
@@ -321,16 +363,25 @@ impl Storage for MemoryStorage {
         now: WallTime,
         visit: &mut dyn FnMut(Entry<'_>),
     ) -> Step<Option<Token>> {
-        if !self.range.contains(from) && from > self.range.first() {
-            return Step::Done(None);
-        }
-        let from = from.max(self.range.first());
-        let next = self.table.walk(self.range.position(from), budget, &mut |token, item| {
+        Step::Done(self.walk_items(from, budget, &mut |token, item| {
             if is_live(item, now) {
                 visit(entry(token, item));
             }
-        });
-        Step::Done(next.and_then(|position| self.range.token_at(position)))
+        }))
+    }
+
+    fn walk_accepted(
+        &mut self,
+        from: Token,
+        budget: usize,
+        now: WallTime,
+        visit: &mut dyn FnMut(&Mutation<'_>),
+    ) -> Step<Option<Token>> {
+        Step::Done(self.walk_items(from, budget, &mut |_, item| {
+            let value = item.value().filter(|_| is_live(item, now));
+            let expires_at = value.and_then(|_| item.expires_at());
+            visit(&Mutation { key: item.key(), value, version: item.version(), expires_at });
+        }))
     }
 
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {

@@ -48,6 +48,9 @@ pub(in crate::file) struct File {
     pub(in crate::file) data_end: u32,
     /// Bytes of the records that the index points at.
     pub(in crate::file) live_bytes: u64,
+    /// Bytes among them that are values of records which have expired and are tombstones by the
+    /// index alone. May be too many, where such a record was replaced since.
+    pub(in crate::file) buried_bytes: u64,
     /// Bytes of tombstones that the index does not know, and the latest of their origins.
     pub(in crate::file) tombstone_bytes: u64,
     pub(in crate::file) tombstone_origin: SegmentId,
@@ -62,10 +65,16 @@ impl File {
             id,
             data_end: 0,
             live_bytes: 0,
+            buried_bytes: 0,
             tombstone_bytes: 0,
             tombstone_origin: SegmentId(0),
             reader_count: 0,
         }
+    }
+
+    /// About how many bytes the live records take elsewhere, once they were moved.
+    pub(in crate::file) const fn kept_bytes(&self) -> u64 {
+        self.live_bytes.saturating_sub(self.buried_bytes)
     }
 
     /// Whether it holds records.
@@ -161,10 +170,15 @@ impl<D: Disk> Log<D> {
         let id = self.next_id;
         self.next_id.0 += 1;
         self.files[file.0 as usize] = Some(File::new(State::Preparing, id));
-        let (version_max, floor) = (self.version_max, self.floor);
-        let buffer = SegmentHeader { segment: Some(id), version_max, floor }.encode();
+        self.stating = (self.floor, self.promised);
+        let buffer = self.header(Some(id)).encode();
         let op = Op::Write { file, offset: 0, buffer, is_durable: true };
         self.start(Purpose::Header(file), op);
+    }
+
+    const fn header(&self, segment: Option<SegmentId>) -> SegmentHeader {
+        let Self { version_max, floor, promised, .. } = *self;
+        SegmentHeader { segment, version_max, floor, promised }
     }
 
     pub(super) fn complete_header(&mut self, file: FileId, result: &io::Result<()>) {
@@ -172,6 +186,7 @@ impl<D: Disk> Log<D> {
         if let Err(error) = result {
             return self.fail(error);
         }
+        self.stated = self.stating;
         if self.full_until.take().is_some() {
             tracing::info!("the log has room again");
         }
@@ -180,6 +195,13 @@ impl<D: Disk> Log<D> {
         }
         self.file_mut(file).state = State::Spare;
         self.spare = Some(file);
+    }
+
+    /// Whether a file may go. One that a snapshot has too is deleted without a last header, so floor
+    /// and promise have to be told by another.
+    pub(in crate::file) fn may_free(&self, file: FileId) -> bool {
+        let (floor, promised) = self.stated;
+        !self.disk.is_shared(file) || (floor >= self.floor && promised >= self.promised)
     }
 
     /// Gives up a file whose live records are all elsewhere, durably.
@@ -191,8 +213,7 @@ impl<D: Disk> Log<D> {
             // A snapshot has it too.
             return self.start(Purpose::Delete(file), Op::Delete { file });
         }
-        let (version_max, floor) = (self.version_max, self.floor);
-        let buffer = SegmentHeader { segment: None, version_max, floor }.encode();
+        let buffer = self.header(None).encode();
         self.start(Purpose::Free(file), Op::Write { file, offset: 0, buffer, is_durable: true });
     }
 
@@ -209,7 +230,9 @@ impl<D: Disk> Log<D> {
         let is_free = |file: &&File| file.state == State::Free;
         let free_count = self.files.iter().flatten().filter(is_free).count();
         let pause = if self.is_unused { DELETE_INTERVAL_UNUSED } else { DELETE_INTERVAL };
-        (free_count > 1 && !self.has_ended).then_some(self.deleted_at + pause)
+        // Before there is a segment, a free file may be the only one that knows the promise.
+        let is_begun = self.active.is_some() && !self.has_ended;
+        (free_count > 1 && is_begun).then_some(self.deleted_at + pause)
     }
 
     /// Says whether hardly anybody reads or writes.

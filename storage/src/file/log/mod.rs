@@ -164,6 +164,13 @@ pub(super) struct Log<D> {
     unsynced_since: Option<Instant>,
     pub(super) version_max: Version,
     pub(super) floor: Version,
+    pub(super) promised: Version,
+    /// The segment with the latest promise.
+    promise_in: SegmentId,
+    /// The floor and the promise that the header being written says, and those that the last one
+    /// said which is durable.
+    stating: (Version, Version),
+    stated: (Version, Version),
     full_until: Option<Instant>,
     /// Compaction is about to free files.
     expects_room: bool,
@@ -221,6 +228,10 @@ impl<D: Disk> Log<D> {
             unsynced_since: None,
             version_max,
             floor,
+            promised: Version::ZERO,
+            promise_in: SegmentId(0),
+            stating: (Version::ZERO, Version::ZERO),
+            stated: (Version::ZERO, Version::ZERO),
             full_until: None,
             expects_room: false,
             credit: None,
@@ -314,10 +325,15 @@ impl<D: Disk> Log<D> {
             payload_bytes: payload,
         });
         open.record_count += 1;
-        self.version_max = self.version_max.max(version);
+        if append.kind == Kind::Promise {
+            self.promised = self.promised.max(version);
+            self.promise_in = active.id;
+        } else {
+            self.version_max = self.version_max.max(version);
+        }
         self.unsynced_since.get_or_insert(self.now);
         let place = Place { file: active.file, offset };
-        if append.kind != Kind::Value {
+        if append.kind.covers() {
             let file = self.file_mut(place.file);
             file.tombstone_bytes += bytes as u64;
             file.tombstone_origin = file.tombstone_origin.max(origin);
@@ -405,6 +421,11 @@ impl<D: Disk> Log<D> {
             Some(active) if active.contents.count() == 0 => Ok(()),
             _ => self.roll(Priority::Ordinary),
         }
+    }
+
+    /// Whether the segment that is appended to has the latest promise.
+    pub(super) fn has_promise(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.id == self.promise_in)
     }
 
     /// Ends the log: nothing more is appended, and the last segment is sealed too.

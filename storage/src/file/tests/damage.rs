@@ -212,7 +212,7 @@ fn a_file_of_another_format_is_refused() {
     let (file, _) = rig.place_of(&key(0));
     disk.crash();
     disk.corrupt(file, 16, &9_u32.to_le_bytes());
-    let expected = "has format 9; this program reads 1: use the program that wrote it";
+    let expected = "has format 9; this program reads 1 to 2: use the program that wrote it";
     assert_eq!(refusal(&disk), format!("{} {expected}", name(file)));
 }
 

@@ -18,13 +18,16 @@ use std::path::PathBuf;
 
 use super::kit::{Rig, SEGMENT_BYTES, small};
 use super::*;
-use crate::file::format::FORMAT;
+use crate::file::format::{FORMAT, FORMAT_MIN};
 
 const LINE_BYTES: usize = 32;
 const EXPIRES_AFTER: Duration = Duration::from_secs(3_600);
 
-fn path() -> PathBuf {
-    let name = format!("tests/fixtures/format-{FORMAT}.txt");
+/// A promise, which format 1 does not know.
+const PROMISED: Version = contract::version(40);
+
+fn path(format: u32) -> PathBuf {
+    let name = format!("tests/fixtures/format-{format}.txt");
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(name)
 }
 
@@ -48,6 +51,7 @@ fn write_directory() -> SimulatedDisk {
     rig.apply(b"expiring", Some(b"for an hour"), Some(expires_at));
     rig.commit();
     rig.set(&long_key(), &[0xa5; 3_000]);
+    rig.store.promise(PROMISED).unwrap();
     rig.commit();
     while let Err(error) = rig.store.roll() {
         let Error::Busy(ticket) = error else { panic!("{error}") };
@@ -107,10 +111,10 @@ fn restore_dump(text: &str) -> SimulatedDisk {
 fn the_log_is_written_as_ever() {
     let found = dump(&write_directory());
     if std::env::var_os("UPDATE_FIXTURE").is_some() {
-        std::fs::create_dir_all(path().parent().unwrap()).unwrap();
-        std::fs::write(path(), &found).unwrap();
+        std::fs::create_dir_all(path(FORMAT).parent().unwrap()).unwrap();
+        std::fs::write(path(FORMAT), &found).unwrap();
     }
-    let expected = std::fs::read_to_string(path()).expect("the fixture is checked in");
+    let expected = std::fs::read_to_string(path(FORMAT)).expect("the fixture is checked in");
     let mut lines = expected.lines().zip(found.lines());
     let difference = lines.find(|(expected, found)| expected != found);
     assert!(
@@ -125,14 +129,21 @@ fn the_log_is_written_as_ever() {
 type Expected<'a> = (&'a [u8], &'a [u8], u64, Option<WallTime>);
 
 #[test]
-fn the_fixture_is_read() {
-    let text = std::fs::read_to_string(path()).expect("the fixture is checked in");
+fn the_fixture_of_each_format_is_read() {
+    for format in FORMAT_MIN..=FORMAT {
+        assert_fixture_is_read(format);
+    }
+}
+
+fn assert_fixture_is_read(format: u32) {
+    let text = std::fs::read_to_string(path(format)).expect("the fixture is checked in");
+    let promised = if format == FORMAT_MIN { Version::ZERO } else { PROMISED };
     let mut rig = Rig::open(restore_dump(&text), small());
     let expected = Recovered {
         has_checkpoint: false,
         segment_count: 2,
         scanned_count: 1,
-        record_count: 11,
+        record_count: 11 + u64::from(promised > Version::ZERO),
         torn_bytes: 0,
         damages: Vec::new(),
     };
@@ -157,6 +168,7 @@ fn the_fixture_is_read() {
     let model = records.map(|(key, value, ..)| (key.to_vec(), value.to_vec()));
     rig.assert_holds(&model.into());
     assert_eq!(rig.store.version_max(), contract::version(11));
+    assert_eq!(rig.store.promised(), promised);
     rig.now = expires_at;
     assert_eq!(rig.read(b"expiring").unwrap(), None);
 }

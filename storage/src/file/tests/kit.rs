@@ -23,6 +23,7 @@ pub(super) struct Rig<D> {
     pub(super) setup: Setup,
     pub(super) recovered: Recovered,
     pub(super) now: WallTime,
+    tombstones: Tombstones,
     clock: u64,
     version: u64,
     ready: BTreeMap<Ticket, Result<(), ReadError>>,
@@ -42,15 +43,27 @@ impl<D: Disk> Rig<D> {
     }
 
     pub(super) fn try_open(disk: D, setup: Setup) -> Result<Self, OpenFailure> {
-        let options = contract::options(Tombstones::Drop);
+        Self::try_open_with(disk, setup, Tombstones::Drop)
+    }
+
+    fn try_open_with(disk: D, setup: Setup, tombstones: Tombstones) -> Result<Self, OpenFailure> {
+        let options = contract::options(tombstones);
         let (store, recovered) = FileStorage::open(disk, setup.clone(), &options, START)?;
         let ready = BTreeMap::new();
-        Ok(Self { store, setup, recovered, now: START, clock: 0, version: 0, ready })
+        Ok(Self { store, setup, recovered, now: START, tombstones, clock: 0, version: 0, ready })
+    }
+
+    /// A store that keeps tombstones.
+    pub(super) fn open_keeping(disk: D) -> Self {
+        let opened = Self::try_open_with(disk, small(), Tombstones::Keep);
+        opened.unwrap_or_else(|error| panic!("{error}"))
     }
 
     /// The same store once more, on what its disk holds by now.
     pub(super) fn reopen(self, disk: D) -> Self {
-        Self { now: self.now, version: self.version, ..Self::open(disk, self.setup) }
+        let opened = Self::try_open_with(disk, self.setup, self.tombstones);
+        let opened = opened.unwrap_or_else(|error| panic!("{error}"));
+        Self { now: self.now, version: self.version, ..opened }
     }
 
     pub(super) fn write(

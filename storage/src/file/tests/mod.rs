@@ -7,6 +7,8 @@ mod faults;
 mod format;
 mod fuzz;
 mod kit;
+mod promises;
+mod tombstones;
 
 use std::cell::Cell;
 use std::time::Duration;
