@@ -50,6 +50,13 @@ impl HybridClock {
         Version { timestamp: next, node: self.node }
     }
 
+    /// The version that [`HybridClock::tick`] would give next.
+    #[must_use]
+    pub fn peek(&self, wall: WallTime) -> Version {
+        let next = Timestamp(self.latest.0 + 1).max(Timestamp::from_wall(wall));
+        Version { timestamp: next, node: self.node }
+    }
+
     /// Takes notice of a timestamp of another node, so that the next reading is larger.
     ///
     /// # Errors
@@ -68,6 +75,11 @@ impl HybridClock {
     /// applies, for a clock that was set back leaves the node's own readings ahead by any time.
     pub fn pass(&mut self, own: Timestamp) {
         self.latest = self.latest.max(own);
+    }
+
+    /// The node whose versions the clock makes from here on: a newcomer learns its number late.
+    pub const fn set_node(&mut self, node: NodeId) {
+        self.node = node;
     }
 
     /// The largest timestamp given out or observed.

@@ -8,16 +8,26 @@
 //! - [`model`]: [`Token`], [`ShardRange`], [`NodeId`], [`Version`]
 //! - [`mutation`]: [`Mutation`], the one form in which a write travels and is kept
 //! - [`time`]: [`Instant`] and [`WallTime`], time as values that are handed in
+//! - [`topology`]: who is a member, how members agree on it, and who keeps which token's copies
+//! - [`message`]: what one node's core says to another's about keys
+//! - [`replication`]: coordinators and replicas: writes, reads and agreed changes of one key
 //! - [`hlc`]: [`HybridClock`], the source of versions
+//! - [`identity`]: who a node is, whom it believes, and how both are proved
+//! - [`swim`]: [`Swim`](swim::Swim), who is there
 
 #![forbid(unsafe_code)]
 
 pub mod hlc;
+pub mod identity;
+pub mod message;
 pub mod model;
 pub mod mutation;
+pub mod replication;
+pub mod swim;
 pub mod time;
+pub mod topology;
 
 pub use hlc::HybridClock;
-pub use model::{NodeId, ShardId, ShardRange, Timestamp, Token, Version};
+pub use model::{MemberId, NodeId, ShardId, ShardRange, Timestamp, Token, Version};
 pub use mutation::Mutation;
 pub use time::{Instant, WallTime};

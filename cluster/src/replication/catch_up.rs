@@ -1,0 +1,143 @@
+//! What peers have missed, and feeding it to them when they are back.
+//!
+//! Each core keeps the writes that it has coordinated in its sync log. For each peer it knows the
+//! first that the peer may not have; when the peer can be reached, everything from there on that the
+//! peer keeps a copy of is sent again, one batch at a time, so that a node that comes back is not
+//! flooded.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::model::NodeId;
+use crate::time::Instant;
+
+/// Entries read from the log at a time.
+pub(super) const BATCH_COUNT: usize = 128;
+/// How long after a failure a peer is tried again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a peer has missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missed {
+    /// The first entry of the sync log that it may not have.
+    pub from: u64,
+    /// Entries that were overwritten before they could be sent.
+    pub lost_count: u64,
+}
+
+/// The feed of one peer.
+#[derive(Clone, Copy, Debug)]
+struct Feed {
+    from: Option<u64>,
+    batch: Option<Batch>,
+    resume_at: Instant,
+    lost_count: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Batch {
+    next: u64,
+    outstanding: usize,
+    has_failed: bool,
+    /// The log was read to its end: nothing is missed when this is confirmed.
+    is_last: bool,
+    /// The first entry missed since the batch was read.
+    missed_since: Option<u64>,
+}
+
+/// The feeds of all peers.
+#[derive(Debug, Default)]
+pub(super) struct CatchUp {
+    feeds: BTreeMap<NodeId, Feed>,
+}
+
+impl CatchUp {
+    /// A peer may not have the entry.
+    pub(super) fn missed(&mut self, peer: NodeId, sequence: u64) {
+        let feed = self.feeds.entry(peer).or_insert(Feed {
+            from: None,
+            batch: None,
+            resume_at: Instant::ZERO,
+            lost_count: 0,
+        });
+        let first = match &mut feed.batch {
+            Some(batch) => &mut batch.missed_since,
+            None => &mut feed.from,
+        };
+        *first = Some(first.map_or(sequence, |first| first.min(sequence)));
+    }
+
+    /// The next peer to feed, and from where.
+    pub(super) fn due(
+        &self,
+        now: Instant,
+        is_reachable: impl Fn(NodeId) -> bool,
+    ) -> Option<(NodeId, u64)> {
+        self.feeds.iter().find_map(|(peer, feed)| {
+            let from = feed.from?;
+            let is_due = feed.batch.is_none() && feed.resume_at <= now && is_reachable(*peer);
+            is_due.then_some((*peer, from))
+        })
+    }
+
+    /// When the next feed goes on after a failure.
+    pub(super) fn resume_at(&self, is_reachable: impl Fn(NodeId) -> bool) -> Option<Instant> {
+        let waiting = |feed: &&Feed| feed.from.is_some() && feed.batch.is_none();
+        let feeds = self.feeds.iter().filter(|(peer, feed)| waiting(feed) && is_reachable(**peer));
+        feeds.map(|(_, feed)| feed.resume_at).min()
+    }
+
+    /// A batch was read from the log, of which `outstanding` entries were sent.
+    pub(super) fn started(
+        &mut self,
+        now: Instant,
+        peer: NodeId,
+        (next, lost_count, is_last): (u64, u64, bool),
+        outstanding: usize,
+    ) {
+        let feed = self.feeds.get_mut(&peer).expect("it was due");
+        feed.lost_count += lost_count;
+        feed.batch =
+            Some(Batch { next, outstanding, has_failed: false, is_last, missed_since: None });
+        if outstanding == 0 {
+            self.finish(now, peer);
+        }
+    }
+
+    /// The peer has confirmed an entry of its batch, or failed to.
+    pub(super) fn on_answer(&mut self, now: Instant, peer: NodeId, is_confirmed: bool) {
+        let Some(batch) = self.feeds.get_mut(&peer).and_then(|feed| feed.batch.as_mut()) else {
+            return;
+        };
+        batch.outstanding -= 1;
+        batch.has_failed |= !is_confirmed;
+        if batch.outstanding == 0 {
+            self.finish(now, peer);
+        }
+    }
+
+    fn finish(&mut self, now: Instant, peer: NodeId) {
+        let feed = self.feeds.get_mut(&peer).expect("it has a batch");
+        let batch = feed.batch.take().expect("it is under way");
+        if batch.has_failed {
+            feed.resume_at = now + PAUSE;
+        } else {
+            feed.from = (!batch.is_last).then_some(batch.next);
+        }
+        let first = [feed.from, batch.missed_since].into_iter().flatten().min();
+        feed.from = first;
+    }
+
+    /// What each peer has missed, of those that have missed something.
+    pub(super) fn lags(&self) -> impl Iterator<Item = (NodeId, Missed)> {
+        self.feeds.iter().filter_map(|(peer, feed)| {
+            let from = feed.from?;
+            Some((*peer, Missed { from, lost_count: feed.lost_count }))
+        })
+    }
+
+    /// Entries that some peer has not got and cannot get any more.
+    pub(super) fn lost_count(&self) -> u64 {
+        self.feeds.values().map(|feed| feed.lost_count).sum()
+    }
+}

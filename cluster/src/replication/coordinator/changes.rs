@@ -1,0 +1,453 @@
+//! A coordinator's part in agreed changes: one round a key at a time, what waits behind it, and the
+//! calls to the driver that make a new value of an old one.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use super::super::op::{Common, Computed, Level, OpId, Outcome, Status, Targets, Told, Why};
+use super::super::round::{Phase, Progress, Round};
+use super::{AGAIN, version_of};
+use super::{Archive, Coordinator, Entry, Output, Tail, Waiting, request_of, retarget, status_of};
+use crate::message::{Head, encode_key};
+use crate::model::{NodeId, Version};
+use crate::mutation::{self, Mutation};
+use crate::time::{Instant, WallTime};
+
+/// The longest pause before another try.
+const PAUSE_MAX: Duration = Duration::from_millis(64);
+
+/// Who makes the new value.
+#[derive(Clone, Debug)]
+pub(super) enum ChangeKind {
+    /// The driver, from the old one.
+    Driver,
+    /// Nobody: the change is a read.
+    Read,
+    /// It is given.
+    Put { value: Option<Vec<u8>>, expires_at: Option<WallTime> },
+}
+
+/// The changes of a round that are being made.
+pub(super) struct Computing {
+    round: OpId,
+    left: VecDeque<OpId>,
+    /// What the changes so far have made.
+    record: Option<Archive>,
+    has_changed: bool,
+    /// Reads among the changes, with what they see.
+    seen: Vec<(OpId, Option<Archive>)>,
+    version: Version,
+}
+
+impl Coordinator {
+    pub(super) fn start_change(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        id: OpId,
+        common: Common,
+        kind: ChangeKind,
+    ) {
+        let needed = self.needed(Level::Linearizable, None);
+        if self.targets(id, common.token, needed).is_none() {
+            return;
+        }
+        if self.skew.is_ahead(now, self.config.drift_max) {
+            return self.done(id, Outcome::NotApplied(Why::ClockAhead));
+        }
+        self.queue_change(now, wall, id, common, kind);
+    }
+
+    /// Has a change done: in a round of its own, or behind what is under way.
+    pub(super) fn queue_change(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        id: OpId,
+        common: Common,
+        kind: ChangeKind,
+    ) {
+        if let Some((_, queue)) = self.keys.get_mut(&common.key) {
+            queue.push_back(id);
+            *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
+            return;
+        }
+        let key = Rc::clone(&common.key);
+        *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
+        self.start_round(now, wall, key, VecDeque::from([id]));
+    }
+
+    /// Begins a round with the changes at the front of `queue`; the rest waits behind it.
+    fn start_round(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        key: Rc<[u8]>,
+        mut queue: VecDeque<OpId>,
+    ) {
+        let round_id = OpId(self.base + self.ops.len() as u64);
+        // Its number is one of the same sequence.
+        self.ops.push_back(Some(Entry::Round));
+        let mut round: Option<Round> = None;
+        while let Some(id) = queue.front().copied() {
+            let is_change = matches!(self.entry(id), Some(Entry::Waiting(_, Waiting::Change(_))));
+            if !is_change {
+                break;
+            }
+            queue.pop_front();
+            let Some(Entry::Waiting(common, Waiting::Change(kind))) = self.slot(id).take() else {
+                unreachable!("it was just looked at")
+            };
+            let needed = self.needed(Level::Linearizable, None);
+            let round = round.get_or_insert_with(|| Round::new(common.clone(), needed));
+            round.ops.push(id);
+            *self.slot(id) = Some(Entry::Change(common, kind));
+        }
+        let round = round.expect("the first is a change");
+        self.rounds.insert(round_id, round);
+        self.keys.insert(key, (round_id, queue));
+        self.try_round(now, wall, round_id);
+    }
+
+    /// Goes on with what has waited behind a round that has ended.
+    fn advance_key(&mut self, now: Instant, wall: WallTime, key: &Rc<[u8]>) {
+        let Some((_, mut queue)) = self.keys.remove(key) else { return };
+        while let Some(id) = queue.front().copied() {
+            match self.slot(id).take() {
+                Some(Entry::Waiting(common, Waiting::Change(kind))) => {
+                    *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
+                    return self.start_round(now, wall, Rc::clone(key), queue);
+                }
+                Some(Entry::Waiting(common, waiting)) => {
+                    queue.pop_front();
+                    self.start(now, wall, id, common, waiting);
+                }
+                _ => unreachable!("what waits is waiting"),
+            }
+        }
+    }
+
+    /// Begins the first phase of a try.
+    fn try_round(&mut self, now: Instant, wall: WallTime, id: OpId) {
+        let round = self.rounds.get(&id).expect("it is under way");
+        let Some(view) = &self.view else { return };
+        let targets = Targets::new(view.placement.replicas(round.common.token));
+        let reachable = targets.nodes.iter().filter(|it| view.reachable.contains(&it.0)).count();
+        if reachable < round.needed {
+            let needed = round.needed;
+            return self.fail_round(now, wall, id, Why::TooFew { reachable, needed });
+        }
+        let ballot = self.clock.tick(wall);
+        let round = self.rounds.get_mut(&id).expect("it is under way");
+        if round.tries > 0 {
+            self.stats.retries += 1;
+        }
+        round.prepare(targets, ballot);
+        let key = Rc::new(encode_key(&round.common.key));
+        self.send_round(now, id, Some(key));
+    }
+
+    /// Sends the present phase to those that were not asked.
+    pub(super) fn send_round(&mut self, now: Instant, id: OpId, mutation: Option<Archive>) {
+        let Some(epoch) = self.view.as_ref().map(|view| view.epoch()) else { return };
+        let Some(round) = self.rounds.get_mut(&id) else { return };
+        let request = request_of(id, round.attempt);
+        let head = match round.phase {
+            Phase::Preparing => Head::Prepare { request, epoch, ballot: round.ballot.into() },
+            Phase::Accepting => Head::Accept { request, epoch },
+            Phase::Pausing | Phase::Computing | Phase::Ended => return,
+        };
+        let mut targets = std::mem::replace(&mut round.targets, Targets::new(&[]));
+        self.send_to(&mut targets, head, mutation);
+        if targets.wants_again() {
+            self.retries.insert((now + AGAIN, id));
+        }
+        self.rounds.get_mut(&id).expect("it is under way").targets = targets;
+    }
+
+    pub(super) fn on_round_answer(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        (id, attempt): (OpId, u8),
+        from: NodeId,
+        head: &Head,
+        mutation: Option<&Mutation<'_>>,
+    ) {
+        let status = match *head {
+            Head::Outbid { by, .. } => Some(self.outbid(by.into(), wall)),
+            Head::Refused { reason, .. } => Some(status_of(reason)),
+            _ => None,
+        };
+        let round = self.rounds.get_mut(&id).expect("it was looked up");
+        if round.attempt != attempt {
+            return;
+        }
+        let progress = match *head {
+            Head::Promised { is_sure, .. } => {
+                let version = version_of(mutation);
+                let record = mutation.filter(|_| round.wants(version));
+                let record = record.map(|record| Rc::new(mutation::encode(record)));
+                round.on_promise(Told { from, version, is_sure, record })
+            }
+            Head::Accepted { .. } => round.on_accepted(from),
+            _ => match status {
+                Some(status) => round.on_failure(from, status),
+                None => return,
+            },
+        };
+        if matches!(status, Some(Status::Again(_))) {
+            self.retries.insert((now + AGAIN, id));
+        }
+        self.on_round(now, wall, id, progress);
+    }
+
+    fn on_round(&mut self, now: Instant, wall: WallTime, id: OpId, progress: Progress) {
+        match progress {
+            Progress::Pending => {}
+            Progress::Compute(record, version) => self.compute(now, wall, id, record, version),
+            Progress::Adopt(record) => {
+                let record = mutation::access(&record).expect("it was encoded here");
+                let ballot = self.rounds[&id].ballot;
+                let proposed = mutation::encode(&Mutation { version: ballot, ..record });
+                self.propose(now, id, Rc::new(proposed));
+            }
+            Progress::Done => self.end_round(now, wall, id),
+            Progress::Outbid => {
+                let round = self.rounds.get_mut(&id).expect("it is under way");
+                // Doubling, and at random: two proposers do not meet again and again.
+                let bound = 1_u64 << round.tries.min(6);
+                let pause = Duration::from_micros(self.rng.u64(100..=1_000 * bound));
+                self.retries.insert((now + pause.min(PAUSE_MAX), id));
+            }
+            Progress::Failed(why) => self.fail_round(now, wall, id, why),
+        }
+    }
+
+    pub(super) fn on_lost_rounds(&mut self, now: Instant, wall: WallTime, node: NodeId) {
+        let asked = |round: &Round| round.targets.status(node) == Some(Status::Asked);
+        let ids: Vec<OpId> =
+            self.rounds.iter().filter(|(_, round)| asked(round)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let Some(round) = self.rounds.get_mut(&id) else { continue };
+            let progress = round.on_failure(node, Status::Lost);
+            self.on_round(now, wall, id, progress);
+        }
+    }
+
+    pub(super) fn retry_round(&mut self, now: Instant, wall: WallTime, id: OpId) {
+        let Some(view) = &self.view else { return };
+        let placement = std::sync::Arc::clone(&view.placement);
+        let round = self.rounds.get_mut(&id).expect("it was looked up");
+        match round.phase {
+            Phase::Pausing => self.try_round(now, wall, id),
+            Phase::Preparing => {
+                retarget(&mut round.targets, placement.replicas(round.common.token));
+                let key = Rc::new(encode_key(&round.common.key));
+                self.send_round(now, id, Some(key));
+            }
+            Phase::Accepting => {
+                retarget(&mut round.targets, placement.replicas(round.common.token));
+                let proposed = round.proposed.clone();
+                self.send_round(now, id, proposed);
+            }
+            Phase::Computing | Phase::Ended => {}
+        }
+    }
+
+    /// Makes the new value of the old one, change by change.
+    fn compute(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        id: OpId,
+        record: Option<Archive>,
+        version: Version,
+    ) {
+        let left = self.rounds[&id].ops.iter().copied().collect();
+        let (has_changed, seen) = (false, Vec::new());
+        let computing = Computing { round: id, left, record, has_changed, seen, version };
+        self.compute_next(now, wall, computing);
+    }
+
+    fn compute_next(&mut self, now: Instant, wall: WallTime, mut computing: Computing) {
+        let ballot = self.rounds[&computing.round].ballot;
+        while let Some(op) = computing.left.pop_front() {
+            match self.entry(op) {
+                Some(Entry::Change(_, ChangeKind::Read)) => {
+                    computing.seen.push((op, computing.record.clone()));
+                    continue;
+                }
+                Some(Entry::Change(_, ChangeKind::Driver)) => {
+                    let record = computing.record.clone();
+                    self.outputs.push_back(Output::Compute { op, record, version: ballot });
+                    self.computing.insert(op, computing);
+                    return;
+                }
+                Some(Entry::Change(common, ChangeKind::Put { value, expires_at })) => {
+                    let (key, expires_at) = (Rc::clone(&common.key), *expires_at);
+                    let mutation = Mutation {
+                        key: &key,
+                        value: value.as_deref(),
+                        version: ballot,
+                        expires_at,
+                    };
+                    computing.record = Some(Rc::new(mutation::encode(&mutation)));
+                    computing.has_changed = true;
+                }
+                _ => {}
+            }
+        }
+        self.conclude(now, wall, computing);
+    }
+
+    /// The driver has made what [`Output::Compute`] asked for.
+    pub fn computed(&mut self, now: Instant, wall: WallTime, op: OpId, computed: Computed) {
+        let mut computing = self.computing.remove(&op).expect("the driver was asked");
+        // All whom the round was for may have given up meanwhile.
+        let Some(round) = self.rounds.get(&computing.round) else { return };
+        let ballot = round.ballot;
+        if let Computed::Put { value, expires_at } = computed {
+            let key = Rc::clone(&round.common.key);
+            let mutation =
+                Mutation { key: &key, value: value.as_deref(), version: ballot, expires_at };
+            computing.record = Some(Rc::new(mutation::encode(&mutation)));
+            computing.has_changed = true;
+        }
+        self.compute_next(now, wall, computing);
+        self.trim();
+    }
+
+    /// All changes are made: proposes the result, unless it is what all who have promised have.
+    fn conclude(&mut self, now: Instant, wall: WallTime, computing: Computing) {
+        let Computing { round: id, record, has_changed, seen, version, .. } = computing;
+        for (op, record) in seen {
+            // What it sees is told when the round has ended.
+            self.reads.insert(op, record);
+        }
+        let round = self.rounds.get_mut(&id).expect("it is under way");
+        let ballot = round.ballot;
+        if !has_changed && round.is_agreed() {
+            round.phase = Phase::Ended;
+            round.ballot = version;
+            return self.end_round(now, wall, id);
+        }
+        let record = record.expect("what differs, or was changed, is something");
+        let proposed = if has_changed {
+            record
+        } else {
+            let record = mutation::access(&record).expect("it was encoded here");
+            Rc::new(mutation::encode(&Mutation { version: ballot, ..record }))
+        };
+        self.propose(now, id, proposed);
+    }
+
+    /// Begins the second phase.
+    fn propose(&mut self, now: Instant, id: OpId, proposed: Archive) {
+        let Some(view) = &self.view else { return };
+        let round = self.rounds.get_mut(&id).expect("it is under way");
+        let targets = Targets::new(view.placement.replicas(round.common.token));
+        round.accept(targets, Rc::clone(&proposed));
+        self.send_round(now, id, Some(proposed));
+    }
+
+    /// A round has ended well: so have its changes.
+    fn end_round(&mut self, now: Instant, wall: WallTime, id: OpId) {
+        let round = self.rounds.remove(&id).expect("a round ends once");
+        self.stats.rounds += 1;
+        self.stats.changes += round.ops.len() as u64;
+        self.slot(id).take();
+        if let Some(proposed) = &round.proposed {
+            // Not before: what nobody has accepted must not come to anybody by another way.
+            let sequence = self.log(proposed);
+            let (targets, attempt) = (round.targets.clone(), round.attempt);
+            let until = round.common.until;
+            *self.slot(id) = Some(Entry::Tail(Tail { targets, sequence, attempt, until }));
+            self.end_settled_tail(id);
+        }
+        for op in &round.ops {
+            let Some(Entry::Change(_, kind)) = self.slot(*op).take() else { continue };
+            match (kind, self.reads.remove(op)) {
+                (ChangeKind::Read, Some(record)) => {
+                    self.outputs.push_back(Output::Record { op: *op, record });
+                }
+                (ChangeKind::Read, None) => unreachable!("what a read sees was noted"),
+                (ChangeKind::Driver | ChangeKind::Put { .. }, _) => {
+                    let version = round.ballot;
+                    let outcome = Outcome::Acknowledged { replaced: false, version };
+                    self.report(*op, outcome);
+                }
+            }
+        }
+        self.advance_key(now, wall, &round.common.key);
+    }
+
+    /// A replica of a round that has ended well has answered, or will not.
+    pub(super) fn on_tail(&mut self, id: OpId, from: NodeId, status: Status) {
+        let Some(Entry::Tail(tail)) = self.entry(id) else { unreachable!("it is one") };
+        if tail.targets.status(from) == Some(Status::Asked) {
+            tail.targets.set(from, status);
+        }
+        self.end_settled_tail(id);
+    }
+
+    fn end_settled_tail(&mut self, id: OpId) {
+        if let Some(Entry::Tail(tail)) = self.entry(id)
+            && tail.targets.is_settled()
+        {
+            self.end_tail(id);
+        }
+    }
+
+    /// All have answered, or time is up.
+    pub(super) fn end_tail(&mut self, id: OpId) {
+        let Some(Entry::Tail(tail)) = self.slot(id).take() else { unreachable!("it is one") };
+        self.note_missed(&tail.targets, tail.sequence);
+    }
+
+    /// A round cannot come to its end.
+    fn fail_round(&mut self, now: Instant, wall: WallTime, id: OpId, why: Why) {
+        let round = self.rounds.remove(&id).expect("a round ends once");
+        self.slot(id).take();
+        let may_be_done = round.may_be_done();
+        for op in &round.ops {
+            let Some(Entry::Change(_, kind)) = self.slot(*op).take() else { continue };
+            self.reads.remove(op);
+            let is_read = matches!(kind, ChangeKind::Read);
+            let outcome = if may_be_done && !is_read {
+                Outcome::Unknown(why)
+            } else {
+                Outcome::NotApplied(why)
+            };
+            self.report(*op, outcome);
+        }
+        self.advance_key(now, wall, &round.common.key);
+    }
+
+    /// A change's time is up; its round goes on for the others in it.
+    pub(super) fn expire_change(&mut self, now: Instant, wall: WallTime, op: OpId) {
+        let Some(Entry::Change(common, kind)) = self.slot(op).take() else {
+            unreachable!("it is one")
+        };
+        self.reads.remove(&op);
+        let (id, _) = self.keys.get(&common.key).expect("its round is under way");
+        let id = *id;
+        let round = self.rounds.get_mut(&id).expect("its round is under way");
+        round.ops.retain(|it| *it != op);
+        let may_be_done = round.may_be_done() && !matches!(kind, ChangeKind::Read);
+        let answered = round.targets.yes();
+        let why = match round.targets.refusal() {
+            Some(reason) => Why::Refused(reason),
+            None => Why::TimedOut { answered, needed: round.needed },
+        };
+        let is_over = round.ops.is_empty();
+        let outcome = if may_be_done { Outcome::Unknown(why) } else { Outcome::NotApplied(why) };
+        self.report(op, outcome);
+        if is_over {
+            self.rounds.remove(&id);
+            self.slot(id).take();
+            self.advance_key(now, wall, &common.key);
+        }
+    }
+}

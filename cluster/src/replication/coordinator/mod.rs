@@ -1,0 +1,676 @@
+//! Does what clients ask of one core, with the help of the replicas.
+//!
+//! ```text
+//!   begin, on_answer, on_view, handle_timeout, computed, fed   -- each: then drain poll_output
+//!     Send     to replicas, this node's own perhaps among them
+//!     Compute  -> computed     what the driver makes of a record, for a change
+//!     Log                      what the core's sync log keeps
+//!     Feed     -> fed          a part of the sync log, for a peer that was away
+//!     Record, Done             the end of an operation; each has one of them
+//! ```
+//!
+//! # Invariants
+//!
+//! - Every operation ends once: at its deadline at the latest.
+//! - While a change of a key is under way, what else is asked about the key at this coordinator waits
+//!   behind it, in order. Plain writes and reads of one key do not wait for each other: they travel
+//!   in order.
+//! - What is under way is bounded by [`Config::op_count_max`].
+
+mod changes;
+mod feeding;
+mod plain;
+mod skew;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use fastrand::Rng;
+use smallvec::SmallVec;
+
+use self::changes::{ChangeKind, Computing};
+pub use self::feeding::Excerpt;
+use self::skew::Skew;
+use super::catch_up::{CatchUp, Missed};
+use super::op::{Common, Level, OpId, Outcome, Status, Targets, Why, Work};
+use super::read::{Progress as Reading, QuorumRead};
+use super::round::Round;
+use super::write::{Progress as Writing, QuorumWrite};
+use super::{Archive, View, version_of};
+use crate::hlc::HybridClock;
+use crate::message::{Head, Reason, encode_key};
+use crate::model::{NodeId, Token, Version};
+use crate::mutation::Mutation;
+use crate::time::{Instant, WallTime};
+
+/// How long after a replica was found in another topology it is asked again.
+const AGAIN: Duration = Duration::from_millis(10);
+
+/// What a coordinator is told once.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// How long an operation may take.
+    pub request_timeout: Duration,
+    /// Replicas of [`Level::Quorum`] for writes; `None` for more than half.
+    pub write_quorum: Option<u8>,
+    /// Replicas of [`Level::Quorum`] for reads; `None` for more than half.
+    pub read_quorum: Option<u8>,
+    /// How far clocks may differ.
+    pub drift_max: Duration,
+    /// Operations under way at most.
+    pub op_count_max: usize,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub enum Output {
+    /// Send this to each of these nodes.
+    Send {
+        /// The nodes: maybe this one.
+        to: SmallVec<[NodeId; 5]>,
+        /// What it says.
+        head: Head,
+        /// What comes with it.
+        mutation: Option<Archive>,
+    },
+    /// A read has ended: this is what the key has.
+    Record {
+        /// The operation.
+        op: OpId,
+        /// An archived mutation, a deletion too; `None` for nothing.
+        record: Option<Archive>,
+    },
+    /// Make what is to replace this, then call [`Coordinator::computed`]. May come again.
+    Compute {
+        /// The operation.
+        op: OpId,
+        /// As for [`Output::Record`].
+        record: Option<Archive>,
+        /// The version that the result will have.
+        version: Version,
+    },
+    /// Put this into the sync log: it gets this sequence number.
+    Log {
+        /// The number.
+        sequence: u64,
+        /// The entry.
+        mutation: Archive,
+    },
+    /// Read the sync log from here on for this peer, then call [`Coordinator::fed`].
+    Feed {
+        /// The peer.
+        peer: NodeId,
+        /// The first entry.
+        from: u64,
+    },
+    /// A write or a change has ended, or a read has failed.
+    Done {
+        /// The operation.
+        op: OpId,
+        /// How.
+        outcome: Outcome,
+    },
+}
+
+/// What a coordinator has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Operations begun.
+    pub begun: u64,
+    /// Refused before anything was sent, or by all.
+    pub not_applied: u64,
+    /// Ended as unknown.
+    pub unknown: u64,
+    /// Copies sent to replicas that had older ones.
+    pub repairs: u64,
+    /// Tries of a change beyond its first.
+    pub retries: u64,
+    /// Linearizable reads that took more than one round trip.
+    pub long_reads: u64,
+    /// Rounds of agreed changes that have ended well.
+    pub rounds: u64,
+    /// Changes that these have made.
+    pub changes: u64,
+    /// Entries of the sync log sent to peers that were away.
+    pub caught_up: u64,
+}
+
+impl Stats {
+    /// Adds another core's.
+    pub const fn add(&mut self, other: &Self) {
+        self.begun += other.begun;
+        self.not_applied += other.not_applied;
+        self.unknown += other.unknown;
+        self.repairs += other.repairs;
+        self.retries += other.retries;
+        self.long_reads += other.long_reads;
+        self.rounds += other.rounds;
+        self.changes += other.changes;
+        self.caught_up += other.caught_up;
+    }
+}
+
+/// One operation.
+enum Entry {
+    /// Behind a change of the same key.
+    Waiting(Common, Waiting),
+    Write(QuorumWrite),
+    Read(QuorumRead),
+    /// Part of a round.
+    Change(Common, ChangeKind),
+    /// A copy that a peer has missed.
+    Repair(NodeId, Instant),
+    /// The number of a round that is under way.
+    Round,
+    /// A round that has ended well, before all its replicas have answered.
+    Tail(Tail),
+}
+
+struct Tail {
+    targets: Targets,
+    sequence: u64,
+    attempt: u8,
+    until: Instant,
+}
+
+enum Waiting {
+    Read,
+    Write { value: Option<Vec<u8>>, expires_at: Option<WallTime> },
+    Change(ChangeKind),
+}
+
+/// One core's.
+pub struct Coordinator {
+    config: Config,
+    view: Option<Rc<View>>,
+    clock: HybridClock,
+    rng: Rng,
+    /// Operations by number, from `base` on.
+    ops: VecDeque<Option<Entry>>,
+    base: u64,
+    rounds: BTreeMap<OpId, Round>,
+    /// Keys with a change under way: its round, and what waits behind it.
+    keys: BTreeMap<Rc<[u8]>, (OpId, VecDeque<OpId>)>,
+    /// What is to be tried again, and when.
+    retries: BTreeSet<(Instant, OpId)>,
+    /// By the change that the driver was asked for.
+    computing: BTreeMap<OpId, Computing>,
+    /// What linearizable reads will tell when their rounds have ended.
+    reads: BTreeMap<OpId, Option<Archive>>,
+    catch_up: CatchUp,
+    skew: Skew,
+    next_sequence: u64,
+    stats: Stats,
+    outputs: VecDeque<Output>,
+}
+
+impl Coordinator {
+    /// A coordinator without a cluster. `clock` resumes above everything its node has ever used.
+    #[must_use]
+    pub fn new(config: Config, clock: HybridClock, seed: u64) -> Self {
+        Self {
+            config,
+            view: None,
+            clock,
+            rng: Rng::with_seed(seed),
+            ops: VecDeque::new(),
+            base: 1,
+            rounds: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            retries: BTreeSet::new(),
+            computing: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            catch_up: CatchUp::default(),
+            skew: Skew::default(),
+            next_sequence: 1,
+            stats: Stats::default(),
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// The clock, which replicas on the same core share.
+    pub fn clock_mut(&mut self) -> &mut HybridClock {
+        &mut self.clock
+    }
+
+    /// The cluster as last told.
+    #[must_use]
+    pub fn view(&self) -> Option<&Rc<View>> {
+        self.view.as_ref()
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    /// Operations under way, those included that are done and wait for their last replicas.
+    #[must_use]
+    pub fn op_count(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// What each peer has missed, of those that have missed something.
+    pub fn lags(&self) -> impl Iterator<Item = (NodeId, Missed)> {
+        self.catch_up.lags()
+    }
+
+    /// Entries of the sync log that some peer has not got and cannot get any more.
+    #[must_use]
+    pub fn lost_count(&self) -> u64 {
+        self.catch_up.lost_count()
+    }
+
+    /// How far the clocks of the others are ahead of this node's, in milliseconds, as last heard.
+    pub fn skews(&self) -> impl Iterator<Item = (NodeId, i64)> {
+        self.skew.iter()
+    }
+
+    /// The number of the entry that the sync log gets next.
+    #[must_use]
+    pub fn next_sequence(&self) -> u64 {
+        self.next_sequence
+    }
+
+    /// The next thing to do, oldest first.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`Coordinator::handle_timeout`], if nothing else happens first.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let first = self.ops.iter().flatten().find_map(Entry::until);
+        let retry = self.retries.first().map(|(at, _)| *at);
+        let resume = self.catch_up.resume_at(|peer| self.is_reachable(peer));
+        [first, retry, resume].into_iter().flatten().min()
+    }
+
+    /// A client wants something.
+    pub fn begin(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        (token, key): (Token, &[u8]),
+        level: Level,
+        work: Work<'_>,
+    ) -> OpId {
+        let id = OpId(self.base + self.ops.len() as u64);
+        self.stats.begun += 1;
+        let until = now + self.config.request_timeout;
+        let common = Common { token, key: Rc::from(key), level, until };
+        self.ops.push_back(None);
+        if self.ops.len() > self.config.op_count_max {
+            self.done(id, Outcome::NotApplied(Why::Overloaded));
+            return id;
+        }
+        let waiting = match work {
+            Work::Read => Waiting::Read,
+            Work::Write { value, expires_at } if level != Level::Linearizable => {
+                Waiting::Write { value: value.map(<[u8]>::to_vec), expires_at }
+            }
+            Work::Write { value, expires_at } => {
+                let value = value.map(<[u8]>::to_vec);
+                Waiting::Change(ChangeKind::Put { value, expires_at })
+            }
+            Work::Change => Waiting::Change(ChangeKind::Driver),
+        };
+        if let Some((_, queue)) = self.keys.get_mut(&common.key) {
+            queue.push_back(id);
+            *self.slot(id) = Some(Entry::Waiting(common, waiting));
+        } else {
+            self.start(now, wall, id, common, waiting);
+        }
+        self.trim();
+        id
+    }
+
+    fn start(&mut self, now: Instant, wall: WallTime, id: OpId, common: Common, waiting: Waiting) {
+        match waiting {
+            Waiting::Read => self.start_read(now, id, common),
+            Waiting::Write { value, expires_at } => {
+                self.start_write(now, wall, id, common, value.as_deref(), expires_at);
+            }
+            Waiting::Change(kind) => self.start_change(now, wall, id, common, kind),
+        }
+    }
+
+    /// Replicas that have to say yes at a level.
+    fn needed(&self, level: Level, quorum: Option<u8>) -> usize {
+        let count = self.view.as_ref().map_or(1, |view| view.topology.replica_count);
+        let majority = count / 2 + 1;
+        usize::from(match level {
+            Level::One => 1,
+            Level::Quorum => quorum.unwrap_or(majority),
+            Level::Count(number) => number,
+            Level::All => count,
+            Level::Linearizable => majority,
+        })
+    }
+
+    /// The replicas of a token; the operation ends here if too few can be reached.
+    fn targets(&mut self, id: OpId, token: Token, needed: usize) -> Option<Targets> {
+        let Some(view) = self.view.as_ref().filter(|view| view.own.is_some()) else {
+            self.done(id, Outcome::NotApplied(Why::NoCluster));
+            return None;
+        };
+        let targets = Targets::new(view.placement.replicas(token));
+        let reachable = targets.nodes.iter().filter(|it| view.reachable.contains(&it.0)).count();
+        if reachable < needed {
+            self.done(id, Outcome::NotApplied(Why::TooFew { reachable, needed }));
+            return None;
+        }
+        Some(targets)
+    }
+
+    fn is_reachable(&self, node: NodeId) -> bool {
+        self.view.as_ref().is_some_and(|view| view.reachable.contains(&node))
+    }
+
+    /// Sends an operation, or a round, to those of its replicas that it was not sent to yet.
+    fn send(&mut self, now: Instant, id: OpId, mutation: Option<Archive>) {
+        let Some(view) = &self.view else { return };
+        let epoch = view.epoch();
+        let entry = if self.rounds.contains_key(&id) { None } else { self.entry(id) };
+        let (targets, attempt, head_of): (_, _, fn(u64, u64, Version) -> Head) = match entry {
+            Some(Entry::Write(write)) => {
+                (&mut write.targets, write.attempt, |request, epoch, _| Head::Write {
+                    request,
+                    epoch,
+                })
+            }
+            Some(Entry::Read(read)) => {
+                (&mut read.targets, 0, |request, epoch, _| Head::Read { request, epoch })
+            }
+            Some(_) => return,
+            None => return self.send_round(now, id, mutation),
+        };
+        let mut targets = std::mem::replace(targets, Targets::new(&[]));
+        let head = head_of(request_of(id, attempt), epoch, Version::ZERO);
+        self.send_to(&mut targets, head, mutation);
+        let again = targets.wants_again();
+        match self.entry(id) {
+            Some(Entry::Write(write)) => write.targets = targets,
+            Some(Entry::Read(read)) => read.targets = targets,
+            _ => unreachable!("it was just there"),
+        }
+        if again {
+            self.retries.insert((now + AGAIN, id));
+        }
+    }
+
+    /// Sends to the targets that were not asked yet, and can be reached.
+    fn send_to(&mut self, targets: &mut Targets, head: Head, mutation: Option<Archive>) {
+        let mut to = SmallVec::new();
+        for (node, status) in &mut targets.nodes {
+            let is_reachable = self.view.as_ref().is_some_and(|view| view.reachable.contains(node));
+            match status {
+                Status::Unsent | Status::Again(_) if is_reachable => {
+                    *status = Status::Asked;
+                    to.push(*node);
+                }
+                _ => {}
+            }
+        }
+        if !to.is_empty() {
+            self.outputs.push_back(Output::Send { to, head, mutation });
+        }
+    }
+
+    /// A node answers. `mutation` is what came with it.
+    pub fn on_answer(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        from: NodeId,
+        head: &Head,
+        mutation: Option<&Mutation<'_>>,
+    ) {
+        let Some(request) = head.answers() else { unreachable!("a coordinator is given answers") };
+        let (id, attempt) = op_of(request);
+        if self.rounds.contains_key(&id) {
+            self.on_round_answer(now, wall, (id, attempt), from, head, mutation);
+        } else {
+            match self.entry(id) {
+                Some(Entry::Write(write)) if write.attempt == attempt => {
+                    self.on_write_answer(now, wall, id, from, head);
+                }
+                Some(Entry::Read(_)) => self.on_read_answer(now, wall, id, from, head, mutation),
+                Some(Entry::Repair(peer, _)) if *peer == from => {
+                    // Superseded by what was promised or accepted since: newer, and on its way.
+                    let is_confirmed = matches!(head, Head::Written { .. } | Head::Outbid { .. });
+                    self.end_repair(now, id, is_confirmed);
+                }
+                Some(Entry::Tail(tail)) if tail.attempt == attempt => {
+                    let is_accepted = matches!(head, Head::Accepted { .. });
+                    let status = if is_accepted { Status::Yes } else { Status::Lost };
+                    self.on_tail(id, from, status);
+                }
+                _ => {}
+            }
+        }
+        self.trim();
+    }
+
+    /// Tells how a write has ended. Whether its replicas are still waited for: what was not applied
+    /// is forgotten, so that nobody gets it later.
+    fn end_writing(&mut self, id: OpId, outcome: Outcome) -> bool {
+        let Some(Entry::Write(write)) = self.entry(id) else { unreachable!("it is one") };
+        if matches!(outcome, Outcome::NotApplied(_)) {
+            self.done(id, outcome);
+            return false;
+        }
+        let mutation = Rc::clone(&write.mutation);
+        let sequence = self.log(&mutation);
+        let Some(Entry::Write(write)) = self.entry(id) else { unreachable!("it is one") };
+        write.sequence = Some(sequence);
+        self.report(id, outcome);
+        true
+    }
+
+    /// The cluster has changed, or who can be reached.
+    pub fn on_view(&mut self, now: Instant, wall: WallTime, view: View) {
+        // What is written from here on is newer than what was removed.
+        self.clock.pass(view.topology.cleared().timestamp);
+        let view = Rc::new(view);
+        let before = self.view.replace(Rc::clone(&view));
+        if let Some(own) = view.own {
+            self.clock.set_node(own);
+        }
+        let lost = before.iter().flat_map(|before| before.reachable.difference(&view.reachable));
+        let lost: Vec<NodeId> = lost.copied().collect();
+        for node in lost {
+            self.on_lost(now, wall, node);
+        }
+        self.feed_due(now);
+        self.trim();
+    }
+
+    /// What a node was asked will not be answered.
+    pub fn on_lost(&mut self, now: Instant, wall: WallTime, node: NodeId) {
+        for index in 0..self.ops.len() {
+            let id = OpId(self.base + index as u64);
+            match self.entry(id) {
+                Some(Entry::Write(write)) if write.targets.status(node) == Some(Status::Asked) => {
+                    let progress = write.on_answer(node, Status::Lost, false);
+                    self.on_writing(now, wall, id, progress);
+                }
+                Some(Entry::Read(read)) if read.targets.status(node) == Some(Status::Asked) => {
+                    let progress = read.on_failure(node, Status::Lost);
+                    self.on_reading(now, wall, id, progress);
+                }
+                Some(Entry::Repair(peer, _)) if *peer == node => self.end_repair(now, id, false),
+                Some(Entry::Tail(_)) => self.on_tail(id, node, Status::Lost),
+                _ => {}
+            }
+        }
+        self.on_lost_rounds(now, wall, node);
+        self.trim();
+    }
+
+    /// Another node's clock showed `remote` when this node's showed `wall`.
+    pub fn on_heard(&mut self, now: Instant, from: NodeId, remote: WallTime, wall: WallTime) {
+        self.skew.note(now, from, remote, wall);
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant, wall: WallTime) {
+        while let Some((at, id)) = self.retries.first().copied()
+            && at <= now
+        {
+            self.retries.pop_first();
+            self.retry(now, wall, id);
+        }
+        for index in 0..self.ops.len() {
+            let id = OpId(self.base + index as u64);
+            match self.entry(id).and_then(|entry| entry.until()) {
+                None => {}
+                // Those behind it have begun later.
+                Some(until) if until > now => break,
+                Some(_) => self.expire(now, wall, id),
+            }
+        }
+        self.feed_due(now);
+        self.trim();
+    }
+
+    fn retry(&mut self, now: Instant, wall: WallTime, id: OpId) {
+        if self.rounds.contains_key(&id) {
+            return self.retry_round(now, wall, id);
+        }
+        let Some(view) = &self.view else { return };
+        let placement = std::sync::Arc::clone(&view.placement);
+        let mutation = match self.entry(id) {
+            Some(Entry::Write(write)) => {
+                retarget(&mut write.targets, placement.replicas(write.common.token));
+                Rc::clone(&write.mutation)
+            }
+            Some(Entry::Read(read)) => {
+                if read.targets.nodes.len() > 1 {
+                    retarget(&mut read.targets, placement.replicas(read.common.token));
+                }
+                Rc::new(encode_key(&read.common.key))
+            }
+            _ => return,
+        };
+        self.send(now, id, Some(mutation));
+    }
+
+    /// An operation's time is up.
+    fn expire(&mut self, now: Instant, wall: WallTime, id: OpId) {
+        match self.entry(id) {
+            Some(Entry::Write(write)) => {
+                let progress = write.on_timeout();
+                let is_kept = match progress {
+                    Writing::Decided(outcome) => self.end_writing(id, outcome),
+                    Writing::Pending | Writing::Outbid => true,
+                };
+                if is_kept {
+                    self.end_write(id);
+                }
+            }
+            Some(Entry::Read(read)) => {
+                let progress = read.on_timeout();
+                if let Reading::Failed(why) = progress {
+                    self.report(id, Outcome::NotApplied(why));
+                }
+                self.slot(id).take();
+            }
+            Some(Entry::Waiting(common, _)) => {
+                let key = Rc::clone(&common.key);
+                if let Some((_, queue)) = self.keys.get_mut(&key) {
+                    queue.retain(|it| *it != id);
+                }
+                let why = Why::TimedOut { answered: 0, needed: 1 };
+                self.done(id, Outcome::NotApplied(why));
+            }
+            Some(Entry::Change(..)) => self.expire_change(now, wall, id),
+            Some(Entry::Repair(..)) => self.end_repair(now, id, false),
+            Some(Entry::Tail(_)) => self.end_tail(id),
+            Some(Entry::Round) | None => {}
+        }
+    }
+
+    fn log(&mut self, mutation: &Archive) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.outputs.push_back(Output::Log { sequence, mutation: Rc::clone(mutation) });
+        sequence
+    }
+
+    /// Tells how an operation has ended, and forgets it.
+    fn done(&mut self, id: OpId, outcome: Outcome) {
+        self.slot(id).take();
+        self.report(id, outcome);
+    }
+
+    fn report(&mut self, id: OpId, outcome: Outcome) {
+        match outcome {
+            Outcome::Acknowledged { .. } => {}
+            Outcome::NotApplied(_) => self.stats.not_applied += 1,
+            Outcome::Unknown(_) => self.stats.unknown += 1,
+        }
+        self.outputs.push_back(Output::Done { op: id, outcome });
+    }
+
+    fn slot(&mut self, id: OpId) -> &mut Option<Entry> {
+        let index = usize::try_from(id.0 - self.base).expect("counted with usize");
+        &mut self.ops[index]
+    }
+
+    fn entry(&mut self, id: OpId) -> Option<&mut Entry> {
+        let index = usize::try_from(id.0.checked_sub(self.base)?).ok()?;
+        self.ops.get_mut(index)?.as_mut()
+    }
+
+    /// Forgets the operations that have ended before all others.
+    fn trim(&mut self) {
+        while let Some(None) = self.ops.front() {
+            self.ops.pop_front();
+            self.base += 1;
+        }
+    }
+}
+
+impl Entry {
+    /// Its deadline; a round has those of its changes.
+    fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Waiting(common, _) | Self::Change(common, _) => Some(common.until),
+            Self::Write(write) => Some(write.common.until),
+            Self::Read(read) => Some(read.common.until),
+            Self::Repair(_, until) => Some(*until),
+            Self::Tail(tail) => Some(tail.until),
+            Self::Round => None,
+        }
+    }
+}
+
+/// The number that an operation's replicas answer with: its own, and which try it is.
+const fn request_of(id: OpId, attempt: u8) -> u64 {
+    id.0 << 8 | attempt as u64
+}
+
+const fn op_of(request: u64) -> (OpId, u8) {
+    (OpId(request >> 8), (request & 0xff) as u8)
+}
+
+/// What a refusal means for the operation.
+const fn status_of(reason: Reason) -> Status {
+    match reason {
+        Reason::Epoch | Reason::Frozen | Reason::NotMine => Status::Again(reason),
+        _ => Status::No(reason),
+    }
+}
+
+/// The replicas of a newer topology; what is known of those that stay is kept.
+fn retarget(targets: &mut Targets, nodes: &[NodeId]) {
+    let mut next = Targets::new(nodes);
+    for (node, status) in &targets.nodes {
+        next.set(*node, *status);
+    }
+    *targets = next;
+}

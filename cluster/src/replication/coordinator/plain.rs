@@ -1,0 +1,184 @@
+//! A coordinator's part in plain writes and reads: what replicas answer, and what follows from it.
+
+use std::rc::Rc;
+
+use super::super::op::{Common, Level, OpId, Outcome, Status, Targets, Told, Why};
+use super::super::read::{Progress as Reading, QuorumRead};
+use super::super::write::{Progress as Writing, QuorumWrite};
+use super::changes::ChangeKind;
+use super::{AGAIN, Coordinator, Entry, Output, status_of, version_of};
+use crate::message::{Head, Reason, encode_key};
+use crate::model::{NodeId, Version};
+use crate::mutation::{self, Mutation};
+use crate::time::{Instant, WallTime};
+
+impl Coordinator {
+    pub(super) fn start_read(&mut self, now: Instant, id: OpId, common: Common) {
+        let needed = self.needed(common.level, self.config.read_quorum);
+        let Some(mut targets) = self.targets(id, common.token, needed) else { return };
+        let own = self.view.as_ref().and_then(|view| view.own);
+        if needed == 1
+            && let Some(own) = own.filter(|own| targets.status(*own).is_some())
+        {
+            targets = Targets::new(&[own]);
+        }
+        let must_agree = common.level == Level::Linearizable;
+        let key = common.key.clone();
+        *self.slot(id) = Some(Entry::Read(QuorumRead::new(common, targets, needed, must_agree)));
+        self.send(now, id, Some(Rc::new(encode_key(&key))));
+    }
+
+    pub(super) fn start_write(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        id: OpId,
+        common: Common,
+        value: Option<&[u8]>,
+        expires_at: Option<WallTime>,
+    ) {
+        let needed = self.needed(common.level, self.config.write_quorum);
+        let Some(targets) = self.targets(id, common.token, needed) else { return };
+        if self.skew.is_ahead(now, self.config.drift_max) {
+            return self.done(id, Outcome::NotApplied(Why::ClockAhead));
+        }
+        let version = self.clock.tick(wall);
+        let key = common.key.clone();
+        let mutation = Mutation { key: &key, value, version, expires_at };
+        let mutation = Rc::new(mutation::encode(&mutation));
+        let write = QuorumWrite::new(common, targets, needed, Rc::clone(&mutation), version);
+        *self.slot(id) = Some(Entry::Write(write));
+        self.send(now, id, Some(mutation));
+    }
+
+    pub(super) fn on_write_answer(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        id: OpId,
+        from: NodeId,
+        head: &Head,
+    ) {
+        let (status, replaced) = match *head {
+            Head::Written { replaced, .. } => (Status::Yes, replaced),
+            Head::Outbid { by, .. } => (self.outbid(by.into(), wall), false),
+            Head::Refused { reason, .. } => (status_of(reason), false),
+            _ => return,
+        };
+        let Some(Entry::Write(write)) = self.entry(id) else { return };
+        let progress = write.on_answer(from, status, replaced);
+        if matches!(status, Status::Again(_)) {
+            self.retries.insert((now + AGAIN, id));
+        }
+        self.on_writing(now, wall, id, progress);
+    }
+
+    pub(super) fn on_writing(&mut self, now: Instant, wall: WallTime, id: OpId, progress: Writing) {
+        match progress {
+            Writing::Pending => {}
+            Writing::Decided(outcome) => {
+                if !self.end_writing(id, outcome) {
+                    return;
+                }
+            }
+            Writing::Outbid => {
+                self.stats.retries += 1;
+                let version = self.clock.tick(wall);
+                let Some(Entry::Write(write)) = self.entry(id) else { return };
+                let before = Rc::clone(&write.mutation);
+                let old = mutation::access(&before).expect("it was encoded here");
+                let mutation = Rc::new(mutation::encode(&Mutation { version, ..old }));
+                let Some(Entry::Write(write)) = self.entry(id) else { return };
+                write.retry(Rc::clone(&mutation), version);
+                return self.send(now, id, Some(mutation));
+            }
+        }
+        let Some(Entry::Write(write)) = self.entry(id) else { return };
+        if write.is_decided && write.targets.is_settled() {
+            self.end_write(id);
+        }
+    }
+
+    /// All have answered, or time is up: who does not hold it has missed it.
+    pub(super) fn end_write(&mut self, id: OpId) {
+        let Some(Entry::Write(write)) = self.slot(id).take() else { unreachable!("it is one") };
+        let sequence = write.sequence.expect("it was decided");
+        self.note_missed(&write.targets, sequence);
+    }
+
+    pub(super) fn note_missed(&mut self, targets: &Targets, sequence: u64) {
+        for (node, status) in &targets.nodes {
+            if *status != Status::Yes {
+                self.catch_up.missed(*node, sequence);
+            }
+        }
+    }
+
+    pub(super) fn on_read_answer(
+        &mut self,
+        now: Instant,
+        wall: WallTime,
+        id: OpId,
+        from: NodeId,
+        head: &Head,
+        mutation: Option<&Mutation<'_>>,
+    ) {
+        let Some(Entry::Read(read)) = self.entry(id) else { return };
+        let progress = match *head {
+            Head::Found { is_sure, .. } => {
+                let version = version_of(mutation);
+                let record = mutation.filter(|_| read.wants(version));
+                let record = record.map(|record| Rc::new(mutation::encode(record)));
+                read.on_told(Told { from, version, is_sure, record })
+            }
+            Head::Refused { reason, .. } => {
+                let status = status_of(reason);
+                let progress = read.on_failure(from, status);
+                if matches!(status, Status::Again(_)) {
+                    self.retries.insert((now + AGAIN, id));
+                }
+                progress
+            }
+            _ => return,
+        };
+        self.on_reading(now, wall, id, progress);
+    }
+
+    pub(super) fn on_reading(&mut self, now: Instant, wall: WallTime, id: OpId, progress: Reading) {
+        match progress {
+            Reading::Pending => {}
+            Reading::Decided(record) => {
+                self.outputs.push_back(Output::Record { op: id, record });
+            }
+            Reading::Failed(why) => self.report(id, Outcome::NotApplied(why)),
+            Reading::Disagreed => {
+                self.stats.long_reads += 1;
+                let Some(Entry::Read(read)) = self.slot(id).take() else { return };
+                return self.queue_change(now, wall, id, read.common, ChangeKind::Read);
+            }
+        }
+        let Some(Entry::Read(read)) = self.entry(id) else { return };
+        if !read.is_decided {
+            return;
+        }
+        let stale = read.take_stale();
+        let is_settled = read.targets.is_settled();
+        if let Some((record, to)) = stale {
+            self.stats.repairs += to.len() as u64;
+            let epoch = self.view.as_ref().map_or(0, |view| view.epoch());
+            let head = Head::Repair { request: 0, epoch };
+            self.outputs.push_back(Output::Send { to, head, mutation: Some(record) });
+        }
+        if is_settled {
+            self.slot(id).take();
+        }
+    }
+
+    /// A replica has something larger. The clock passes it, if it may.
+    pub(super) fn outbid(&mut self, by: Version, wall: WallTime) -> Status {
+        match self.clock.observe(by.timestamp, wall) {
+            Ok(()) => Status::Outbid,
+            Err(_) => Status::No(Reason::Drift),
+        }
+    }
+}

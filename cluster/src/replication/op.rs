@@ -1,0 +1,219 @@
+//! What a client wants with one key, and what can come of it.
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use crate::message::Reason;
+use crate::model::{NodeId, Token, Version};
+use crate::time::{Instant, WallTime};
+
+use super::Archive;
+
+/// A number for an operation; unique on its core for as long as its node runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OpId(pub u64);
+
+/// How many replicas an operation waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// One.
+    One,
+    /// As many as the cluster is told, by default more than half.
+    Quorum,
+    /// So many.
+    Count(u8),
+    /// All.
+    All,
+    /// More than half, in agreement: the key is a linearizable register.
+    Linearizable,
+}
+
+/// What is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work<'a> {
+    /// What does the key have?
+    Read,
+    /// Give the key this value, whatever it has; `None` deletes.
+    Write {
+        /// The value.
+        value: Option<&'a [u8]>,
+        /// When it stops to exist.
+        expires_at: Option<WallTime>,
+    },
+    /// Replace what the key has by what the driver makes of it, atomically.
+    Change,
+}
+
+/// What the driver has made of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Computed {
+    /// It stays.
+    Keep,
+    /// It is replaced; `None` deletes.
+    Put {
+        /// The value.
+        value: Option<Vec<u8>>,
+        /// When it stops to exist.
+        expires_at: Option<WallTime>,
+    },
+}
+
+/// How an operation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was done.
+    Acknowledged {
+        /// Whether a live value was replaced, as far as the replicas that have answered know.
+        replaced: bool,
+        /// The version of what was written; of what was read where nothing was.
+        version: Version,
+    },
+    /// It was not done, and will not be.
+    NotApplied(Why),
+    /// It may have been done, or be done later.
+    Unknown(Why),
+}
+
+/// Why an operation was not done, or may not have been.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    /// Too few replicas can be reached.
+    #[error("{reachable} replicas can be reached and {needed} are needed")]
+    TooFew {
+        /// Replicas that can be reached.
+        reachable: usize,
+        /// Replicas that are needed.
+        needed: usize,
+    },
+    /// The replicas did not answer in time.
+    #[error("{answered} replicas have answered in time and {needed} are needed")]
+    TimedOut {
+        /// Replicas that have answered.
+        answered: usize,
+        /// Replicas that are needed.
+        needed: usize,
+    },
+    /// A replica has refused.
+    #[error("{}", describe(*.0))]
+    Refused(Reason),
+    /// Another change came between, and it cannot be told which was first.
+    #[error("another change of the key came between")]
+    Contended,
+    /// The node does not belong to a cluster.
+    #[error("the node is not a member of a cluster yet")]
+    NoCluster,
+    /// This node's clock is ahead of the others'.
+    #[error("this node's clock is ahead of most others'")]
+    ClockAhead,
+    /// There is as much under way as may be.
+    #[error("too many operations are under way")]
+    Overloaded,
+}
+
+/// A refusal in words.
+const fn describe(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Epoch | Reason::Frozen | Reason::NotMine => "the topology is being changed",
+        Reason::Empty => "the replicas have lost their data",
+        Reason::Drift => "this node's clock is too far ahead",
+        Reason::DiskFull => "the disk of the replicas is full",
+        Reason::OutOfMemory => "the memory of the replicas is full",
+        Reason::Failed => "the replicas cannot write, or read, their disks",
+        Reason::Overloaded => "the replicas have more to do than they can",
+    }
+}
+
+/// What a replica has come to in one operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Status {
+    /// It could not be sent to.
+    Unsent,
+    /// It is to be asked again later: it has, or needs, another topology.
+    Again(Reason),
+    Asked,
+    Yes,
+    No(Reason),
+    Outbid,
+    /// It was asked, and will not answer.
+    Lost,
+}
+
+/// The replicas of an operation's key.
+#[derive(Clone, Debug)]
+pub(super) struct Targets {
+    pub(super) nodes: SmallVec<[(NodeId, Status); 5]>,
+}
+
+impl Targets {
+    pub(super) fn new(nodes: &[NodeId]) -> Self {
+        Self { nodes: nodes.iter().map(|node| (*node, Status::Unsent)).collect() }
+    }
+
+    pub(super) fn set(&mut self, node: NodeId, status: Status) -> bool {
+        let Some(entry) = self.nodes.iter_mut().find(|it| it.0 == node) else { return false };
+        entry.1 = status;
+        true
+    }
+
+    pub(super) fn status(&self, node: NodeId) -> Option<Status> {
+        self.nodes.iter().find(|it| it.0 == node).map(|it| it.1)
+    }
+
+    pub(super) fn count(&self, is: impl Fn(Status) -> bool) -> usize {
+        self.nodes.iter().filter(|it| is(it.1)).count()
+    }
+
+    pub(super) fn yes(&self) -> usize {
+        self.count(|it| it == Status::Yes)
+    }
+
+    /// Those that may still say yes.
+    pub(super) fn hopes(&self) -> usize {
+        self.count(|it| matches!(it, Status::Yes | Status::Asked | Status::Again(_)))
+    }
+
+    /// Whether it may be that a replica has done it, or will.
+    pub(super) fn may_be_done(&self) -> bool {
+        self.count(|it| matches!(it, Status::Yes | Status::Asked | Status::Lost)) > 0
+    }
+
+    /// The last refusal, if there was one.
+    pub(super) fn refusal(&self) -> Option<Reason> {
+        self.nodes.iter().rev().find_map(|it| match it.1 {
+            Status::No(reason) | Status::Again(reason) => Some(reason),
+            _ => None,
+        })
+    }
+
+    pub(super) fn wants_again(&self) -> bool {
+        self.count(|it| matches!(it, Status::Again(_))) > 0
+    }
+
+    pub(super) fn is_settled(&self) -> bool {
+        self.count(|it| matches!(it, Status::Asked | Status::Again(_))) == 0
+    }
+}
+
+/// What all operations have.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) token: Token,
+    pub(super) key: Rc<[u8]>,
+    pub(super) level: Level,
+    pub(super) until: Instant,
+}
+
+/// A record as a replica has told it.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) from: NodeId,
+    pub(super) version: Version,
+    pub(super) is_sure: bool,
+    pub(super) record: Option<Archive>,
+}
+
+/// The newest of what replicas have told. Of equal ones only the first was kept whole.
+pub(super) fn newest(told: &[Told]) -> Option<&Told> {
+    told.iter().rev().max_by_key(|it| it.version)
+}

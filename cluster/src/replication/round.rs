@@ -1,0 +1,198 @@
+//! One agreed change of a key: a promise from a majority, a value made of what they have, its
+//! acceptance by a majority. Changes of one key that wait at one coordinator share a round: each is
+//! made of what the one before has made, and only the last result travels.
+//!
+//! A leaf: it sends nothing; each call returns what the round has come to.
+//!
+//! # What may be tried again
+//!
+//! A try whose ballot nobody has accepted has left nothing behind. One that some may have accepted
+//! is *uncertain*: another proposer may have found it, and built on it. The next try tells:
+//!
+//! - its majority has the uncertain ballot itself: that is proposed again, as it is;
+//! - its majority still has what the uncertain try was made of: it is made again. If the new try is
+//!   accepted by a majority, the uncertain one is smaller and with none, so nobody finds it any more;
+//! - anything else: whether it was built on the uncertain try cannot be told, and the outcome is
+//!   unknown.
+
+use smallvec::SmallVec;
+
+use super::Archive;
+use super::op::{Common, Status, Targets, Told, Why, newest};
+use crate::model::{NodeId, Version};
+
+use super::OpId;
+
+/// Where a round stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Between two tries.
+    Pausing,
+    Preparing,
+    /// The promises are there, and the driver makes the new value.
+    Computing,
+    Accepting,
+    Ended,
+}
+
+/// What a round has come to.
+#[derive(Clone, Debug)]
+pub(super) enum Progress {
+    Pending,
+    /// The changes can be made of this.
+    Compute(Option<Archive>, Version),
+    /// An earlier try is to be proposed again, as it is.
+    Adopt(Archive),
+    /// Accepted.
+    Done,
+    /// Another proposer was there; try again.
+    Outbid,
+    Failed(Why),
+}
+
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) common: Common,
+    /// The changes, with what is known of each.
+    pub(super) ops: SmallVec<[OpId; 2]>,
+    pub(super) targets: Targets,
+    pub(super) needed: usize,
+    pub(super) phase: Phase,
+    pub(super) ballot: Version,
+    pub(super) attempt: u8,
+    pub(super) tries: u32,
+    told: SmallVec<[Told; 5]>,
+    /// What is proposed, in the second phase.
+    pub(super) proposed: Option<Archive>,
+    /// Ballots that somebody may have accepted, and what they were made of.
+    uncertain: SmallVec<[Version; 2]>,
+    base: Version,
+}
+
+impl Round {
+    pub(super) fn new(common: Common, needed: usize) -> Self {
+        Self {
+            common,
+            ops: SmallVec::new(),
+            targets: Targets::new(&[]),
+            needed,
+            phase: Phase::Pausing,
+            ballot: Version::ZERO,
+            attempt: 0,
+            tries: 0,
+            told: SmallVec::new(),
+            proposed: None,
+            uncertain: SmallVec::new(),
+            base: Version::ZERO,
+        }
+    }
+
+    /// Begins a try.
+    pub(super) fn prepare(&mut self, targets: Targets, ballot: Version) {
+        assert!(ballot > self.ballot);
+        self.targets = targets;
+        self.ballot = ballot;
+        self.attempt = self.attempt.wrapping_add(1);
+        self.tries += 1;
+        self.told.clear();
+        self.proposed = None;
+        self.phase = Phase::Preparing;
+    }
+
+    /// Begins the second phase of a try.
+    pub(super) fn accept(&mut self, targets: Targets, proposed: Archive) {
+        assert_eq!(self.phase, Phase::Computing);
+        self.targets = targets;
+        self.attempt = self.attempt.wrapping_add(1);
+        self.proposed = Some(proposed);
+        self.phase = Phase::Accepting;
+    }
+
+    /// Whether the record of this version has to be kept.
+    pub(super) fn wants(&self, version: Version) -> bool {
+        newest(&self.told).is_none_or(|newest| newest.version < version)
+    }
+
+    /// A replica has promised.
+    pub(super) fn on_promise(&mut self, told: Told) -> Progress {
+        let is_asked = matches!(self.targets.status(told.from), Some(Status::Asked));
+        if self.phase != Phase::Preparing || !is_asked {
+            return Progress::Pending;
+        }
+        self.targets.set(told.from, Status::Yes);
+        self.told.push(told);
+        if self.told.len() < self.needed {
+            return self.evaluate();
+        }
+        let newest = newest(&self.told).expect("at least one is needed").clone();
+        if self.uncertain.is_empty() {
+            self.base = newest.version;
+        } else if self.uncertain.contains(&newest.version) {
+            self.phase = Phase::Computing;
+            return Progress::Adopt(newest.record.expect("it was written"));
+        } else if newest.version != self.base {
+            return Progress::Failed(Why::Contended);
+        }
+        self.phase = Phase::Computing;
+        Progress::Compute(newest.record, newest.version)
+    }
+
+    /// Whether all who have promised have the same and are sure of it, so that nothing has to be
+    /// proposed to know it.
+    pub(super) fn is_agreed(&self) -> bool {
+        self.told.iter().all(|it| it.is_sure && it.version == self.told[0].version)
+    }
+
+    /// A replica has accepted.
+    pub(super) fn on_accepted(&mut self, from: NodeId) -> Progress {
+        if self.phase != Phase::Accepting {
+            return Progress::Pending;
+        }
+        self.targets.set(from, Status::Yes);
+        self.evaluate()
+    }
+
+    /// A replica will not do it.
+    pub(super) fn on_failure(&mut self, from: NodeId, status: Status) -> Progress {
+        self.targets.set(from, status);
+        self.evaluate()
+    }
+
+    fn evaluate(&mut self) -> Progress {
+        if !matches!(self.phase, Phase::Preparing | Phase::Accepting) {
+            return Progress::Pending;
+        }
+        if self.phase == Phase::Accepting && self.targets.yes() >= self.needed {
+            self.phase = Phase::Ended;
+            return Progress::Done;
+        }
+        if self.targets.hopes() >= self.needed {
+            return Progress::Pending;
+        }
+        // Whether the last one has accepted it decides what may be tried again: worth waiting for.
+        let is_waiting = self.targets.count(|it| it == Status::Asked) > 0;
+        if self.phase == Phase::Accepting && is_waiting {
+            return Progress::Pending;
+        }
+        let outbid = self.targets.count(|it| it == Status::Outbid);
+        self.note_uncertain();
+        self.phase = Phase::Pausing;
+        if self.targets.hopes() + outbid >= self.needed {
+            return Progress::Outbid;
+        }
+        let too_few = Why::TooFew { reachable: self.targets.hopes(), needed: self.needed };
+        Progress::Failed(self.targets.refusal().map_or(too_few, Why::Refused))
+    }
+
+    /// The try ends here: it may have left something behind.
+    pub(super) fn note_uncertain(&mut self) {
+        if self.phase == Phase::Accepting && self.targets.may_be_done() {
+            self.uncertain.push(self.ballot);
+        }
+    }
+
+    /// Whether what was proposed may have been accepted, or may still be.
+    pub(super) fn may_be_done(&self) -> bool {
+        !self.uncertain.is_empty() || (self.phase == Phase::Accepting && self.targets.may_be_done())
+    }
+}

@@ -1,0 +1,195 @@
+//! One write: `needed` distinct replicas have to hold it.
+//!
+//! A leaf: it sends nothing; each call returns what the write has come to.
+//!
+//! # Invariants
+//!
+//! - A decision is final; answers that come later change nothing but who is known to hold it.
+//! - A write that was sent to anybody, and not acknowledged, is unknown unless everybody has refused.
+
+use super::Archive;
+use super::op::{Common, Outcome, Status, Targets, Why};
+use crate::model::{NodeId, Version};
+
+/// What an operation has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Pending,
+    /// It has ended.
+    Decided(Outcome),
+    /// Too many replicas have something larger: another try, with a larger version, may succeed.
+    Outbid,
+}
+
+#[derive(Debug)]
+pub(super) struct QuorumWrite {
+    pub(super) common: Common,
+    pub(super) targets: Targets,
+    pub(super) needed: usize,
+    pub(super) mutation: Archive,
+    pub(super) version: Version,
+    /// Its place in the sync log, once it is known that it is, or may be, done.
+    pub(super) sequence: Option<u64>,
+    pub(super) attempt: u8,
+    replaced: bool,
+    /// An earlier try may have left something behind.
+    is_tainted: bool,
+    pub(super) is_decided: bool,
+}
+
+impl QuorumWrite {
+    pub(super) const fn new(
+        common: Common,
+        targets: Targets,
+        needed: usize,
+        mutation: Archive,
+        version: Version,
+    ) -> Self {
+        Self {
+            common,
+            targets,
+            needed,
+            mutation,
+            version,
+            sequence: None,
+            attempt: 0,
+            replaced: false,
+            is_tainted: false,
+            is_decided: false,
+        }
+    }
+
+    /// A replica has answered, or will not.
+    pub(super) fn on_answer(&mut self, from: NodeId, status: Status, replaced: bool) -> Progress {
+        self.targets.set(from, status);
+        self.replaced |= replaced;
+        self.evaluate()
+    }
+
+    fn evaluate(&mut self) -> Progress {
+        if self.is_decided {
+            return Progress::Pending;
+        }
+        if self.targets.yes() >= self.needed {
+            return self
+                .decide(Outcome::Acknowledged { replaced: self.replaced, version: self.version });
+        }
+        if self.targets.hopes() >= self.needed {
+            return Progress::Pending;
+        }
+        let outbid = self.targets.count(|it| it == Status::Outbid);
+        if self.targets.hopes() + outbid >= self.needed {
+            return Progress::Outbid;
+        }
+        let too_few = Why::TooFew { reachable: self.targets.hopes(), needed: self.needed };
+        let why = self.targets.refusal().map_or(too_few, Why::Refused);
+        self.decide(self.failed(why))
+    }
+
+    /// Time is up.
+    pub(super) fn on_timeout(&mut self) -> Progress {
+        if self.is_decided {
+            return Progress::Pending;
+        }
+        let answered = self.targets.count(|it| !matches!(it, Status::Asked | Status::Unsent));
+        let why = match self.targets.refusal() {
+            Some(reason) => Why::Refused(reason),
+            None => Why::TimedOut { answered, needed: self.needed },
+        };
+        self.decide(self.failed(why))
+    }
+
+    fn failed(&self, why: Why) -> Outcome {
+        if self.is_tainted || self.targets.may_be_done() {
+            Outcome::Unknown(why)
+        } else {
+            Outcome::NotApplied(why)
+        }
+    }
+
+    fn decide(&mut self, outcome: Outcome) -> Progress {
+        assert!(!self.is_decided, "a write ends once");
+        self.is_decided = true;
+        Progress::Decided(outcome)
+    }
+
+    /// Begins again with a larger version.
+    pub(super) fn retry(&mut self, mutation: Archive, version: Version) {
+        assert!(version > self.version);
+        self.is_tainted |= self.targets.may_be_done();
+        (self.mutation, self.version) = (mutation, version);
+        self.attempt = self.attempt.wrapping_add(1);
+        for (_, status) in &mut self.targets.nodes {
+            *status = Status::Unsent;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use rkyv::util::AlignedVec;
+
+    use super::*;
+    use crate::message::Reason;
+    use crate::model::Token;
+    use crate::replication::op::Level;
+    use crate::time::Instant;
+
+    fn write(needed: usize) -> QuorumWrite {
+        let common = Common {
+            token: Token::MIN,
+            key: Rc::from(&b"k"[..]),
+            level: Level::Quorum,
+            until: Instant::ZERO,
+        };
+        let mut targets = Targets::new(&[NodeId(1), NodeId(2), NodeId(3)]);
+        for node in 1..=3 {
+            targets.set(NodeId(node), Status::Asked);
+        }
+        QuorumWrite::new(common, targets, needed, Rc::new(AlignedVec::new()), Version::ZERO)
+    }
+
+    fn acknowledged() -> Progress {
+        Progress::Decided(Outcome::Acknowledged { replaced: false, version: Version::ZERO })
+    }
+
+    #[test]
+    fn counts_a_repeated_answer_once() {
+        let mut write = write(2);
+        assert_eq!(write.on_answer(NodeId(1), Status::Yes, false), Progress::Pending);
+        assert_eq!(write.on_answer(NodeId(1), Status::Yes, false), Progress::Pending);
+        assert_eq!(write.on_answer(NodeId(3), Status::Yes, false), acknowledged());
+        assert_eq!(write.on_answer(NodeId(2), Status::Yes, false), Progress::Pending);
+    }
+
+    #[test]
+    fn a_stranger_does_not_count() {
+        let mut write = write(1);
+        assert_eq!(write.on_answer(NodeId(9), Status::Yes, false), Progress::Pending);
+    }
+
+    #[test]
+    fn fails_as_soon_as_its_quorum_is_out_of_reach_and_says_whether_it_may_be_done() {
+        let full = Status::No(Reason::DiskFull);
+        let why = Why::Refused(Reason::DiskFull);
+        let mut refused = write(3);
+        refused.targets.set(NodeId(2), full);
+        refused.targets.set(NodeId(3), full);
+        let progress = refused.on_answer(NodeId(1), full, false);
+        assert_eq!(progress, Progress::Decided(Outcome::NotApplied(why)));
+
+        let mut half = write(2);
+        assert_eq!(half.on_answer(NodeId(1), full, false), Progress::Pending);
+        let progress = half.on_answer(NodeId(2), full, false);
+        assert_eq!(progress, Progress::Decided(Outcome::Unknown(why)), "the third was asked");
+    }
+
+    #[test]
+    fn a_larger_promise_leads_to_another_try() {
+        let mut write = write(2);
+        assert_eq!(write.on_answer(NodeId(1), Status::Outbid, false), Progress::Pending);
+        assert_eq!(write.on_answer(NodeId(2), Status::Outbid, false), Progress::Outbid);
+    }
+}

@@ -1,0 +1,655 @@
+//! How members agree on the next topology.
+//!
+//! Each epoch's topology is decided once (single-decree Paxos, Lamport, "The Part-Time Parliament",
+//! 1998), by the voters of the topology before it, and accepted by a majority of its own voters too.
+//! So the topologies form one chain, whoever proposes, and nobody acts on one before it is decided.
+//!
+//! ```text
+//!   newcomer --Join--> member --Prepare--> voters --Promised--> member --Accept--> voters, newcomer
+//!                                                                  |
+//!               everybody <--Chosen-- member <--Accepted-----------+
+//! ```
+//!
+//! Every request has one answer, sent at once. What is lost is asked for again.
+//!
+//! # A change that moves data
+//!
+//! Moving keys from their old to their new replicas is not part of this protocol, so a change of who
+//! keeps what needs a cluster that is empty, and stays so until the change is decided. All members
+//! are asked: each stops taking writes and says whether it is empty ([`Output::Survey`]). Who has
+//! accepted such a change takes no writes before it is decided; who has only promised does after
+//! [`FREEZE`].
+//!
+//! # Invariants
+//!
+//! - [`Output::Keep`] comes before every answer that depends on it.
+//! - A topology is current only if it was decided.
+
+#![allow(missing_docs, reason = "what rkyv derives beside an enum has none")]
+
+mod acceptor;
+mod proposal;
+mod request;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use self::acceptor::{Kept, Vote};
+use self::proposal::{Progress, Promise, Proposal};
+use super::{Change, DecodeError, Epoch, Member, Refusal, Topology};
+use crate::model::MemberId;
+use crate::time::{Instant, WallTime};
+
+pub use self::acceptor::Ballot;
+pub use self::request::{Answer, Request};
+
+/// How long one who has promised takes no writes.
+pub const FREEZE: Duration = Duration::from_secs(2);
+/// How long an attempt may take.
+const ATTEMPT: Duration = Duration::from_millis(800);
+/// How long a change is tried.
+const WISH: Duration = Duration::from_secs(4);
+/// How often a newcomer asks to join, and how often a newer topology is asked for.
+const ASK: Duration = Duration::from_millis(300);
+/// How long nobody is asked again whether the cluster is empty, once it was found not to be.
+const REST: Duration = Duration::from_secs(10);
+/// Changes that wait, at most.
+const WISH_COUNT_MAX: usize = 64;
+
+/// Names the way on which an answer goes back. The driver's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Via(pub u64);
+
+/// Names a change that somebody waits for. The driver's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tag(pub u64);
+
+/// What happens to the machine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Time has passed.
+    Timeout,
+    /// A node asks.
+    Request(Via, Request),
+    /// The node at this address answers.
+    Answer(SocketAddr, Answer),
+    /// What [`Output::Survey`] asked for.
+    Surveyed(Via, Survey),
+    /// Somebody here wants a change.
+    Wish(Tag, Change),
+    /// The node at this address has a newer topology.
+    Heard(SocketAddr, Epoch),
+}
+
+/// Whether the node holds anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Survey {
+    /// No keys and no tombstones.
+    pub is_empty: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Keep these bytes, durably, before anything after it is done.
+    Keep(Vec<u8>),
+    /// Send a request to the node at this address: maybe this one.
+    Ask(SocketAddr, Request),
+    /// Answer.
+    Answer(Via, Answer),
+    /// Take no writes until [`Output::Thaw`] or [`Output::Install`], and say whether there is data.
+    Survey(Via),
+    /// Writes may be taken again.
+    Thaw,
+    /// This topology holds from here on.
+    Install(Topology),
+    /// What came of a wish.
+    Done(Tag, Result<Epoch, Refusal>),
+    /// A member has refused this node, for this reason.
+    Rejected(SocketAddr, Refusal),
+}
+
+/// What the node says of itself.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Its place in the topology; the number is not known yet.
+    pub member: Member,
+    /// Whom it asks to join; empty for a node that forms a cluster if it belongs to none.
+    pub seeds: Vec<SocketAddr>,
+    /// Copies of each key, for a cluster that this node forms.
+    pub replica_count: u8,
+}
+
+struct Wish {
+    tag: Option<Tag>,
+    change: Change,
+    until: Instant,
+}
+
+/// The machine: acceptor, proposer and learner of one node.
+pub struct Agreement {
+    own: Own,
+    kept: Kept,
+    rng: Rng,
+    /// Timestamps of ballots are above it.
+    ballot_min: u64,
+    wall: WallTime,
+    proposal: Option<(Proposal, Instant)>,
+    wishes: VecDeque<Wish>,
+    /// When the first wish is tried again.
+    retry_at: Option<Instant>,
+    /// Members are asked for whether they are empty: what the next attempt needs.
+    ask_all: bool,
+    /// Writes are not taken until then, or until what was accepted is decided.
+    frozen_until: Option<Instant>,
+    /// The cluster was found to hold data: what would move it is refused until then.
+    full_until: Option<Instant>,
+    ask_at: Option<Instant>,
+    /// Who has said that there is a newer topology, and when it is asked for again.
+    heard: Option<(SocketAddr, Epoch, Instant)>,
+    asked_count: usize,
+    rejected: BTreeMap<MemberId, Refusal>,
+    prepares: BTreeMap<Via, (Topology, Ballot)>,
+    outputs: VecDeque<Output>,
+}
+
+impl Agreement {
+    /// A node that starts. `kept` is what it last kept.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] when `kept` is damaged.
+    pub fn new(
+        own: Own,
+        kept: Option<&[u8]>,
+        cluster: u64,
+        seed: u64,
+        now: Instant,
+    ) -> Result<Self, DecodeError> {
+        let mut kept = kept.map(Kept::decode).transpose()?.unwrap_or_default();
+        let mut outputs = VecDeque::new();
+        if kept.current.is_none() && own.seeds.is_empty() {
+            let first = Topology::first(cluster, own.replica_count, own.member.clone());
+            kept.install(&first);
+            outputs.push_back(Output::Keep(kept.encode()));
+        }
+        if let Some(current) = &kept.current {
+            outputs.push_back(Output::Install(current.clone()));
+        }
+        let mut machine = Self {
+            own,
+            kept,
+            rng: Rng::with_seed(seed),
+            ballot_min: 0,
+            wall: WallTime::EPOCH,
+            proposal: None,
+            wishes: VecDeque::new(),
+            retry_at: None,
+            ask_all: false,
+            frozen_until: None,
+            full_until: None,
+            ask_at: None,
+            heard: None,
+            asked_count: 0,
+            rejected: BTreeMap::new(),
+            prepares: BTreeMap::new(),
+            outputs,
+        };
+        machine.ask_at = machine.must_join().then_some(now);
+        if let Some((_, value)) = &machine.kept.vote.accepted
+            && machine.kept.current.as_ref().is_some_and(|current| current.moves_data(value))
+        {
+            // It was under way when the node stopped: nothing is written before it is decided.
+            machine.frozen_until = Some(now);
+        }
+        Ok(machine)
+    }
+
+    /// The latest topology that was decided.
+    #[must_use]
+    pub fn current(&self) -> Option<&Topology> {
+        self.kept.current.as_ref()
+    }
+
+    /// Whether writes must not be taken.
+    #[must_use]
+    pub fn is_frozen(&self) -> bool {
+        self.frozen_until.is_some()
+    }
+
+    /// Takes in one event. Drain [`Self::poll_output`] before the next call.
+    pub fn handle(&mut self, now: Instant, wall: WallTime, input: Input) {
+        self.wall = wall;
+        match input {
+            Input::Timeout => {}
+            Input::Request(via, request) => self.on_request(now, via, request),
+            Input::Answer(from, answer) => self.on_answer(now, from, answer),
+            Input::Surveyed(via, survey) => self.on_surveyed(now, via, survey),
+            Input::Wish(tag, change) => self.wish(now, Some(tag), change),
+            Input::Heard(from, epoch) => {
+                if epoch.0 >= self.kept.slot() {
+                    self.heard = Some((from, epoch, now + ASK));
+                    self.outputs.push_back(Output::Ask(from, Request::Ask));
+                }
+            }
+        }
+        self.run_timers(now);
+        self.assert_invariants();
+    }
+
+    /// The next thing to do, oldest first.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When to call `handle(now, Input::Timeout)`, if nothing else happens first.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let attempt = self.proposal.as_ref().map(|(_, until)| *until);
+        let heard = self.heard.map(|(.., at)| at);
+        [attempt, self.retry_at, self.frozen_until, self.ask_at, heard].into_iter().flatten().min()
+    }
+
+    fn on_request(&mut self, now: Instant, via: Via, request: Request) {
+        match request {
+            Request::Ask => self.answer(via, Answer::Current(self.kept.current.clone())),
+            Request::Chosen(topology) => {
+                self.learn(now, &topology);
+                self.answer(via, Answer::Current(None));
+            }
+            Request::Join(member, cluster) => self.on_join(now, via, member, cluster),
+            Request::Prepare { base, ballot, must_be_empty } => {
+                self.learn(now, &base);
+                if self.kept.slot() != base.epoch + 1 {
+                    return self.answer(via, Answer::Current(self.kept.current.clone()));
+                }
+                if ballot <= self.kept.vote.promised {
+                    return self.answer(via, Answer::Refused(self.kept.vote.promised));
+                }
+                if !must_be_empty {
+                    return self.promise(via, ballot, false);
+                }
+                self.frozen_until = Some(now + FREEZE);
+                self.prepares.insert(via, (base, ballot));
+                self.outputs.push_back(Output::Survey(via));
+            }
+            Request::Accept { base, ballot, value } => {
+                self.learn(now, &base);
+                if self.kept.slot() != value.epoch {
+                    return self.answer(via, Answer::Current(self.kept.current.clone()));
+                }
+                // Who is no longer empty, or is free to take writes, must not accept what moves.
+                let moves = base.moves_data(&value);
+                let may = !moves || self.frozen_until.is_some() || !self.is_member(&base);
+                if !may || !self.kept.vote.accept(ballot, &value) {
+                    return self.answer(via, Answer::Refused(self.kept.vote.promised));
+                }
+                if moves {
+                    self.frozen_until = Some(now + FREEZE);
+                }
+                self.keep();
+                self.answer(via, Answer::Accepted(ballot));
+            }
+        }
+    }
+
+    fn is_member(&self, topology: &Topology) -> bool {
+        topology.member(self.own.member.id()).is_some()
+    }
+
+    fn on_surveyed(&mut self, now: Instant, via: Via, survey: Survey) {
+        if !survey.is_empty {
+            self.note_full(now);
+        }
+        let Some((base, ballot)) = self.prepares.remove(&via) else { return };
+        if self.kept.slot() != base.epoch + 1 {
+            return self.answer(via, Answer::Current(self.kept.current.clone()));
+        }
+        if ballot <= self.kept.vote.promised {
+            return self.answer(via, Answer::Refused(self.kept.vote.promised));
+        }
+        self.promise(via, ballot, survey.is_empty);
+    }
+
+    /// The cluster holds data. Who asks again and again to be let in must not stop its writes.
+    fn note_full(&mut self, now: Instant) {
+        self.full_until = Some(now + REST);
+        if self.frozen_until.is_some() && !self.has_accepted() {
+            self.frozen_until = None;
+            self.outputs.push_back(Output::Thaw);
+        }
+    }
+
+    fn promise(&mut self, via: Via, ballot: Ballot, is_empty: bool) {
+        let Vote { accepted, .. } = self.kept.vote.clone();
+        assert!(self.kept.vote.promise(ballot), "it was compared");
+        self.keep();
+        self.answer(via, Answer::Promised { ballot, accepted, is_empty });
+    }
+
+    fn on_join(&mut self, now: Instant, via: Via, member: Member, cluster: u64) {
+        let Some(current) = &self.kept.current else {
+            return self.answer(via, Answer::Current(None));
+        };
+        if cluster != 0 && cluster != current.cluster {
+            return self.answer(via, Answer::Rejected(Refusal::OtherCluster));
+        }
+        let id = member.id();
+        let change = Change::Join(member);
+        match current.after(&change) {
+            Ok(None) => self.answer(via, Answer::Current(self.kept.current.clone())),
+            Err(refusal) => self.answer(via, Answer::Rejected(refusal)),
+            Ok(Some(next)) if current.moves_data(&next) && self.is_full(now) => {
+                self.answer(via, Answer::Rejected(Refusal::HoldsData));
+            }
+            Ok(Some(_)) => {
+                let answer = self.rejected.remove(&id).map_or(Answer::Pending, Answer::Rejected);
+                self.answer(via, answer);
+                if !self.wishes.iter().any(|wish| wish.change == change) {
+                    self.wish(now, None, change);
+                }
+            }
+        }
+    }
+
+    fn is_full(&self, now: Instant) -> bool {
+        self.full_until.is_some_and(|until| now < until)
+    }
+
+    fn wish(&mut self, now: Instant, tag: Option<Tag>, change: Change) {
+        if self.wishes.len() >= WISH_COUNT_MAX {
+            if let Some(tag) = tag {
+                self.outputs.push_back(Output::Done(tag, Err(Refusal::Busy)));
+            }
+            return;
+        }
+        self.wishes.push_back(Wish { tag, change, until: now + WISH });
+        if self.proposal.is_none() && self.retry_at.is_none() {
+            self.retry_at = Some(now);
+        }
+    }
+
+    fn on_answer(&mut self, now: Instant, from: SocketAddr, answer: Answer) {
+        match answer {
+            Answer::Current(Some(topology)) => {
+                let is_known = self.kept.current.as_ref().map(|it| it.cluster);
+                if is_known.is_none_or(|cluster| cluster == topology.cluster) {
+                    self.learn(now, &topology);
+                } else {
+                    self.outputs.push_back(Output::Rejected(from, Refusal::OtherCluster));
+                }
+            }
+            Answer::Current(None) | Answer::Pending => {}
+            Answer::Rejected(refusal) => self.outputs.push_back(Output::Rejected(from, refusal)),
+            Answer::Refused(ballot) => {
+                self.ballot_min = self.ballot_min.max(ballot.timestamp);
+                let is_mine = self.proposal.as_ref().is_some_and(|(mine, _)| mine.ballot < ballot);
+                if is_mine {
+                    self.give_up(now, Refusal::Busy);
+                }
+            }
+            Answer::Promised { ballot, accepted, is_empty } => {
+                let Some((proposal, node)) = self.proposal_of(from, ballot) else { return };
+                let progress = proposal.on_promise(node, Promise { accepted, is_empty });
+                self.on_progress(now, progress);
+            }
+            Answer::Accepted(ballot) => {
+                let Some((proposal, node)) = self.proposal_of(from, ballot) else { return };
+                let progress = proposal.on_accepted(node);
+                self.on_progress(now, progress);
+            }
+        }
+    }
+
+    /// The attempt of that ballot, and the member at that address.
+    fn proposal_of(
+        &mut self,
+        from: SocketAddr,
+        ballot: Ballot,
+    ) -> Option<(&mut Proposal, crate::model::NodeId)> {
+        let (proposal, _) = self.proposal.as_mut()?;
+        let at_address = |member: &&Member| member.address == from;
+        let member = proposal.value.members.iter().find(at_address);
+        let node = member.or_else(|| proposal.base.members.iter().find(at_address))?.node();
+        (proposal.ballot == ballot).then_some((proposal, node))
+    }
+
+    fn on_progress(&mut self, now: Instant, progress: Progress) {
+        match progress {
+            Progress::Pending => {}
+            Progress::Promised => self.ask_targets(),
+            Progress::Failed(Refusal::Busy) => {
+                self.ask_all = true;
+                self.give_up(now, Refusal::Busy);
+            }
+            Progress::Failed(refusal) => {
+                if refusal == Refusal::HoldsData {
+                    self.note_full(now);
+                }
+                self.give_up(now, refusal);
+            }
+            Progress::Chosen => {
+                let (proposal, _) = self.proposal.take().expect("it has progressed");
+                self.ask_all = false;
+                let old = proposal.base.members.iter().map(|member| member.address);
+                let new = proposal.value.members.iter().map(|member| member.address);
+                let mut addresses: Vec<SocketAddr> = old.chain(new).collect();
+                addresses.sort_unstable();
+                addresses.dedup();
+                for address in addresses {
+                    if address != self.own.member.address {
+                        let chosen = Request::Chosen(proposal.value.clone());
+                        self.outputs.push_back(Output::Ask(address, chosen));
+                    }
+                }
+                self.learn(now, &proposal.value);
+            }
+        }
+    }
+
+    /// Sends the present round of the attempt to whom it asks.
+    fn ask_targets(&mut self) {
+        let (proposal, _) = self.proposal.as_ref().expect("there is one");
+        for node in proposal.targets() {
+            let member = proposal.value.by_node(node).or_else(|| proposal.base.by_node(node));
+            let address = member.expect("targets are members").address;
+            let (base, ballot) = (proposal.base.clone(), proposal.ballot);
+            let request = if proposal.is_accepting() {
+                Request::Accept { base, ballot, value: proposal.value.clone() }
+            } else {
+                Request::Prepare { base, ballot, must_be_empty: proposal.must_be_empty }
+            };
+            self.outputs.push_back(Output::Ask(address, request));
+        }
+    }
+
+    /// A topology was decided.
+    fn learn(&mut self, now: Instant, topology: &Topology) {
+        let is_other = |current: &Topology| current.cluster != topology.cluster;
+        if self.kept.current.as_ref().is_some_and(is_other) || !self.kept.install(topology) {
+            return;
+        }
+        self.proposal = None;
+        self.frozen_until = None;
+        // It may have removed what there was.
+        self.full_until = None;
+        self.prepares.clear();
+        self.keep();
+        self.outputs.push_back(Output::Install(topology.clone()));
+        self.ask_at = self.must_join().then_some(now + ASK);
+        let wishes = std::mem::take(&mut self.wishes);
+        for wish in wishes {
+            match topology.after(&wish.change) {
+                Ok(Some(_)) => self.wishes.push_back(wish),
+                Ok(None) => self.end_wish(&wish, Ok(topology.epoch())),
+                Err(refusal) => self.end_wish(&wish, Err(refusal)),
+            }
+        }
+        self.retry_at = (!self.wishes.is_empty()).then_some(now);
+    }
+
+    fn end_wish(&mut self, wish: &Wish, result: Result<Epoch, Refusal>) {
+        if let (Change::Join(member), Err(refusal)) = (&wish.change, result) {
+            while self.rejected.len() >= WISH_COUNT_MAX {
+                self.rejected.pop_first();
+            }
+            self.rejected.insert(member.id(), refusal);
+        }
+        if let Some(tag) = wish.tag {
+            self.outputs.push_back(Output::Done(tag, result));
+        }
+    }
+
+    /// Ends the attempt. The wish is tried again, unless that cannot help.
+    fn give_up(&mut self, now: Instant, refusal: Refusal) {
+        self.proposal = None;
+        let is_final = refusal == Refusal::HoldsData;
+        let is_late = self.wishes.front().is_some_and(|wish| wish.until <= now);
+        if is_final || is_late {
+            if let Some(wish) = self.wishes.pop_front() {
+                self.end_wish(&wish, Err(refusal));
+            }
+            self.ask_all = false;
+        }
+        let pause = Duration::from_millis(self.rng.u64(20..200));
+        let has_more = !self.wishes.is_empty() || self.has_accepted();
+        self.retry_at = has_more.then_some(now + pause);
+    }
+
+    /// Whether something was accepted that is not known to be decided.
+    fn has_accepted(&self) -> bool {
+        self.kept.vote.accepted.is_some()
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        if let Some((proposal, until)) = &self.proposal
+            && *until <= now
+        {
+            let refusal = proposal.timed_out();
+            self.give_up(now, refusal);
+        }
+        if self.frozen_until.is_some_and(|until| until <= now) {
+            if self.has_accepted() {
+                // Whoever has proposed it did not bring it to its end: this node does.
+                self.frozen_until = Some(now + FREEZE);
+                self.ask_all = true;
+                self.retry_at.get_or_insert(now);
+            } else {
+                self.frozen_until = None;
+                self.outputs.push_back(Output::Thaw);
+            }
+        }
+        if self.retry_at.is_some_and(|at| at <= now) && self.proposal.is_none() {
+            self.retry_at = None;
+            self.propose(now);
+        }
+        if self.ask_at.is_some_and(|at| at <= now) {
+            self.ask_to_join(now);
+        }
+        if self.heard.is_some_and(|(.., at)| at <= now) {
+            self.ask_for_newer(now);
+        }
+    }
+
+    /// Begins an attempt: for the first wish, or to bring to its end what was accepted here.
+    fn propose(&mut self, now: Instant) {
+        let Some(base) = self.kept.current.clone() else { return };
+        if !self.is_member(&base) {
+            return;
+        }
+        let value = match self.wishes.front().map(|wish| base.after(&wish.change)) {
+            Some(Ok(Some(value))) => value,
+            Some(Ok(None)) | Some(Err(_)) => {
+                let wish = self.wishes.pop_front().expect("there is a first");
+                let result = base.after(&wish.change).map(|_| base.epoch());
+                self.end_wish(&wish, result);
+                self.retry_at = (!self.wishes.is_empty()).then_some(now);
+                return;
+            }
+            None if self.has_accepted() => Topology { epoch: base.epoch + 1, ..base.clone() },
+            None => return,
+        };
+        let wall = self.wall.as_millis() << 16;
+        self.ballot_min = self.ballot_min.max(self.kept.vote.promised.timestamp).max(wall) + 1;
+        let ballot = Ballot { timestamp: self.ballot_min, proposer: self.own.member.id };
+        let ask_all = self.ask_all;
+        self.proposal = Some((Proposal::new(base, value, ballot, ask_all), now + ATTEMPT));
+        self.ask_targets();
+    }
+
+    /// Whether this node is not what the topology says it is.
+    fn must_join(&self) -> bool {
+        let Some(current) = &self.kept.current else { return true };
+        let own = &self.own.member;
+        let node = current.member(own.id()).map_or(0, |member| member.node);
+        current.member(own.id()) != Some(&Member { node, ..own.clone() })
+    }
+
+    /// Asks one of those who can let it in, in turn.
+    fn ask_to_join(&mut self, now: Instant) {
+        if !self.must_join() {
+            self.ask_at = None;
+            return;
+        }
+        let own = &self.own.member;
+        let members = self.kept.current.iter().flat_map(|current| &current.members);
+        let known = members.filter(|member| member.id != own.id).map(|member| member.address);
+        let mut others: Vec<SocketAddr> = self.own.seeds.iter().copied().chain(known).collect();
+        others.retain(|address| *address != own.address);
+        // A cluster of one lets itself in.
+        if others.is_empty() && self.kept.current.is_some() {
+            others.push(own.address);
+        }
+        if let Some(address) = others.get(self.asked_count % others.len().max(1)) {
+            let cluster = self.kept.current.as_ref().map_or(0, |current| current.cluster);
+            let request = Request::Join(own.clone(), cluster);
+            self.outputs.push_back(Output::Ask(*address, request));
+        }
+        self.asked_count += 1;
+        self.ask_at = Some(now + ASK);
+    }
+
+    /// Asks for the topology that somebody has, until it is there: him and all members, in turn. He is
+    /// heard to have it only once.
+    fn ask_for_newer(&mut self, now: Instant) {
+        let Some((from, epoch, _)) = self.heard.take() else { return };
+        if epoch.0 < self.kept.slot() {
+            return;
+        }
+        let members = self.kept.current.iter().flat_map(|current| &current.members);
+        let known = members.map(|member| member.address);
+        let mut others: Vec<SocketAddr> = std::iter::once(from).chain(known).collect();
+        others.retain(|address| *address != self.own.member.address);
+        if let Some(address) = others.get(self.asked_count % others.len().max(1)) {
+            self.outputs.push_back(Output::Ask(*address, Request::Ask));
+        }
+        self.asked_count += 1;
+        self.heard = Some((from, epoch, now + ASK));
+    }
+
+    fn keep(&mut self) {
+        self.outputs.push_back(Output::Keep(self.kept.encode()));
+    }
+
+    fn answer(&mut self, via: Via, answer: Answer) {
+        self.outputs.push_back(Output::Answer(via, answer));
+    }
+
+    fn assert_invariants(&self) {
+        if let Some((proposal, _)) = &self.proposal {
+            assert_eq!(proposal.base.epoch + 1, self.kept.slot(), "an attempt is about the next");
+        }
+        assert!(self.wishes.len() <= WISH_COUNT_MAX);
+        assert!(self.prepares.len() <= self.outputs.len() + MEMBER_PREPARES);
+    }
+}
+
+/// Prepares whose survey is under way, at most: one a proposer.
+const MEMBER_PREPARES: usize = super::MEMBER_COUNT_MAX;
+
+#[cfg(test)]
+mod tests;

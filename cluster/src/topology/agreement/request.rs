@@ -1,0 +1,114 @@
+//! What nodes ask one another about the topology, and the answers, in bytes.
+
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use super::acceptor::Ballot;
+use crate::topology::{DecodeError, Member, Refusal, Topology};
+
+/// What one node asks another. Every request has one [`Answer`].
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(archived = ArchivedRequest, attr(allow(missing_docs, reason = "as in what it archives")))]
+pub enum Request {
+    /// Which topology do you know?
+    Ask,
+    /// Promise to accept nothing below the ballot, as what follows `base`.
+    Prepare {
+        /// The latest topology.
+        base: Topology,
+        /// The attempt.
+        ballot: Ballot,
+        /// Stop taking writes, and say whether you are empty.
+        must_be_empty: bool,
+    },
+    /// Accept `value` as what follows `base`.
+    Accept {
+        /// The latest topology.
+        base: Topology,
+        /// The attempt.
+        ballot: Ballot,
+        /// The next topology.
+        value: Topology,
+    },
+    /// This was decided.
+    Chosen(Topology),
+    /// Let me in. With the cluster I know of; 0 for none.
+    Join(Member, u64),
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(archived = ArchivedAnswer, attr(allow(missing_docs, reason = "as in what it archives")))]
+pub enum Answer {
+    /// This is the latest I know.
+    Current(Option<Topology>),
+    /// I promise.
+    Promised {
+        /// The attempt.
+        ballot: Ballot,
+        /// What I have accepted before.
+        accepted: Option<(Ballot, Topology)>,
+        /// Whether I hold nothing.
+        is_empty: bool,
+    },
+    /// I have accepted.
+    Accepted(Ballot),
+    /// I have promised more to another.
+    Refused(Ballot),
+    /// I try.
+    Pending,
+    /// It cannot be.
+    Rejected(Refusal),
+}
+
+macro_rules! bytes_of {
+    ($($type:ty),*) => {$(
+        impl $type {
+            /// Its bytes.
+            #[must_use]
+            pub fn encode(&self) -> Vec<u8> {
+                let bytes = rkyv::to_bytes::<rancor::Error>(self);
+                bytes.expect("writing into memory does not fail").to_vec()
+            }
+
+            /// Reads its bytes, aligned or not.
+            ///
+            /// # Errors
+            ///
+            /// [`DecodeError`] on anything else.
+            pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+                let mut aligned: rkyv::util::AlignedVec =
+                    rkyv::util::AlignedVec::with_capacity(bytes.len());
+                aligned.extend_from_slice(bytes);
+                let decoded: Self =
+                    rkyv::from_bytes::<_, rancor::Error>(&aligned).map_err(|_| DecodeError)?;
+                if decoded.is_valid() { Ok(decoded) } else { Err(DecodeError) }
+            }
+        }
+    )*};
+}
+
+bytes_of!(Request, Answer);
+
+impl Request {
+    fn is_valid(&self) -> bool {
+        match self {
+            Self::Ask => true,
+            Self::Join(member, _) => crate::topology::is_valid(member),
+            Self::Prepare { base, .. } => base.is_valid(),
+            Self::Accept { base, value, .. } => {
+                base.is_valid() && value.is_valid() && value.epoch == base.epoch + 1
+            }
+            Self::Chosen(topology) => topology.is_valid(),
+        }
+    }
+}
+
+impl Answer {
+    fn is_valid(&self) -> bool {
+        match self {
+            Self::Current(Some(topology))
+            | Self::Promised { accepted: Some((_, topology)), .. } => topology.is_valid(),
+            _ => true,
+        }
+    }
+}
