@@ -14,10 +14,11 @@ use std::time::Duration;
 
 use futures_lite::future::block_on;
 
+use crate::cluster::status::Status;
 use crate::core::Core;
 use crate::error::OpenError;
 use crate::handle::Handle;
-use crate::metrics::{Totals, prometheus};
+use crate::metrics::{Totals, prometheus, write_cluster};
 use crate::node::listen;
 use crate::shard::Shard;
 
@@ -163,15 +164,37 @@ fn page(target: &str, handle: &Handle) -> (u16, String) {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     match path {
         "/metrics" => metrics(handle, query),
+        "/status" => status(handle),
         "/healthz" => health(handle),
         "/readyz" => readiness(handle),
-        _ => (404, "not found: /metrics, /healthz and /readyz are served here\n".to_owned()),
+        _ => {
+            (404, "not found: /metrics, /status, /healthz and /readyz are served here\n".to_owned())
+        }
     }
 }
 
 fn metrics(handle: &Handle, query: &str) -> (u16, String) {
     match block_on(Totals::collect(handle)) {
-        Ok(totals) => (200, prometheus(handle, &totals, query == "per_core=1")),
+        Ok(totals) => {
+            let mut text = prometheus(handle, &totals, query == "per_core=1");
+            if handle.is_replicated()
+                && let Ok(status) = block_on(Status::collect(handle))
+            {
+                write_cluster(&mut text, &status);
+            }
+            (200, text)
+        }
+        Err(error) => (503, format!("{error}\n")),
+    }
+}
+
+/// The members, shards and lags, as one JSON object.
+fn status(handle: &Handle) -> (u16, String) {
+    match block_on(Status::collect(handle)) {
+        Ok(status) => match serde_json::to_string(&status) {
+            Ok(text) => (200, text + "\n"),
+            Err(error) => (503, format!("{error}\n")),
+        },
         Err(error) => (503, format!("{error}\n")),
     }
 }

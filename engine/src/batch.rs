@@ -5,9 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_lite::future::block_on;
 use gridkv_cluster::Token;
+use gridkv_cluster::replication::Level;
 
+use crate::cluster::commands::Incoming;
 use crate::core::held::Holds;
-use crate::core::job::Job;
+use crate::core::job::{Access, Job};
 use crate::core::mailbox::Message;
 use crate::core::parking::Parked;
 use crate::core::{Core, World};
@@ -120,7 +122,9 @@ impl Batch {
         for (core, items) in self.cores.into_iter().enumerate().filter(|(_, it)| !it.is_empty()) {
             let indexes: Vec<usize> = items.iter().map(|item| item.index).collect();
             let (answer, receiver) = oneshot::async_channel();
-            let call = Message::Call(Box::new(|core| run_items(core, items, answer)));
+            let level = self.handle.level();
+            let work = move |core: &mut Core| run_items(core, items, level, answer);
+            let call = Message::Call(Box::new(work));
             match self.handle.post(core, call).await {
                 Ok(()) => answers.push((indexes, receiver)),
                 Err(error) => fail(&mut results, &indexes, &error),
@@ -202,10 +206,27 @@ struct Late {
     item: Item,
     slot: usize,
     result: Option<ItemResult>,
+    level: Level,
     collector: Arc<Mutex<Collector>>,
 }
 
 impl Job for Late {
+    fn access(&self) -> Access {
+        match self.item.operation {
+            Operation::Get => Access::Read,
+            Operation::Set(_) | Operation::SetWith(..) | Operation::Increment(_) => Access::Write,
+            Operation::Delete => Access::Delete,
+        }
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.item.key
+    }
+
+    fn level(&self) -> Level {
+        self.level
+    }
+
     fn tokens(&self) -> &[Token] {
         std::slice::from_ref(&self.item.token)
     }
@@ -226,7 +247,12 @@ impl Job for Late {
 }
 
 /// Runs the items of one core. Those that have to wait become jobs of their own.
-fn run_items(core: &mut Core, items: Vec<Item>, answer: oneshot::Sender<Vec<ItemResult>>) {
+fn run_items(
+    core: &mut Core,
+    items: Vec<Item>,
+    level: Level,
+    answer: oneshot::Sender<Vec<ItemResult>>,
+) {
     const CHUNK: usize = 16;
     let shared = OnceCell::new();
     let mut results = Vec::with_capacity(items.len());
@@ -237,7 +263,7 @@ fn run_items(core: &mut Core, items: Vec<Item>, answer: oneshot::Sender<Vec<Item
         core.world.shards.prefetch(&tokens);
         for item in chunk {
             let slot = results.len();
-            results.push(start_item(&mut core.world, item, slot, &shared));
+            results.push(start_item(&mut core.world, item, (slot, level), &shared));
         }
     }
     match shared.into_inner() {
@@ -254,14 +280,18 @@ fn run_items(core: &mut Core, items: Vec<Item>, answer: oneshot::Sender<Vec<Item
 fn start_item(
     world: &mut World,
     item: Item,
-    slot: usize,
+    (slot, level): (usize, Level),
     shared: &OnceCell<Shared>,
 ) -> Option<ItemResult> {
     let late = |item, result| {
         let collector = Arc::clone(shared.get_or_init(Shared::default));
-        Box::new(Late { item, slot, result, collector })
+        Box::new(Late { item, slot, result, level, collector })
     };
     let token = item.token;
+    if let Some(cluster) = &mut world.cluster {
+        cluster.ask(Incoming::Job(late(item, None), level));
+        return None;
+    }
     if world.parking.holds_up(token) {
         world.park(token, Parked::Job(late(item, None)));
         return None;

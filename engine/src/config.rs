@@ -4,6 +4,7 @@
 //! that [`Config::set`] checks, so all three say the same when something is wrong. An option that
 //! does not exist is an error.
 
+mod cluster;
 mod text;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use bytesize::ByteSize;
 use gridkv_storage::disk::SyncMethod;
 use gridkv_storage::{Durability, Eviction};
 
+pub use self::cluster::{ClusterConfig, ClusterSecurity};
 use self::text::{
     address, cpu_list, durability, duration, eviction, expected, idle, join, number, one_of,
     or_word, segment, size,
@@ -101,6 +103,8 @@ pub struct Config {
     pub slowlog_threshold: Option<Duration>,
     /// How many the slow log holds, per core.
     pub slowlog_len: usize,
+    /// The cluster.
+    pub cluster: ClusterConfig,
     /// Which messages are logged: a level, or `target=level` pairs with commas.
     pub log: String,
     /// Form of the log.
@@ -133,6 +137,7 @@ impl Default for Config {
             debug_commands: false,
             slowlog_threshold: None,
             slowlog_len: 0,
+            cluster: ClusterConfig::empty(),
             log: String::new(),
             log_format: LogFormat::Human,
         };
@@ -232,6 +237,25 @@ pub const OPTIONS: &[OptionInfo] = &[
         "commands slower than this are noted in the slow log",
     ),
     option("slowlog_len", "N", "128", "how many commands the slow log of a core holds"),
+    option("cluster", "ADDR|off", "off", "where other nodes reach this one (TCP and UDP)"),
+    option("join", "ADDR,...", "", "members of the cluster to join (empty: form one)"),
+    option("cluster_name", "NAME", "gridkv", "the cluster's name; nodes of another are refused"),
+    option("node_id", "NAME", "", "what this node is called (empty: made of its identity)"),
+    option("zone", "NAME", "", "replicas are kept in different zones where there are as many"),
+    option("replicas", "N", "3", "copies of each key, as the node that forms the cluster is told"),
+    option("write_quorum", "N|majority", "majority", "replicas that a write at quorum waits for"),
+    option("read_quorum", "N|majority", "majority", "replicas that a read at quorum asks"),
+    option("virtual_nodes", "N", "128", "places of this node on the ring of tokens: its weight"),
+    option("request_timeout", "TIME", "1s", "how long an operation may wait for replicas"),
+    option("max_clock_drift", "TIME", "500ms", "how far ahead another node's clock may be"),
+    option("sync_log", "SIZE", "16MiB", "latest writes that a peer which was away is fed from"),
+    option("probe_interval", "TIME", "350ms", "how often a member is probed"),
+    option("probe_timeout", "TIME", "150ms", "how long before others are asked to probe it"),
+    option("exchange_interval", "TIME", "10s", "how often the list of members is exchanged"),
+    option("forget_after", "TIME", "1h", "how long dead members are remembered"),
+    option("cluster_security", "off|sign", "off", "whether nodes prove who they are"),
+    option("trusted_keys", "KEY,...", "", "public keys of the nodes that are trusted (sign)"),
+    option("cluster_key", "KEY", "", "public key that has signed the nodes' keys (sign)"),
     option("log", "LEVEL", "info", "what is logged: error, warn, info, debug, trace"),
     option("log_format", "human|json", "human", "form of the log"),
 ];
@@ -334,7 +358,7 @@ impl Config {
                 let forms = [("human", LogFormat::Human), ("json", LogFormat::Json)];
                 self.log_format = one_of(text, &forms)?;
             }
-            _ => return Err(None),
+            name => return self.cluster.set(name, text),
         }
         Ok(())
     }
@@ -475,7 +499,7 @@ impl Config {
                 LogFormat::Human => "human".to_owned(),
                 LogFormat::Json => "json".to_owned(),
             },
-            _ => return None,
+            name => return self.cluster.text(name),
         })
     }
 }

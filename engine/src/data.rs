@@ -4,7 +4,7 @@ use gridkv_storage::DiskOptions;
 use gridkv_storage::directory::{Directory, New};
 use gridkv_storage::disk::{IoPort, SyncMethod, probe};
 
-use crate::config::Config;
+use crate::config::{Config, is_on_disk};
 use crate::error::OpenError;
 
 /// A directory that this node alone uses, and what was found out about its disk.
@@ -41,6 +41,8 @@ impl Data {
         }
         let method = match config.sync {
             Some(method) => method,
+            // Only the identity and the topology are kept there.
+            None if !is_on_disk(&config.storage) => SyncMethod::Fdatasync,
             None => probe(directory.path()).map_err(|source| OpenError::Data {
                 path: config.data.display().to_string(),
                 source,

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use gridkv_cluster::replication::Why;
+use gridkv_cluster::topology::Refusal;
 use gridkv_net::ring::SetupError;
 use gridkv_storage::ReadError;
 
@@ -68,6 +70,28 @@ pub enum Error {
         /// Which core.
         core: usize,
     },
+    /// The cluster cannot do it: too few replicas answer, or they refuse. Not applied.
+    #[error("{why}")]
+    NotApplied {
+        /// Why.
+        why: Why,
+    },
+    /// The replicas did not say in time that they have done it. A write may have been applied, or be
+    /// applied later.
+    #[error("{why}: whether it was done is not known")]
+    Unknown {
+        /// Why.
+        why: Why,
+    },
+    /// The members of the cluster do not agree on the change.
+    #[error("{refusal}")]
+    TopologyRefused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A closure on a core has only this node's copy of a key. Not applied.
+    #[error("keys have copies on other nodes: closures on one core cannot use them")]
+    Replicated,
     /// The core, or the engine, stopped while the call was under way. A write may or may not have
     /// been applied.
     #[error("the core stopped while the call was under way: its outcome is unknown")]
@@ -88,7 +112,7 @@ impl Error {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Interrupted | Self::NotDurable => Outcome::Unknown,
+            Self::Interrupted | Self::NotDurable | Self::Unknown { .. } => Outcome::Unknown,
             Self::OutOfMemory { .. }
             | Self::KeyTooLarge { .. }
             | Self::ValueTooLarge { .. }
@@ -100,6 +124,9 @@ impl Error {
             | Self::DiskFull
             | Self::LogFailed
             | Self::Closed
+            | Self::NotApplied { .. }
+            | Self::TopologyRefused { .. }
+            | Self::Replicated
             | Self::CoreStopped { .. } => Outcome::NotApplied,
         }
     }

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use gridkv_cluster::replication::Level;
 use gridkv_cluster::{ShardRange, Token, Version, WallTime};
 use gridkv_storage::{LogStats, Stats};
 
+use crate::Consistency;
 use crate::batch::Batch;
 use crate::blocking::Blocking;
 use crate::core::Core;
-use crate::core::job::{Answer, Tokens, once, repeatable};
+use crate::core::job::{About, Access, Answer, Tokens, once, repeatable, repeatable_about};
 use crate::core::mailbox::Message;
 use crate::error::Error;
 use crate::node::Node;
@@ -29,6 +31,7 @@ pub struct Handle {
     node: Arc<Node>,
     /// It serves a client's command, which is brought to its end while the node stops.
     outlasts_closing: bool,
+    level: Level,
 }
 
 impl std::fmt::Debug for Handle {
@@ -40,13 +43,29 @@ impl std::fmt::Debug for Handle {
 
 impl Handle {
     pub(crate) fn new(node: &Arc<Node>) -> Self {
-        Self { node: Arc::clone(node), outlasts_closing: false }
+        Self { node: Arc::clone(node), outlasts_closing: false, level: Level::Quorum }
     }
 
     /// For the commands of clients: what was begun when the node is told to stop is not refused in
     /// the middle.
     pub(crate) fn of_command(node: &Arc<Node>) -> Self {
-        Self { node: Arc::clone(node), outlasts_closing: true }
+        Self { node: Arc::clone(node), outlasts_closing: true, level: Level::Quorum }
+    }
+
+    /// A handle whose calls wait for so many replicas, where keys have copies on other nodes. Calls
+    /// that read, change and write are [`Consistency::Linearizable`] whatever the level.
+    #[must_use]
+    pub fn at(&self, consistency: Consistency) -> Self {
+        self.clone().at_level(consistency)
+    }
+
+    pub(crate) fn at_level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    pub(crate) fn level(&self) -> Level {
+        self.level
     }
 
     /// The same calls for threads without an executor.
@@ -69,7 +88,7 @@ impl Handle {
     /// [`Error::Read`], and [`Error::NotDurable`] for a value whose write will not be durable.
     pub async fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>, Error> {
         let key = key.as_ref().to_vec();
-        self.on_owner(key, |shard, key| Ok(shard.get(key)?.map(<[u8]>::to_vec))).await
+        self.on_owner(Access::Read, key, |shard, key| Ok(shard.get(key)?.map(<[u8]>::to_vec))).await
     }
 
     /// The value of `key` with its version, for a later compare-and-set.
@@ -78,7 +97,8 @@ impl Handle {
     ///
     /// As [`Handle::get`].
     pub async fn get_versioned(&self, key: impl AsRef<[u8]>) -> Result<Option<Versioned>, Error> {
-        self.on_owner(key.as_ref().to_vec(), |shard, key| shard.get_versioned(key)).await
+        let get = |shard: &mut Shard, key: &[u8]| shard.get_versioned(key);
+        self.on_owner(Access::Read, key.as_ref().to_vec(), get).await
     }
 
     /// Gives `key` a value that does not expire.
@@ -90,7 +110,8 @@ impl Handle {
     /// [`Error::NotDurable`]. [`Error::outcome`] says whether the value may have been written.
     pub async fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<(), Error> {
         let value = value.into();
-        self.on_owner(key.as_ref().to_vec(), move |shard, key| shard.set(key, &value)).await
+        let set = move |shard: &mut Shard, key: &[u8]| shard.set(key, &value);
+        self.on_owner(Access::Write, key.as_ref().to_vec(), set).await
     }
 
     /// Gives `key` a value if the options' condition holds, with the options' expiry. Checking and
@@ -107,7 +128,7 @@ impl Handle {
     ) -> Result<SetOutcome, Error> {
         let value = value.into();
         let set = move |shard: &mut Shard, key: &[u8]| shard.set_with(key, &value, &options);
-        self.on_owner(key.as_ref().to_vec(), set).await
+        self.on_owner(Access::Write, key.as_ref().to_vec(), set).await
     }
 
     /// Writes `value` only if the key's value is still the one of `version`.
@@ -136,7 +157,8 @@ impl Handle {
     ///
     /// As [`Handle::get`].
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
-        self.on_owner(key.as_ref().to_vec(), |shard, key| shard.delete(key)).await
+        let delete = |shard: &mut Shard, key: &[u8]| shard.delete(key);
+        self.on_owner(Access::Delete, key.as_ref().to_vec(), delete).await
     }
 
     /// Whether `key` has a value.
@@ -145,7 +167,8 @@ impl Handle {
     ///
     /// As [`Handle::get`].
     pub async fn exists(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
-        self.on_owner(key.as_ref().to_vec(), |shard, key| shard.exists(key)).await
+        let exists = |shard: &mut Shard, key: &[u8]| shard.exists(key);
+        self.on_owner(Access::Read, key.as_ref().to_vec(), exists).await
     }
 
     /// Adds `delta` to the decimal integer under `key`; 0 if there is none.
@@ -154,7 +177,8 @@ impl Handle {
     ///
     /// [`Error::NotAnInteger`], [`Error::Overflow`], and as [`Handle::set`].
     pub async fn increment(&self, key: impl AsRef<[u8]>, delta: i64) -> Result<i64, Error> {
-        self.on_owner(key.as_ref().to_vec(), move |shard, key| shard.increment(key, delta)).await
+        let add = move |shard: &mut Shard, key: &[u8]| shard.increment(key, delta);
+        self.on_owner(Access::Write, key.as_ref().to_vec(), add).await
     }
 
     /// Sets or removes the expiry of `key`; whether it has a value.
@@ -163,7 +187,8 @@ impl Handle {
     ///
     /// As [`Handle::set`].
     pub async fn expire(&self, key: impl AsRef<[u8]>, expiry: Expiry) -> Result<bool, Error> {
-        self.on_owner(key.as_ref().to_vec(), move |shard, key| shard.expire(key, expiry)).await
+        let expire = move |shard: &mut Shard, key: &[u8]| shard.expire(key, expiry);
+        self.on_owner(Access::Write, key.as_ref().to_vec(), expire).await
     }
 
     /// Time until `key` expires: `None` without a value, `Some(None)` for never.
@@ -180,7 +205,7 @@ impl Handle {
             let left = |at: Option<WallTime>| at.map(|at| at.saturating_since(now));
             Ok(shard.expires_at(key)?.map(left))
         };
-        self.on_owner(key.as_ref().to_vec(), left).await
+        self.on_owner(Access::Read, key.as_ref().to_vec(), left).await
     }
 
     /// Runs `work` on the core that owns `key`, with the key's shard: any number of operations at
@@ -200,6 +225,9 @@ impl Handle {
         key: impl AsRef<[u8]>,
         work: impl FnOnce(&mut Shard) -> T + Send + 'static,
     ) -> Result<T, Error> {
+        if self.is_replicated() {
+            return Err(Error::Replicated);
+        }
         let token = Token::of(key.as_ref());
         let core = self.node.layout.core_of(token);
         self.on_core(core, move |core| core.world.shards.of(token).reading_now(work)).await
@@ -212,6 +240,17 @@ impl Handle {
     ///
     /// As [`Handle::get`]; other cores may have run it all the same.
     pub async fn run_on_all<T: Send + 'static>(
+        &self,
+        work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
+    ) -> Result<Vec<T>, Error> {
+        if self.is_replicated() {
+            return Err(Error::Replicated);
+        }
+        self.on_all_shards(work).await
+    }
+
+    /// As [`Handle::run_on_all`], for what concerns this node's own copies.
+    pub(crate) async fn on_all_shards<T: Send + 'static>(
         &self,
         work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, Error> {
@@ -229,7 +268,7 @@ impl Handle {
     /// As [`Handle::get`].
     pub async fn stats(&self) -> Result<Stats, Error> {
         let mut total = Stats::default();
-        for stats in self.run_on_all(|shard| shard.stats()).await? {
+        for stats in self.on_all_shards(|shard| shard.stats()).await? {
             total.add(&stats);
         }
         Ok(total)
@@ -242,7 +281,7 @@ impl Handle {
     /// As [`Handle::get`].
     pub async fn log_stats(&self) -> Result<Option<LogStats>, Error> {
         let mut total = None;
-        for stats in self.run_on_all(|shard| shard.log_stats()).await?.into_iter().flatten() {
+        for stats in self.on_all_shards(|shard| shard.log_stats()).await?.into_iter().flatten() {
             total.get_or_insert_with(LogStats::default).add(&stats);
         }
         Ok(total)
@@ -269,7 +308,10 @@ impl Handle {
     ///
     /// As [`Handle::get`]; some shards may have been cleared.
     pub async fn clear(&self) -> Result<(), Error> {
-        self.run_on_all(Shard::clear).await?.into_iter().collect()
+        if self.is_replicated() {
+            return self.clear_cluster().await;
+        }
+        self.on_all_shards(Shard::clear).await?.into_iter().collect()
     }
 
     /// The number of shards; [`Handle::shard_of`] is below it.
@@ -291,12 +333,16 @@ impl Handle {
     /// Runs `work` with the shard of `key`, on its core: again, if it has to wait for a disk.
     pub(crate) async fn on_owner<T: Send + 'static>(
         &self,
+        access: Access,
         key: Vec<u8>,
         mut work: impl FnMut(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let token = Token::of(&key);
+        let about = About { access, key: key.clone(), level: self.level };
         let work = move |core: &mut Core| work(core.world.shards.of(token), &key);
-        self.again_on(self.node.layout.core_of(token), Tokens::from_slice(&[token]), work).await
+        let (job, answer) = repeatable_about(about, Tokens::from_slice(&[token]), work);
+        self.post(self.node.layout.core_of(token), Message::Job(job)).await?;
+        answer.await.map_err(|_| Error::Interrupted)?
     }
 
     /// Runs `work` on a core: again, if it has to wait for a disk. It changes nothing before it fails

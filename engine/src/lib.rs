@@ -47,6 +47,7 @@
 mod admin;
 mod batch;
 mod blocking;
+mod cluster;
 mod config;
 mod core;
 mod cpus;
@@ -64,6 +65,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+pub use gridkv_cluster::replication::Level as Consistency;
 pub use gridkv_cluster::{
     Instant, Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime,
 };
@@ -73,7 +75,13 @@ pub use gridkv_storage::{Durability, Eviction, LogStats, Stats};
 use crate::admin::Admin;
 pub use crate::batch::{Batch, BatchResult};
 pub use crate::blocking::Blocking;
-pub use crate::config::{Config, ConfigError, Cores, Idle, LogFormat, OPTIONS, OptionInfo};
+/// For the program `gridkv`.
+#[doc(hidden)]
+pub use crate::cluster::identity_files;
+pub use crate::config::{
+    ClusterConfig, ClusterSecurity, Config, ConfigError, Cores, Idle, LogFormat, OPTIONS,
+    OptionInfo,
+};
 pub use crate::error::{Error, OpenError, Outcome};
 pub use crate::handle::Handle;
 use crate::node::Threads;
@@ -134,6 +142,13 @@ impl Engine {
     #[must_use]
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin.as_ref().and_then(Admin::address)
+    }
+
+    /// Whether the node stops because another running process has its identity: a copy of its data
+    /// directory, most likely.
+    #[must_use]
+    pub fn has_identity_conflict(&self) -> bool {
+        self.threads.node.cluster.as_ref().is_some_and(|cluster| cluster.has_conflict())
     }
 
     /// Whether a core has stopped after a panic. Its keys are not served; the others are.

@@ -143,7 +143,12 @@ fn run(config: Config) -> ExitCode {
         std::thread::sleep(LOOK);
     }
     tracing::info!("stopping: clients get the replies they are owed");
-    if engine.shutdown() {
+    let has_conflict = engine.has_identity_conflict();
+    let has_ended_well = engine.shutdown();
+    if has_conflict {
+        return fail("another running node has this node's identity: see the log");
+    }
+    if has_ended_well {
         tracing::info!("stopped");
         ExitCode::SUCCESS
     } else {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 
 use gridkv_storage::LogStats;
 
+use crate::cluster::status::Status;
 use crate::core::{Core, Snapshot};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -142,6 +143,13 @@ pub(crate) fn prometheus(handle: &Handle, totals: &Totals, per_core: bool) -> St
         write_per_core(&mut out, totals);
     }
     out
+}
+
+/// The figures of the cluster, as this node sees it.
+pub(crate) fn write_cluster(out: &mut String, status: &Status) {
+    for (name, kind, help, value) in status.rows() {
+        metric(out, &format!("cluster_{name}"), kind, help, value);
+    }
 }
 
 /// The figures of the shards' logs, for stores that have some.

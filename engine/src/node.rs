@@ -16,6 +16,8 @@ use gridkv_net::ring::{Config as RingConfig, DataRing, Doorbell};
 use gridkv_storage::disk::IoPort;
 use gridkv_storage::{Options, Registry, Tombstones};
 
+use crate::cluster::control;
+use crate::cluster::start::ClusterNode;
 use crate::config::{Config, is_on_disk};
 use crate::core::forward::Links;
 use crate::core::held::Held;
@@ -46,6 +48,8 @@ const RING: RingConfig =
 pub(crate) struct Node {
     /// The options it was started with.
     pub(crate) config: Config,
+    /// Its part in a cluster.
+    pub(crate) cluster: Option<ClusterNode>,
     pub(crate) ports: Vec<Port>,
     pub(crate) layout: Layout,
     /// The processor of each core.
@@ -117,7 +121,8 @@ impl Threads {
         let shard_count = config
             .shards
             .unwrap_or_else(|| u16::try_from(core_count).expect("a mask has fewer processors"));
-        let data = is_on_disk(&config.storage).then(|| Data::open(&config, shard_count));
+        let needs_data = is_on_disk(&config.storage) || config.cluster.address.is_some();
+        let data = needs_data.then(|| Data::open(&config, shard_count));
         let data = data.transpose()?;
         let data = data.map(Arc::new);
         let shard_count = data.as_ref().map_or(shard_count, |data| data.shard_count());
@@ -132,8 +137,21 @@ impl Threads {
                 .unzip();
         let listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let started_wall = wall_time();
+        let cluster = match &data {
+            None if config.cluster.join.is_empty() => None,
+            None => {
+                let problem = "needs `cluster`, the address at which other nodes reach this one";
+                let problem = problem.to_owned();
+                return Err(OpenError::Option { option: "join", problem });
+            }
+            Some(data) => {
+                let (path, id) = (data.directory().path(), data.directory().id());
+                ClusterNode::open(&config, path, id, shard_count, started_wall)?
+            }
+        };
         let node = Arc::new(Node {
             config,
+            cluster,
             ports,
             layout: Layout { shard_count, core_count },
             cpus,
@@ -203,6 +221,9 @@ impl Threads {
     /// ended as they should.
     pub(crate) fn stop(&mut self) -> bool {
         self.node.closed.store(true, Ordering::Release);
+        if self.node.cluster.is_some() {
+            control::post(&self.node, Core::leave);
+        }
         for port in &self.node.ports {
             // A full mailbox only delays it; a core that has stopped needs no telling.
             let _ = futures_lite::future::block_on(port.post(Message::Stop));
@@ -222,6 +243,16 @@ impl Threads {
         }
         self.node.snapshots.finish();
         all_well
+    }
+}
+
+impl Node {
+    /// Has the node stop: another process has its identity.
+    pub(crate) fn stop_for_conflict(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.set_conflict();
+        }
+        self.shutdown_asked.store(true, Ordering::Release);
     }
 }
 
@@ -328,9 +359,15 @@ fn build_core(
         node.recovered_bytes.fetch_add(shard.stats().memory_bytes, Ordering::Relaxed);
         shards.push(shard);
     }
+    let resume_after = shards.iter().map(Shard::resume_after).max().unwrap_or_default();
+    let cluster = node.cluster.as_ref();
+    let cluster = cluster.map(|cluster| cluster.core(&node.config, id, resume_after, &mut ring));
     let world = World {
         id,
         node: Arc::clone(node),
+        cluster: cluster.transpose()?.map(Box::new),
+        ready: Vec::new(),
+        link_events: Vec::new(),
         shards: Shards::new(node.layout, id, shards),
         links: Links::new(id, node.layout.core_count),
         parking: Parking::default(),
@@ -357,10 +394,12 @@ fn open_shard(
     let config = &node.config;
     let options = Options {
         range: ShardRange::new(index, count),
-        disk: data.map(|data| data.options(config, index, io)),
+        disk: data
+            .filter(|_| is_on_disk(&config.storage))
+            .map(|data| data.options(config, index, io)),
         memory_bytes_max: config.max_memory.map(|bytes| bytes / u64::from(count)),
         eviction: config.eviction,
-        tombstones: Tombstones::Drop,
+        tombstones: if node.cluster.is_some() { Tombstones::Keep } else { Tombstones::Drop },
         seed: node.started_wall.as_millis() ^ u64::from(index),
     };
     let storage = registry
@@ -402,12 +441,30 @@ pub(crate) fn listen(address: SocketAddr, option: &'static str) -> Result<TcpLis
         socket.listen(4_096)?;
         Ok(TcpListener::from(socket))
     };
-    open().map_err(|source: std::io::Error| match source.kind() {
+    once_free(open).map_err(|source: std::io::Error| match source.kind() {
         std::io::ErrorKind::AddrInUse => {
             OpenError::AddressInUse { address: address.to_string(), option }
         }
         _ => OpenError::Listen { address: address.to_string(), option, source },
     })
+}
+
+/// Takes an address, which may not be free yet: when a process is killed, the kernel takes its rings
+/// apart after the process is gone, and their sockets with them.
+pub(crate) fn once_free<T>(take: impl Fn() -> std::io::Result<T>) -> std::io::Result<T> {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const PAUSE: Duration = Duration::from_millis(5);
+    let began = Instant::now();
+    loop {
+        match take() {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse && began.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            taken => return taken,
+        }
+    }
 }
 
 /// Forty hexadecimal digits that tell one run from another, as Redis has.

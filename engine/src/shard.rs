@@ -17,6 +17,8 @@
 //!
 //! [`Handle::run_on`]: crate::Handle::run_on
 
+pub(crate) mod replica;
+pub(crate) mod stage;
 mod store;
 
 use std::sync::Arc;
@@ -140,6 +142,11 @@ pub struct Shard {
     lack: Option<Lack>,
     /// What must be durable before the answer to the call under way may leave.
     hold: Option<LogPosition>,
+    /// The command under way is run for what it would do.
+    stage: Option<Box<stage::Stage>>,
+    /// What replicas have promised, and where in the log the bound of that is.
+    replica: gridkv_cluster::replication::Replica,
+    promise_at: LogPosition,
     /// Values on disk are read at once; what was brought in so far.
     reads_now: bool,
     brought_in: Vec<Ticket>,
@@ -187,6 +194,9 @@ impl Shard {
             is_failed: storage.has_failed(),
             lack: None,
             hold: None,
+            stage: None,
+            replica: gridkv_cluster::replication::Replica::new(storage.promised()),
+            promise_at: LogPosition::default(),
             reads_now: false,
             brought_in: Vec::new(),
             storage,

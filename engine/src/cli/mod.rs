@@ -1,11 +1,13 @@
-//! What the program does beside running a node: `check`, `snapshot`, `restore`.
+//! What the program does beside running a node: `check`, `snapshot`, `restore`, `keygen`, `status`.
 //!
 //! Each says what is wrong in one line, with what to do about it, and ends with a status that
 //! scripts can tell apart.
 
 mod check;
+mod keygen;
 mod restore;
 mod snapshot;
+mod status;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -13,8 +15,14 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Command};
 
 /// The subcommands, for the command line.
-pub(crate) fn commands() -> [Command; 3] {
-    [check::command(), snapshot::command(), restore::command()]
+pub(crate) fn commands() -> [Command; 5] {
+    [
+        check::command(),
+        snapshot::command(),
+        restore::command(),
+        status::command(),
+        keygen::command(),
+    ]
 }
 
 /// Runs the subcommand of that name, if it is one of these.
@@ -22,7 +30,9 @@ pub(crate) fn run(name: &str, matches: &ArgMatches) -> Option<ExitCode> {
     match name {
         "check" => Some(check::run(matches)),
         "snapshot" => Some(snapshot::run(matches)),
+        "status" => Some(status::run(matches)),
         "restore" => Some(restore::run(matches)),
+        "keygen" => Some(keygen::run(matches)),
         _ => None,
     }
 }

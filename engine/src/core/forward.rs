@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use gridkv_cluster::Token;
+use gridkv_cluster::replication::Level;
 use gridkv_net::resp::Protocol;
 use gridkv_net::ring::ConnectionId;
 use smallvec::SmallVec;
@@ -21,6 +22,7 @@ use super::World;
 use super::mailbox::Message;
 use super::parking::Parked;
 use super::request::{Asker, Request as Copied};
+use crate::cluster::commands::Incoming;
 use crate::node::Node;
 use crate::server::commands::{Command, Part};
 
@@ -29,10 +31,17 @@ const REQUEST_COUNT_MAX: usize = 16 << 10;
 /// Most bytes of requests under way to one core.
 const REQUEST_BYTES_MAX: usize = 32 << 20;
 
+/// What a request is about.
+#[derive(Clone, Copy)]
+pub(crate) struct About {
+    pub(crate) command: &'static Command,
+    pub(crate) protocol: Protocol,
+    pub(crate) token: Token,
+    pub(crate) level: Level,
+}
+
 struct Request {
-    command: &'static Command,
-    protocol: Protocol,
-    token: Token,
+    about: About,
     argument_count: u32,
 }
 
@@ -112,9 +121,7 @@ impl Links {
         &mut self,
         core: usize,
         waiter: Waiter,
-        command: &'static Command,
-        protocol: Protocol,
-        token: Token,
+        about: About,
         arguments: &[&[u8]],
     ) {
         assert_ne!(core, self.own);
@@ -130,7 +137,7 @@ impl Links {
             request_bytes += len;
         }
         let argument_count = u32::try_from(arguments.len()).expect("bounded by the parser");
-        link.requests.requests.push(Request { command, protocol, token, argument_count });
+        link.requests.requests.push(Request { about, argument_count });
         link.waiting.push_back(Some((waiter, request_bytes)));
         link.waiting_bytes += request_bytes as usize;
     }
@@ -242,7 +249,7 @@ impl World {
         let (mut bytes, mut lengths) = (&batch.bytes[..], batch.lengths.iter());
         let mut ids = batch.first_id..;
         for requests in batch.requests.chunks(16) {
-            let tokens: SmallVec<[Token; 16]> = requests.iter().map(|it| it.token).collect();
+            let tokens: SmallVec<[Token; 16]> = requests.iter().map(|it| it.about.token).collect();
             self.shards.prefetch(&tokens);
             for (request, id) in requests.iter().zip(&mut ids) {
                 let mut arguments: SmallVec<[&[u8]; 8]> = SmallVec::new();
@@ -258,8 +265,12 @@ impl World {
 
     /// Runs one request of another core, or parks it; its answer is posted, or held.
     fn serve_one(&mut self, asker: Asker, request: &Request, arguments: &[&[u8]]) {
-        let Request { command, protocol, token, .. } = *request;
+        let About { command, protocol, token, level } = request.about;
         let Asker::Core { core, id } = asker else { unreachable!("another core asks") };
+        if let Some(cluster) = &mut self.cluster {
+            let copied = Copied::new(asker, command, protocol, token, arguments);
+            return cluster.ask(Incoming::Request(Box::new(copied), level));
+        }
         let park = || Parked::Request(Copied::new(asker, command, protocol, token, arguments));
         if self.parking.holds_up(token) {
             return self.parking.queue(token, park());

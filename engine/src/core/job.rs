@@ -5,6 +5,7 @@
 //! returns is told when it is durable.
 
 use gridkv_cluster::Token;
+use gridkv_cluster::replication::Level;
 use smallvec::SmallVec;
 
 use super::Core;
@@ -13,8 +14,36 @@ use crate::error::Error;
 /// The tokens that a job is about.
 pub(crate) type Tokens = SmallVec<[Token; 2]>;
 
+/// What a job does with the key it is about, where keys have copies on other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// It is about this core alone.
+    Local,
+    /// It reads the key.
+    Read,
+    /// It may write the key.
+    Write,
+    /// It deletes the key, if there is one.
+    Delete,
+}
+
 /// Work for a core.
 pub(crate) trait Job: Send {
+    /// What it does with its key.
+    fn access(&self) -> Access {
+        Access::Local
+    }
+
+    /// Its key; empty for a job about this core alone.
+    fn key(&self) -> &[u8] {
+        &[]
+    }
+
+    /// How many replicas it waits for.
+    fn level(&self) -> Level {
+        Level::Quorum
+    }
+
     /// The tokens it is about: it does not overtake what waits for one of them.
     fn tokens(&self) -> &[Token];
 
@@ -28,9 +57,23 @@ pub(crate) trait Job: Send {
     fn finish(self: Box<Self>, end: Result<(), Error>);
 }
 
+/// The key that a job is about.
+pub(crate) struct About {
+    pub(crate) access: Access,
+    pub(crate) key: Vec<u8>,
+    pub(crate) level: Level,
+}
+
+impl About {
+    /// No key.
+    pub(crate) const NOTHING: Self =
+        Self { access: Access::Local, key: Vec::new(), level: Level::Quorum };
+}
+
 /// A closure, and who waits for it.
 struct Errand<T, F> {
     tokens: Tokens,
+    about: About,
     can_wait: bool,
     work: F,
     result: Option<Result<T, Error>>,
@@ -41,6 +84,18 @@ struct Errand<T, F> {
 pub(crate) type Answer<T> = oneshot::AsyncReceiver<Result<T, Error>>;
 
 impl<T: Send, F: FnMut(&mut Core) -> Result<T, Error> + Send> Job for Errand<T, F> {
+    fn access(&self) -> Access {
+        self.about.access
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.about.key
+    }
+
+    fn level(&self) -> Level {
+        self.about.level
+    }
+
     fn tokens(&self) -> &[Token] {
         &self.tokens
     }
@@ -67,8 +122,17 @@ pub(crate) fn repeatable<T: Send + 'static>(
     tokens: Tokens,
     work: impl FnMut(&mut Core) -> Result<T, Error> + Send + 'static,
 ) -> (Box<dyn Job>, Answer<T>) {
+    repeatable_about(About::NOTHING, tokens, work)
+}
+
+/// As [`repeatable`], about a key: where it has copies on other nodes, it runs on a stage.
+pub(crate) fn repeatable_about<T: Send + 'static>(
+    about: About,
+    tokens: Tokens,
+    work: impl FnMut(&mut Core) -> Result<T, Error> + Send + 'static,
+) -> (Box<dyn Job>, Answer<T>) {
     let (answer, receiver) = oneshot::async_channel();
-    let errand = Errand { tokens, can_wait: true, work, result: None, answer };
+    let errand = Errand { tokens, about, can_wait: true, work, result: None, answer };
     (Box::new(errand), receiver)
 }
 
@@ -79,6 +143,7 @@ pub(crate) fn once<T: Send + 'static>(
     let mut work = Some(work);
     let run = move |core: &mut Core| Ok(work.take().expect("it is run once")(core));
     let (answer, receiver) = oneshot::async_channel();
-    let errand = Errand { tokens: Tokens::new(), can_wait: false, work: run, result: None, answer };
+    let (tokens, about) = (Tokens::new(), About::NOTHING);
+    let errand = Errand { tokens, about, can_wait: false, work: run, result: None, answer };
     (Box::new(errand), receiver)
 }

@@ -16,6 +16,7 @@ use gridkv_net::ring::Doorbell;
 use super::Core;
 use super::forward::{Answers, Requests};
 use super::job::Job;
+use crate::cluster::Told;
 use crate::error::Error;
 
 /// How many messages a mailbox holds. A message between cores is a whole batch.
@@ -36,6 +37,10 @@ pub(crate) enum Message {
     Answers(Answers),
     /// Serve this client, accepted by another core.
     Adopt(OwnedFd, SocketAddr),
+    /// Take over this connection of a peer's, who wants this shard.
+    AdoptPeer(OwnedFd, SocketAddr, u16),
+    /// What holds in the cluster.
+    Told(Box<Told>),
     /// That core has stopped: what it was asked will not be answered.
     CoreStopped(usize),
     /// Stop: close the clients once their answers are out, then leave the loop.

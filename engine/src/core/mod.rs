@@ -51,6 +51,7 @@ use self::parking::Parking;
 use self::shards::Shards;
 use self::slowlog::Slowlog;
 use self::tasks::Tasks;
+use crate::cluster::{Cluster, LinkEvent};
 use crate::config::Config;
 use crate::node::Node;
 use crate::server::Server;
@@ -64,6 +65,12 @@ pub(crate) struct World {
     pub(crate) links: Links,
     pub(crate) parking: Parking,
     pub(crate) held: Held,
+    /// This core's part in the cluster, where there is one.
+    pub(crate) cluster: Option<Box<Cluster>>,
+    /// Descriptors that the data ring has found ready.
+    pub(crate) ready: Vec<u32>,
+    /// What has happened on connections that are no clients'.
+    pub(crate) link_events: Vec<LinkEvent>,
     /// Carries out what the stores want of their disks.
     pub(crate) io: IoPort,
     /// The options, as changed by `CONFIG SET` on all cores.

@@ -20,6 +20,7 @@ use gridkv_storage::Ticket;
 
 use super::job::Job;
 use super::request::Request;
+use crate::cluster::replicas::Asked;
 
 /// Beyond so much that is parked, nothing more is begun.
 const PARKED_COUNT_MAX: usize = 16 << 10;
@@ -36,6 +37,8 @@ pub(crate) struct Wait {
 pub(crate) enum Parked {
     Request(Request),
     Job(Box<dyn Job>),
+    /// A coordinator's message to a replica.
+    Message(Box<Asked>),
 }
 
 /// Who waits for a ticket.

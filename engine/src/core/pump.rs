@@ -104,7 +104,11 @@ impl Pump<'_> {
         let taken = self.take_messages();
         self.take_done();
         self.run_timers();
+        // The stores come between: what peers have sent is written with what clients have, and what
+        // is durable by now is answered in the same frame.
+        let has_turned = self.core.turn_cluster();
         let has_run = self.core.turn_stores();
+        let has_turned = self.core.turn_cluster() || has_turned;
         let Core { world, server } = &mut *self.core;
         let is_behind = world.links.post(&world.node);
         server.flush(world);
@@ -116,6 +120,7 @@ impl Pump<'_> {
             world.node.ports[world.id].set_drained();
         }
         has_run
+            || has_turned
             || is_behind
             || taken == MESSAGE_COUNT_MAX
             || server.has_work()
@@ -251,6 +256,10 @@ impl Pump<'_> {
                 server.wake_stalled(world);
             }
             Message::Adopt(socket, address) => server.adopt(world, socket, address),
+            Message::AdoptPeer(socket, address, target) => {
+                self.core.adopt_peer(socket, address, target);
+            }
+            Message::Told(told) => self.core.on_told(*told),
             Message::CoreStopped(core) => {
                 let waiters = world.links.give_up(core);
                 server.give_up(world, waiters);

@@ -5,6 +5,8 @@ use gridkv_net::resp::Protocol;
 use smallvec::SmallVec;
 
 use super::forward::Waiter;
+use super::job::Access;
+use crate::cluster::link::LinkId;
 use crate::server::commands::{Command, Part};
 use crate::shard::Shard;
 
@@ -15,6 +17,8 @@ pub(crate) enum Asker {
     Client(Waiter),
     /// Another core, for a client of its own.
     Core { core: usize, id: u64 },
+    /// Another node, for a client of its own.
+    Peer { link: LinkId, id: u64 },
 }
 
 /// A part of a request.
@@ -36,6 +40,27 @@ impl Request {
     ) -> Self {
         let arguments = arguments.iter().map(|argument| argument.to_vec()).collect();
         Self { asker, command, protocol, token, arguments }
+    }
+
+    /// What it does with its key.
+    pub(crate) fn access(&self) -> Access {
+        self.command.access()
+    }
+
+    /// How its client wants to be answered.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Its name, and its arguments as they stand in a part of a request.
+    pub(crate) fn words(&self) -> Vec<&[u8]> {
+        let name = std::iter::once(self.command.name.as_bytes());
+        name.chain(self.arguments.iter().map(Vec::as_slice)).collect()
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> &[u8] {
+        &self.arguments[self.command.key_of_part()]
     }
 
     /// Runs it; the reply is appended to `out`.

@@ -19,15 +19,18 @@ impl Layout {
     /// The core that runs the shard of `token`.
     #[inline]
     pub(crate) fn core_of(self, token: Token) -> usize {
-        let shard = ShardRange::owner(token, self.shard_count);
-        usize::from(shard.0) * self.core_count / usize::from(self.shard_count)
+        self.core_of_shard(ShardRange::owner(token, self.shard_count).0)
+    }
+
+    /// The core that runs a shard.
+    #[inline]
+    pub(crate) fn core_of_shard(self, shard: u16) -> usize {
+        usize::from(shard) * self.core_count / usize::from(self.shard_count)
     }
 
     /// The shards that `core` runs.
     pub(crate) fn shards_of(self, core: usize) -> impl Iterator<Item = u16> {
-        (0..self.shard_count).filter(move |shard| {
-            usize::from(*shard) * self.core_count / usize::from(self.shard_count) == core
-        })
+        (0..self.shard_count).filter(move |shard| self.core_of_shard(*shard) == core)
     }
 }
 

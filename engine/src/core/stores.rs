@@ -5,23 +5,26 @@ use gridkv_cluster::{Instant, Token};
 use gridkv_storage::ReadError;
 
 use super::held::{Batch, Hold, Holds, Standing};
-use super::job::Job;
+use super::job::{Access, Job};
 use super::parking::{Parked, Wait, Waiting};
-use super::request::Asker;
 use super::{Core, World};
+use crate::cluster::commands::Incoming;
 use crate::error::Error;
 use crate::server::commands::{Failure, Part};
 
 impl World {
     /// The time of the present turn, for stores.
-    fn instant(&self) -> Instant {
+    pub(crate) fn instant(&self) -> Instant {
         let since_start = self.now.saturating_duration_since(self.node.started_at);
         Instant::ZERO + since_start
     }
 
     /// How long the core may sleep for its stores' sake; `None` for as long as it likes.
     pub(crate) fn store_sleep_max(&self) -> Option<std::time::Duration> {
-        let due_at = self.shards.iter().filter_map(|shard| shard.turn_due_at()).min()?;
+        let stores = self.shards.iter().filter_map(|shard| shard.turn_due_at()).min();
+        let cluster = self.cluster.as_ref().and_then(|cluster| cluster.due_at());
+        let due_at = [stores, cluster].into_iter().flatten().min()?;
+        // The clock of the loop has moved on since the turn began.
         Some(due_at.saturating_since(self.instant()))
     }
 
@@ -36,7 +39,8 @@ impl World {
 
     /// Whether nobody waits for a disk.
     pub(crate) fn is_settled(&self) -> bool {
-        self.parking.is_empty() && self.held.is_empty()
+        let is_cluster_settled = self.cluster.as_ref().is_none_or(|it| it.is_settled());
+        self.parking.is_empty() && self.held.is_empty() && is_cluster_settled
     }
 }
 
@@ -116,6 +120,7 @@ impl Core {
                 let text = Failure::Store(error).to_string();
                 self.answer(request.asker, Part::Failed, text.as_bytes());
             }
+            Parked::Message(asked) => self.refuse_message(&asked),
         }
     }
 
@@ -142,12 +147,25 @@ impl Core {
                     Some(hold) => self.world.held.part(hold, request.asker, part, &out),
                 }
             }
+            Parked::Message(asked) => {
+                if self.ask_again(&asked).is_err() {
+                    let shard = self.world.shards.of(asked.token);
+                    let wait = shard.take_wait().expect("what waits says for what");
+                    return Err((Parked::Message(asked), wait));
+                }
+            }
         }
         Ok(())
     }
 
-    /// Runs a job, or parks it.
+    /// Runs a job, or parks it. One about a key that has copies on other nodes is the cluster's.
     pub(crate) fn start_job(&mut self, mut job: Box<dyn Job>) {
+        if let Some(cluster) = &mut self.world.cluster
+            && job.access() != Access::Local
+        {
+            let level = job.level();
+            return cluster.ask(Incoming::Job(job, level));
+        }
         let parking = &mut self.world.parking;
         let held_up = job.tokens().iter().find(|token| parking.holds_up(**token)).copied();
         if let Some(token) = held_up {
@@ -214,13 +232,8 @@ impl Core {
         for id in batch.connections.drain(..) {
             self.server.release(id);
         }
-    }
-
-    fn answer(&mut self, asker: Asker, part: Part, bytes: &[u8]) {
-        let Self { world, server } = self;
-        match asker {
-            Asker::Client(waiter) => server.deliver(world, waiter, part, bytes),
-            Asker::Core { core, id } => world.links.answer(core, id, part, bytes),
+        for answer in batch.answers.drain(..) {
+            self.release_answer(answer, standing == Standing::Lost);
         }
     }
 }

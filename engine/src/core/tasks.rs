@@ -120,6 +120,25 @@ impl Tasks {
         glommio::spawn_local_into(task, queue).expect("a queue lives as long as its core").detach();
     }
 
+    /// Runs something that no client waits for.
+    pub(crate) fn spawn_quietly(
+        self: &Rc<Self>,
+        urgency: Urgency,
+        work: impl Future<Output = ()> + 'static,
+    ) {
+        self.running.set(self.running.get() + 1);
+        let tasks = Rc::clone(self);
+        let task = async move {
+            if AssertUnwindSafe(work).catch_unwind().await.is_err() {
+                tasks.panicked.set(true);
+            }
+            tasks.running.set(tasks.running.get() - 1);
+            tasks.bell.ring();
+        };
+        let queue = self.queues().of(urgency);
+        glommio::spawn_local_into(task, queue).expect("a queue lives as long as its core").detach();
+    }
+
     /// Whether any task needs the executor.
     pub(crate) fn are_running(&self) -> bool {
         self.running.get() > 0

@@ -18,11 +18,13 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use gridkv_cluster::replication::Level;
 use gridkv_net::resp::Protocol;
 use gridkv_net::ring::{ConnectionId, DataRing, Event, Received};
 
 use self::commands::{Failure, Part};
 use self::session::{Client, OUTPUT_BYTES_PAUSE, Pause, Phase, ReplyMode, Session};
+use crate::cluster::LinkEvent;
 use crate::core::World;
 use crate::core::forward::Waiter;
 use crate::core::mailbox::{Message, Port};
@@ -86,18 +88,39 @@ impl Server {
     /// Handles all events of the latest turn of the ring.
     pub(crate) fn handle_events(&mut self, world: &mut World) {
         while let Some(event) = self.ring.next_event() {
+            let Some(event) = Self::pass_on(world, event) else { continue };
             match event {
                 Event::Received(received) => self.on_received(world, received),
                 Event::Sent(id, buffer) => self.on_sent(world, id, buffer),
                 Event::Ended(id) => self.on_ended(id),
                 Event::Closed(id) => self.on_closed(world, id),
                 Event::Completed { token, result } => world.io.complete(token, result),
+                Event::Ready(token) => world.ready.push(token),
                 Event::Accepted(socket) => self.on_accepted(world, socket),
                 Event::AcceptFailed(error) => {
                     tracing::warn!(%error, "a client could not be accepted: out of descriptors?");
                 }
             }
         }
+    }
+
+    /// Hands the cluster what has happened on its connections; everything else comes back.
+    fn pass_on(world: &mut World, event: Event) -> Option<Event> {
+        let Some(cluster) = &world.cluster else { return Some(event) };
+        let connection = match &event {
+            Event::Received(received) => received.connection,
+            Event::Sent(id, _) | Event::Ended(id) | Event::Closed(id) => *id,
+            _ => return Some(event),
+        };
+        if cluster.links.of_connection(connection).is_none() {
+            return Some(event);
+        }
+        world.link_events.push(match event {
+            Event::Received(received) => LinkEvent::Received(received),
+            Event::Sent(..) => LinkEvent::Sent,
+            _ => LinkEvent::Ended(connection),
+        });
+        None
     }
 
     /// Lets connections go on that have more to do.
@@ -392,6 +415,7 @@ impl Server {
             active_at: world.now,
             last_command: "NULL",
             wants_close: false,
+            level: Level::Quorum,
         };
         if id.slot() >= self.sessions.len() {
             self.sessions.resize_with(id.slot() + 1, || None);

@@ -15,7 +15,7 @@ use crate::error::Error;
 
 /// What a call needs before it can be run.
 #[derive(Debug)]
-pub(super) enum Lack {
+pub(crate) enum Lack {
     /// The record of this key, in memory.
     Record(Token, Vec<u8>),
     /// What the store waits for already.
@@ -27,6 +27,9 @@ impl Shard {
     /// The record, counted as a use.
     #[inline]
     pub(crate) fn read(&mut self, key: Key<'_>) -> Result<Option<Record<'_>>, Error> {
+        if self.stage.is_some() {
+            return self.staged().expect("it was just looked at");
+        }
         if self.has_log {
             self.prepare(key)?;
         }
@@ -43,6 +46,9 @@ impl Shard {
     /// The record, without a trace.
     #[inline]
     pub(crate) fn look(&mut self, key: Key<'_>) -> Result<Option<Record<'_>>, Error> {
+        if self.stage.is_some() {
+            return self.staged().expect("it was just looked at");
+        }
         if self.has_log {
             self.prepare(key)?;
         }
@@ -58,6 +64,9 @@ impl Shard {
 
     /// Whether there is a value, counted as a use. The value itself may stay on disk.
     pub(crate) fn uses(&mut self, key: Key<'_>) -> Result<bool, Error> {
+        if let Some(staged) = self.staged() {
+            return staged.map(|record| record.is_some());
+        }
         if self.has_log {
             self.hold_for(key);
         }
@@ -67,6 +76,9 @@ impl Shard {
     /// Whether there is a value, without a trace. The value itself may stay on disk.
     #[inline]
     pub(crate) fn has(&mut self, key: Key<'_>) -> Result<bool, Error> {
+        if let Some(staged) = self.staged() {
+            return staged.map(|record| record.is_some());
+        }
         if self.has_log {
             self.hold_for(key);
         }
@@ -183,6 +195,9 @@ impl Shard {
         value: Option<&[u8]>,
         expires_at: Option<WallTime>,
     ) -> Result<bool, Error> {
+        if let Some(replaced) = self.write_staged(value, expires_at) {
+            return Ok(replaced);
+        }
         let version = self.clock.tick(self.now);
         let mutation = Mutation { key: key.bytes, value, version, expires_at };
         match self.storage.apply(key.token, &mutation, self.now) {
@@ -198,7 +213,7 @@ impl Shard {
     }
 
     /// What callers are told when the store refuses.
-    fn refused(&mut self, refused: gridkv_storage::Error) -> Error {
+    pub(super) fn refused(&mut self, refused: gridkv_storage::Error) -> Error {
         use gridkv_storage::Error as Refused;
         match refused {
             Refused::Busy(ticket) => {
@@ -218,6 +233,9 @@ impl Shard {
 
     /// The version of the latest write.
     pub(crate) fn latest(&self) -> Version {
+        if let Some(version) = self.staged_version() {
+            return version;
+        }
         Version { timestamp: self.clock.latest(), node: NodeId(0) }
     }
 
@@ -336,7 +354,7 @@ impl Shard {
         }
     }
 
-    fn note_write(&mut self) {
+    pub(super) fn note_write(&mut self) {
         self.appended = self.storage.appended();
         if self.write_durability == Durability::Commit {
             if self.store_durability != Durability::Commit {

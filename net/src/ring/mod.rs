@@ -4,10 +4,10 @@
 //!   turn(wait) ---- one io_uring_enter: submits what is queued, runs the kernel's deferred work,
 //!      |            waits if asked to
 //!      v
-//!   next_event() -> Accepted | Received | Sent | Closed | Completed       (until None)
+//!   next_event() -> Accepted | Received | Sent | Closed | Completed | Ready  (until None)
 //!      |
 //!      v
-//!   adopt, send, pause, resume, close, submit ---- queue submissions for the next turn
+//!   adopt, send, pause, resume, close, watch, submit ---- queue submissions for the next turn
 //! ```
 //!
 //! Accepting and receiving are multishot: armed once, they go on until something ends them. Bytes
@@ -39,7 +39,7 @@ mod doorbell;
 mod enter;
 mod setup;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -98,6 +98,18 @@ pub enum Event {
         /// What the kernel says: a count or a descriptor, or a negative error number.
         result: i32,
     },
+    /// A descriptor handed to [`DataRing::watch`] is as it was waited for, or has failed: trying
+    /// tells which.
+    Ready(u32),
+}
+
+/// What a descriptor is waited for to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// Readable, or ready to be accepted from.
+    Readable,
+    /// Writable, or connected.
+    Writable,
 }
 
 /// What a submission was for, in the low byte of its user data.
@@ -113,6 +125,8 @@ enum Operation {
     Other = 5,
     /// Handed over by the owner. Its token takes the place of slot and generation.
     Foreign = 6,
+    /// A descriptor becomes ready. The owner's token takes the place of the slot.
+    Watch = 7,
 }
 
 /// Bits of the user data that name the operation.
@@ -146,6 +160,8 @@ pub struct DataRing {
     completions: VecDeque<cqueue::Entry>,
     /// Operations of the owner's that have not ended.
     foreign_count: usize,
+    /// Descriptors that are watched, kept open until the kernel lets go of them.
+    watched: BTreeMap<u32, Arc<OwnedFd>>,
 }
 
 impl DataRing {
@@ -174,6 +190,7 @@ impl DataRing {
             activity: None,
             completions: VecDeque::new(),
             foreign_count: 0,
+            watched: BTreeMap::new(),
         })
     }
 
@@ -309,6 +326,32 @@ impl DataRing {
         self.push_entry(&entry.user_data(data));
     }
 
+    /// Waits for a descriptor to become ready, once: [`Event::Ready`] tells.
+    ///
+    /// # Panics
+    ///
+    /// When the token is in use by a watch that has not ended.
+    pub fn watch(&mut self, descriptor: Arc<OwnedFd>, interest: Interest, token: u32) {
+        let flags = match interest {
+            Interest::Readable => libc::POLLIN,
+            Interest::Writable => libc::POLLOUT,
+        };
+        let flags = u32::from(flags.cast_unsigned());
+        let poll = opcode::PollAdd::new(types::Fd(descriptor.as_raw_fd()), flags).build();
+        let before = self.watched.insert(token, descriptor);
+        assert!(before.is_none(), "a token has one watch at a time");
+        self.push(&poll, Operation::Watch, ConnectionId { slot: token, generation: 0 });
+    }
+
+    /// Ends a watch before its time; [`Event::Ready`] still tells.
+    pub fn unwatch(&mut self, token: u32) {
+        if self.watched.contains_key(&token) {
+            let id = ConnectionId { slot: token, generation: 0 };
+            let cancel = opcode::AsyncCancel::new(user_data(Operation::Watch, id)).build();
+            self.push(&cancel, Operation::Other, NOBODY);
+        }
+    }
+
     /// Open connections, closing ones included.
     #[must_use]
     pub fn connections(&self) -> Vec<ConnectionId> {
@@ -418,6 +461,10 @@ impl DataRing {
                 self.foreign_count -= 1;
                 let token = data >> OPERATION_BITS;
                 Some(Event::Completed { token, result: entry.result() })
+            }
+            operation if operation == Operation::Watch as u64 => {
+                self.watched.remove(&id.slot);
+                Some(Event::Ready(id.slot))
             }
             _ => self.on_operation_over(id),
         }
@@ -589,12 +636,16 @@ impl Drop for DataRing {
         for id in self.connections.ids() {
             self.close(id);
         }
+        for token in self.watched.keys().copied().collect::<Vec<_>>() {
+            self.unwatch(token);
+        }
         let bell = user_data(Operation::Doorbell, NOBODY);
         self.push(&opcode::AsyncCancel::new(bell).build(), Operation::Other, NOBODY);
         // Bounded: the kernel ends what is left when the ring is closed.
         for _ in 0..1_000 {
             let done = self.connections.ids().is_empty() && !self.accepting && !self.doorbell_armed;
-            if (done && self.foreign_count == 0) || self.turn_over() {
+            let is_quiet = self.foreign_count == 0 && self.watched.is_empty();
+            if (done && is_quiet) || self.turn_over() {
                 break;
             }
         }

@@ -13,6 +13,7 @@
 //! their keys live on one core. Otherwise: `MGET`, `MSET`, `DEL`, `UNLINK`, `EXISTS` and `TOUCH`
 //! treat each key atomically, not the set of them; for the others see [`two_keys`].
 
+mod cluster;
 pub(crate) mod docs;
 mod each;
 mod info;
@@ -33,10 +34,12 @@ use std::rc::Rc;
 use gridkv_cluster::Token;
 use gridkv_net::resp::{Protocol, Reply};
 
+pub(crate) use self::scan::walk_own;
 pub(crate) use self::table::command_of;
 use super::session::Client;
 use crate::core::World;
 use crate::core::forward::Waiter;
+use crate::core::job::Access;
 use crate::core::tasks::{Tasks, Urgency};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -254,6 +257,11 @@ impl fmt::Display for Failure {
             // As Redis says it, so that its clients know it.
             Self::Store(error @ Error::LogFailed) => write!(f, "MISCONF {error}"),
             Self::Store(error @ Error::NotDurable) => write!(f, "UNKNOWN {error}"),
+            Self::Store(error @ Error::NotApplied { .. }) => write!(f, "NOQUORUM {error}"),
+            Self::Store(error @ (Error::Unknown { .. } | Error::Replicated)) => {
+                let code = if matches!(error, Error::Replicated) { "ERR" } else { "UNKNOWN" };
+                write!(f, "{code} {error}")
+            }
             Self::Store(Error::Interrupted) => {
                 f.write_str("UNKNOWN the core stopped while the command was under way")
             }
@@ -266,6 +274,33 @@ impl fmt::Display for Failure {
 impl Command {
     pub(crate) fn has(&self, flag: Flag) -> bool {
         self.flags.contains(&flag)
+    }
+
+    /// What it does with a key, where keys have copies on other nodes.
+    pub(crate) fn access(&self) -> Access {
+        if self.has(Flag::ReadOnly) {
+            Access::Read
+        } else if matches!(self.name, "del" | "unlink") {
+            Access::Delete
+        } else {
+            Access::Write
+        }
+    }
+
+    /// Whether another node may ask for a part of it with so many arguments: it is about one key, and
+    /// the key is there.
+    pub(crate) fn can_be_handed_over(&self, argument_count: usize) -> bool {
+        match self.run {
+            Run::Key(_) => self.takes(argument_count) && self.keys.first < argument_count,
+            Run::Each(Each::Set) => argument_count == 2,
+            Run::Each(_) => argument_count == 1,
+            Run::Session(_) | Run::Task(..) | Run::Container => false,
+        }
+    }
+
+    /// Where the key stands among the arguments of a part of the command.
+    pub(crate) fn key_of_part(&self) -> usize {
+        if matches!(self.run, Run::Each(_)) { 0 } else { self.keys.first }
     }
 
     /// Whether the command takes `argument_count` arguments, its name included.

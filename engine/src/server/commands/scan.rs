@@ -4,6 +4,8 @@
 //! between, on whatever core. A key that is there from the first call to the last is returned, and
 //! no key twice.
 
+mod replicated;
+
 use std::pin::Pin;
 
 use gridkv_cluster::{ShardRange, Token};
@@ -25,6 +27,29 @@ const STEP_SLOTS: usize = 2_048;
 /// Walks one step from `from` on: the keys that match, and where to go on; `None` at the end of all
 /// shards.
 async fn step(
+    handle: &Handle,
+    from: Token,
+    budget: usize,
+    pattern: Option<&[u8]>,
+) -> Result<(Vec<Vec<u8>>, Option<Token>), Error> {
+    if handle.is_replicated() {
+        let (mut keys, next) = replicated::step(handle, from, budget).await?;
+        keys.retain(|key| pattern.is_none_or(|pattern| glob::matches(pattern, key)));
+        return Ok((keys, next));
+    }
+    step_own(handle, from, budget, pattern).await
+}
+
+/// The keys of this node's own copies, and where to go on.
+pub(crate) async fn walk_own(
+    handle: &Handle,
+    from: Token,
+    budget: usize,
+) -> Result<(Vec<Vec<u8>>, Option<Token>), Error> {
+    step_own(handle, from, budget, None).await
+}
+
+async fn step_own(
     handle: &Handle,
     from: Token,
     budget: usize,
@@ -127,6 +152,14 @@ fn write_keys(reply: &mut Reply<'_>, keys: &[Vec<u8>]) {
 /// `RANDOMKEY`
 pub(super) fn random_key(call: TaskCall) -> Task {
     Box::pin(async move {
+        if call.handle.is_replicated() {
+            let drawn = replicated::random_key(&call.handle).await?;
+            call.reply(|reply| match drawn {
+                Some(key) => reply.bulk(&key),
+                None => reply.null(),
+            });
+            return Ok(());
+        }
         let counts = call.handle.run_on_all(|shard| shard.stats().key_count).await?;
         let total: u64 = counts.iter().sum();
         // Each shard with the weight of its keys.
@@ -168,8 +201,12 @@ async fn draw(handle: &Handle, shard: u16) -> Result<Option<Vec<u8>>, Error> {
 /// `DBSIZE`
 pub(super) fn db_size(call: TaskCall) -> Task {
     Box::pin(async move {
-        let stats = call.handle.stats().await?;
-        let count = usize::try_from(stats.key_count).unwrap_or(usize::MAX);
+        let key_count = if call.handle.is_replicated() {
+            replicated::key_count(&call.handle).await?
+        } else {
+            call.handle.stats().await?.key_count
+        };
+        let count = usize::try_from(key_count).unwrap_or(usize::MAX);
         call.reply(|reply| reply.integer(len_integer(count)));
         Ok(())
     })

@@ -3,8 +3,8 @@
 use std::sync::LazyLock;
 
 use super::{
-    Command, Each, Flag, Keys, Run, RunTask, docs, each, info, keys, node, persistence, scan,
-    session, strings, two_keys,
+    Command, Each, Flag, Keys, Run, RunTask, cluster, docs, each, info, keys, node, persistence,
+    scan, session, strings, two_keys,
 };
 use crate::core::tasks::Urgency;
 
@@ -83,6 +83,18 @@ pub(super) static ALL: &[Command] = &[
         "Sets what is known about the client's library.")),
     command(("client|setname", 3, (0, 0, 0), CONNECTION, "connection", "2.6.9", Run::Session(session::set_client_name),
         "Names the connection.")),
+    command(("cluster", -2, (0, 0, 0), SERVER, "cluster", "3.0.0", Run::Container,
+        "A container for commands about the cluster.")),
+    command(("cluster|info", 2, (0, 0, 0), SERVER, "cluster", "3.0.0", task(cluster::info),
+        "Returns the state of the cluster.")),
+    command(("cluster|myid", 2, (0, 0, 0), SERVER, "cluster", "3.0.0", task(cluster::my_id),
+        "Returns the identity of the node.")),
+    command(("cluster|nodes", 2, (0, 0, 0), SERVER, "cluster", "3.0.0", task(cluster::nodes),
+        "Returns the members of the cluster.")),
+    command(("cluster|shards", 2, (0, 0, 0), SERVER, "cluster", "7.0.0", task(cluster::shards),
+        "Returns the members of the cluster, with slots.")),
+    command(("cluster|slots", 2, (0, 0, 0), SERVER, "cluster", "3.0.0", task(cluster::slots),
+        "Returns the members of the cluster, by slots.")),
     command(("command", -1, (0, 0, 0), SERVER, "server", "2.8.13", Run::Session(docs::command),
         "Returns what is known about all commands.")),
     command(("command|count", 2, (0, 0, 0), SERVER, "server", "2.8.13", Run::Session(docs::command_count),
@@ -145,6 +157,8 @@ pub(super) static ALL: &[Command] = &[
         "Returns the value of a key and replaces it.")),
     command(("gridkv", -2, (0, 0, 0), ADMIN, "server", "1.0.0", Run::Container,
         "A container for commands that Redis does not have.")),
+    command(("gridkv|consistency", -2, (0, 0, 0), CONNECTION, "server", "1.0.0", Run::Session(cluster::consistency),
+        "Sets how many replicas the connection's commands wait for.")),
     command(("gridkv|snapshot", -2, (0, 0, 0), ADMIN, "server", "1.0.0", task(persistence::snapshot),
         "Takes a snapshot and returns its directory.")),
     command(("hello", -1, (0, 0, 0), STRANGER, "connection", "6.0.0", Run::Session(session::hello),

@@ -10,6 +10,8 @@
 //!   and another `MSETNX` that meets such a key fails.
 //! - `LCS`: each value is read in one step.
 //!
+//! In a cluster every key is treated as if it lived on a core of its own, each by an agreed change.
+//!
 //! With a store on disk, a write can have to wait for room in the log. What is atomic on one core
 //! above is then so up to there: a command that waits between two writes goes on with the second,
 //! as between two cores.
@@ -22,11 +24,11 @@ use gridkv_net::resp::Reply;
 
 use super::{Failure, TaskCall, integer, is_word};
 use crate::core::Core;
-use crate::core::job::Tokens;
+use crate::core::job::{Access, Tokens};
 use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::handle::Handle;
-use crate::shard::{Condition, Expiry, Key, SetOptions, SetOutcome, Versioned};
+use crate::shard::{Condition, Expiry, Key, SetOptions, SetOutcome, Shard, Versioned};
 
 type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 
@@ -104,7 +106,7 @@ async fn move_key(
 ) -> Result<Moved, Failure> {
     let layout = handle.node().layout;
     let (from, to) = (Key::of(source), Key::of(target));
-    if layout.core_of(from.token) == layout.core_of(to.token) {
+    if !handle.is_replicated() && layout.core_of(from.token) == layout.core_of(to.token) {
         let (source, target) = (source.to_vec(), target.to_vec());
         let core = layout.core_of(from.token);
         let tokens = Tokens::from_slice(&[from.token, to.token]);
@@ -161,7 +163,9 @@ fn move_on_core(
 
 /// Removes a key if its value is still the one of `version`.
 async fn remove_version(handle: &Handle, key: Vec<u8>, version: Version) -> Result<(), Error> {
-    handle.on_owner(key, move |shard, bytes| shard.remove_version(Key::of(bytes), version)).await
+    let remove =
+        move |shard: &mut Shard, bytes: &[u8]| shard.remove_version(Key::of(bytes), version);
+    handle.on_owner(Access::Write, key, remove).await
 }
 
 type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
@@ -173,6 +177,9 @@ pub(super) fn set_all_if_absent(call: TaskCall) -> Task {
     Box::pin(async move {
         if call.arguments.len().is_multiple_of(2) {
             return Err(Failure::Arity("msetnx".to_owned()));
+        }
+        if call.handle.is_replicated() {
+            return set_replicated_if_absent(call).await;
         }
         let layout = call.handle.node().layout;
         let mut by_core: BTreeMap<usize, Pairs> = BTreeMap::new();
@@ -204,6 +211,34 @@ pub(super) fn set_all_if_absent(call: TaskCall) -> Task {
         call.reply(|reply| reply.integer(i64::from(is_set)));
         Ok(())
     })
+}
+
+/// `MSETNX` where keys have copies on other nodes: key by key, each agreed on.
+async fn set_replicated_if_absent(call: TaskCall) -> Result<(), Failure> {
+    let mut written: Vec<(Vec<u8>, Version)> = Vec::new();
+    let mut outcome = Ok(true);
+    for pair in call.arguments[1..].chunks_exact(2) {
+        let own = written.iter().find(|(own, _)| *own == pair[0]).map(|(_, version)| *version);
+        // The same key twice: the later value counts.
+        let condition = own.map_or(Condition::Absent, Condition::Version);
+        let options = SetOptions { condition, ..SetOptions::default() };
+        match call.handle.set_with(&pair[0], pair[1].clone(), options).await {
+            Ok(SetOutcome::Written(version)) => written.push((pair[0].clone(), version)),
+            Ok(SetOutcome::ConditionFailed) => outcome = Ok(false),
+            Err(error) => outcome = Err(error),
+        }
+        if outcome != Ok(true) {
+            break;
+        }
+    }
+    if outcome != Ok(true) {
+        for (key, version) in written {
+            remove_version(&call.handle, key, version).await?;
+        }
+    }
+    let is_set = outcome?;
+    call.reply(|reply| reply.integer(i64::from(is_set)));
+    Ok(())
 }
 
 /// Sets all pairs of one core, or none. Knows how far it has come, for when it is run again because

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Instant;
 
+use gridkv_cluster::replication::Level;
 use gridkv_net::resp::Protocol;
 
 /// Whether the client hears replies (`CLIENT REPLY`).
@@ -36,4 +37,6 @@ pub(crate) struct Client {
     pub(crate) last_command: &'static str,
     /// It asked to be closed once its replies are out.
     pub(crate) wants_close: bool,
+    /// How many replicas its commands wait for.
+    pub(crate) level: Level,
 }

@@ -8,8 +8,9 @@ use gridkv_net::resp::Reply;
 use smallvec::SmallVec;
 
 use super::{BATCH_COUNT, KEY_COUNT_MAX, Session};
+use crate::cluster::commands::Incoming;
 use crate::core::World;
-use crate::core::forward::Waiter;
+use crate::core::forward::{About, Waiter};
 use crate::core::held::Hold;
 use crate::core::parking::Parked;
 use crate::core::request::{Asker, Request};
@@ -88,7 +89,7 @@ impl Session {
                     arguments: arguments.iter().map(|argument| argument.to_vec()).collect(),
                     protocol,
                     client_id: self.client.id,
-                    handle: Handle::of_command(&world.node),
+                    handle: Handle::of_command(&world.node).at_level(self.client.level),
                     out: Rc::default(),
                 };
                 let waiter = Waiter { connection: self.connection, sequence };
@@ -127,6 +128,9 @@ impl Session {
         token: Token,
         arguments: &[&[u8]],
     ) {
+        if world.cluster.is_some() {
+            return self.defer(world, None, command, token, arguments);
+        }
         if world.parking.holds_up(token) {
             return self.park(world, None, command, token, arguments);
         }
@@ -151,6 +155,9 @@ impl Session {
         token: Token,
         arguments: &[&[u8]],
     ) {
+        if world.cluster.is_some() {
+            return self.defer(world, Some(sequence), command, token, arguments);
+        }
         if world.parking.holds_up(token) {
             return self.park(world, Some(sequence), command, token, arguments);
         }
@@ -169,6 +176,25 @@ impl Session {
                 world.held.part(hold, Asker::Client(waiter), part, &out);
             }
         }
+    }
+
+    /// Hands the cluster what is about a key with copies on other nodes: a part of the reply
+    /// `sequence`, or a reply of its own.
+    fn defer(
+        &mut self,
+        world: &mut World,
+        sequence: Option<u64>,
+        command: &'static Command,
+        token: Token,
+        arguments: &[&[u8]],
+    ) {
+        let protocol = self.client.protocol;
+        let sequence =
+            sequence.unwrap_or_else(|| self.replies.wait(Gather::One, protocol, 1, self.is_mute()));
+        let asker = Asker::Client(Waiter { connection: self.connection, sequence });
+        let request = Request::new(asker, command, protocol, token, arguments);
+        let cluster = world.cluster.as_mut().expect("the caller has looked");
+        cluster.ask(Incoming::Request(Box::new(request), self.client.level));
     }
 
     /// Parks what cannot run yet: a part of the reply `sequence`, or a reply of its own.
@@ -315,6 +341,8 @@ impl Session {
         }
         world.counters.forwarded += 1;
         let waiter = Waiter { connection: self.connection, sequence };
-        world.links.request(core, waiter, command, self.client.protocol, token, arguments);
+        let about =
+            About { command, protocol: self.client.protocol, token, level: self.client.level };
+        world.links.request(core, waiter, about, arguments);
     }
 }

@@ -1,0 +1,296 @@
+//! What one node has another do beside replication: walk over its keys, count them, tell whether it
+//! has cleared. Calls travel between the cores that speak for their nodes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridkv_cluster::Instant;
+use gridkv_cluster::model::{NodeId, Timestamp, Token, Version};
+use gridkv_cluster::replication::Standing;
+use gridkv_cluster::topology::Change;
+use gridkv_cluster::topology::agreement::Via;
+use gridkv_net::wire::frame::Kind;
+use gridkv_net::wire::preamble::CONTROL;
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use super::control::{ANSWER, CONTROL_CORE, Control, REQUEST, tagged};
+use super::link::{LinkId, Target};
+use super::{Cluster, Told};
+use crate::core::Core;
+use crate::core::mailbox::Message;
+use crate::core::tasks::Urgency;
+use crate::error::Error;
+use crate::handle::Handle;
+use crate::node::Node;
+use crate::server::commands::walk_own;
+
+/// How long a call may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Calls under way at most, each way.
+const CALL_COUNT_MAX: usize = 1_024;
+/// Keys in one answer, at most, in bytes.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// A call.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) enum Call {
+    /// The live keys with tokens from here to there, both included, in token order, of about so many
+    /// index slots.
+    Walk { from: u64, to: u64, budget: u32 },
+    /// The number of keys.
+    Count,
+    /// Whether everything up to this version was removed.
+    HasCleared { timestamp: u64, node: u16 },
+}
+
+/// What comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub(crate) enum CallAnswer {
+    /// Keys, and the token to go on from; `None` at the end.
+    Keys(Vec<Vec<u8>>, Option<u64>),
+    Count(u64),
+    Is(bool),
+    Failed(String),
+}
+
+type Waiting = oneshot::Sender<Result<CallAnswer, Error>>;
+
+/// Calls to other nodes that have no answer yet.
+#[derive(Default)]
+pub(crate) struct Calls {
+    waiting: BTreeMap<u64, (Instant, Waiting)>,
+    next: u64,
+    /// Calls of others that are being served.
+    served_count: usize,
+}
+
+impl Control {
+    /// Gives up calls that have taken too long.
+    pub(super) fn expire_calls(&mut self, now: Instant) {
+        let late = |it: &(&u64, &(Instant, Waiting))| it.1.0 <= now;
+        let late: Vec<u64> = self.calls.waiting.iter().filter(late).map(|(id, _)| *id).collect();
+        for id in late {
+            self.calls.waiting.remove(&id);
+        }
+    }
+}
+
+impl Handle {
+    /// Whether keys have copies on other nodes.
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.node().cluster.is_some()
+    }
+
+    /// What holds in the cluster, as the core that speaks for the node knows it.
+    pub(crate) async fn told(&self) -> Result<Told, Error> {
+        let told = self.on_core(CONTROL_CORE, |core| {
+            core.world.cluster.as_ref().and_then(|cluster| cluster.told.clone())
+        });
+        told.await?.ok_or(Error::NotApplied { why: gridkv_cluster::replication::Why::NoCluster })
+    }
+
+    /// Has a node, perhaps this one, do something.
+    pub(crate) async fn call(&self, node: NodeId, call: Call) -> Result<CallAnswer, Error> {
+        let told = self.told().await?;
+        if told.own == Some(node) {
+            return Ok(serve(self, call).await);
+        }
+        let Some(member) = told.topology.by_node(node) else { return Err(Error::Interrupted) };
+        let address = member.address;
+        let (sender, receiver) = oneshot::async_channel();
+        let start = move |core: &mut Core| {
+            core.with_control(|_, cluster, control| {
+                if control.calls.waiting.len() >= CALL_COUNT_MAX {
+                    return;
+                }
+                control.calls.next += 1;
+                let id = control.calls.next;
+                control.calls.waiting.insert(id, (cluster.now + PATIENCE, sender));
+                let link = cluster.links.dial(Target { address, shard: CONTROL });
+                cluster.links.push(link, Kind::Command, encode(REQUEST, id, &call));
+            });
+        };
+        self.on_core(CONTROL_CORE, start).await?;
+        receiver.await.map_err(|_| Error::Interrupted)?
+    }
+
+    /// Removes all keys, on all nodes.
+    pub(crate) async fn clear_cluster(&self) -> Result<(), Error> {
+        let (sender, receiver) = oneshot::async_channel();
+        let start = move |core: &mut Core| {
+            let cluster = core.world.cluster.as_mut()?;
+            let version = cluster.coordinator.clock_mut().tick(crate::core::wall_time());
+            let change = Change::Clear(version.timestamp.0, version.node.0);
+            // Nobody may be waiting any more.
+            core.wish(change, Box::new(move |result| drop(sender.send(result))));
+            Some(version)
+        };
+        let version = self.on_core(CONTROL_CORE, start).await?.ok_or(Error::Closed)?;
+        let result = receiver.await.map_err(|_| Error::Interrupted)?;
+        result.map_err(|refusal| Error::TopologyRefused { refusal })?;
+        let deadline = std::time::Instant::now() + PATIENCE;
+        let call = Call::HasCleared { timestamp: version.timestamp.0, node: version.node.0 };
+        loop {
+            let told = self.told().await?;
+            let mut are_cleared = true;
+            for node in &told.alive {
+                let answer = self.call(*node, call.clone()).await;
+                are_cleared &= answer == Ok(CallAnswer::Is(true));
+            }
+            if are_cleared {
+                return Ok(());
+            }
+            if std::time::Instant::now() > deadline {
+                return Err(Error::Interrupted);
+            }
+            futures_lite::future::yield_now().await;
+        }
+    }
+}
+
+impl Core {
+    /// A call of another node, or its answer, has arrived.
+    pub(super) fn take_call_frame(
+        &mut self,
+        cluster: &mut Cluster,
+        control: &mut Control,
+        link: LinkId,
+        body: &[u8],
+    ) -> Result<(), &'static str> {
+        let malformed = "a call cannot be read";
+        let (tag, rest) = body.split_first().ok_or(malformed)?;
+        let (id, bytes) = rest.split_first_chunk::<8>().ok_or(malformed)?;
+        let id = u64::from_le_bytes(*id);
+        if *tag == ANSWER {
+            let answer = decode::<CallAnswer, _>(bytes).ok_or(malformed)?;
+            if let Some((_, waiting)) = control.calls.waiting.remove(&id) {
+                // Nobody may be waiting any more.
+                let _ = waiting.send(Ok(answer));
+            }
+            return Ok(());
+        }
+        let call = decode::<Call, _>(bytes).ok_or(malformed)?;
+        if control.calls.served_count >= CALL_COUNT_MAX {
+            let answer = CallAnswer::Failed("too many calls are under way".to_owned());
+            cluster.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
+            return Ok(());
+        }
+        control.calls.served_count += 1;
+        let handle = Handle::of_command(&self.world.node);
+        self.world.tasks.spawn_quietly(Urgency::Background, async move {
+            let answer = serve(&handle, call).await;
+            let reply = move |core: &mut Self| {
+                core.with_control(|_, cluster, control| {
+                    control.calls.served_count -= 1;
+                    cluster.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
+                });
+            };
+            // Fails only when the core has stopped.
+            let _ = handle.on_core(CONTROL_CORE, reply).await;
+        });
+        Ok(())
+    }
+}
+
+/// Does what a call asks for, with what this node has itself.
+async fn serve(handle: &Handle, call: Call) -> CallAnswer {
+    let result = match call {
+        Call::Count => handle.stats().await.map(|stats| CallAnswer::Count(stats.key_count)),
+        Call::HasCleared { timestamp, node } => {
+            let version = Version { timestamp: Timestamp(timestamp), node: NodeId(node) };
+            let has_cleared = move |core: &mut Core| {
+                let cluster = core.world.cluster.as_ref();
+                cluster.is_some_and(|cluster| cluster.cleared >= version)
+            };
+            let cores = handle.on_all_cores(has_cleared).await;
+            cores.map(|cores| CallAnswer::Is(cores.into_iter().all(|it| it)))
+        }
+        Call::Walk { from, to, budget } => {
+            walk(handle, Token(from), Token(to), budget as usize).await
+        }
+    };
+    result.unwrap_or_else(|error| CallAnswer::Failed(error.to_string()))
+}
+
+async fn walk(
+    handle: &Handle,
+    from: Token,
+    to: Token,
+    mut budget: usize,
+) -> Result<CallAnswer, Error> {
+    const STEP_SLOTS: usize = 2_048;
+    let (mut next, mut keys, mut bytes) = (Some(from), Vec::new(), 0);
+    while let Some(at) = next
+        && at <= to
+        && budget > 0
+        && bytes < ANSWER_BYTES_MAX
+    {
+        let slots = budget.min(STEP_SLOTS);
+        let (found, after) = walk_own(handle, at, slots).await?;
+        bytes += found.iter().map(Vec::len).sum::<usize>();
+        keys.extend(found.into_iter().filter(|key| Token::of(key) <= to));
+        next = after;
+        budget -= slots;
+    }
+    let next = next.filter(|next| *next <= to).map(|next| next.0);
+    Ok(CallAnswer::Keys(keys, next))
+}
+
+/// Has all cores stop taking writes, and asks whether they hold anything.
+pub(super) fn survey(node: &Arc<Node>, own: usize, via: Via) {
+    let left = Arc::new(std::sync::atomic::AtomicUsize::new(node.ports.len()));
+    let is_empty = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    for port in &node.ports {
+        let (left, is_empty, node) = (Arc::clone(&left), Arc::clone(&is_empty), Arc::clone(node));
+        let work = move |core: &mut Core| {
+            use std::sync::atomic::Ordering;
+            if let Some(cluster) = &mut core.world.cluster
+                && let Some(told) = &mut cluster.told
+                && told.standing == Standing::Serving
+            {
+                told.standing = Standing::Frozen;
+            }
+            let holds_data = core.world.shards.iter().any(|shard| !shard.is_empty());
+            if holds_data {
+                is_empty.store(false, Ordering::Release);
+            }
+            if left.fetch_sub(1, Ordering::AcqRel) == 1 {
+                let is_empty = is_empty.load(Ordering::Acquire);
+                let told = Message::Call(Box::new(move |core| core.surveyed(via, is_empty)));
+                // A full mailbox loses it: the proposer asks again.
+                let _ = node.ports[own].try_post(told);
+            }
+        };
+        // As above.
+        let _ = port.try_post(Message::Call(Box::new(work)));
+    }
+}
+
+fn encode<T>(tag: u8, id: u64, value: &T) -> Vec<u8>
+where
+    T: for<'a> Serialize<
+        rkyv::api::high::HighSerializer<
+            rkyv::util::AlignedVec,
+            rkyv::ser::allocator::ArenaHandle<'a>,
+            rancor::Error,
+        >,
+    >,
+{
+    let bytes = rkyv::to_bytes::<rancor::Error>(value).expect("writing into memory does not fail");
+    let mut tail = id.to_le_bytes().to_vec();
+    tail.extend_from_slice(&bytes);
+    tagged(tag, &tail)
+}
+
+fn decode<T, A>(bytes: &[u8]) -> Option<T>
+where
+    T: Archive<Archived = A>,
+    A: rkyv::Portable
+        + for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, rancor::Error>>
+        + Deserialize<T, rkyv::api::high::HighDeserializer<rancor::Error>>,
+{
+    let mut aligned: rkyv::util::AlignedVec = rkyv::util::AlignedVec::new();
+    aligned.extend_from_slice(bytes);
+    rkyv::from_bytes::<T, rancor::Error>(&aligned).ok()
+}

@@ -1,0 +1,634 @@
+//! The core that speaks for the node: who is there (SWIM), who is a member (agreement), and the
+//! sockets that all cores share.
+//!
+//! It tells all cores what holds whenever that changes, itself too, through their mailboxes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridkv_cluster::identity::{DatagramSeal, Local};
+use gridkv_cluster::model::MemberId;
+use gridkv_cluster::replication::Standing;
+use gridkv_cluster::swim::{self, State, Swim};
+use gridkv_cluster::topology::agreement::{
+    Agreement, Answer, Input, Output, Request, Survey, Tag, Via,
+};
+use gridkv_cluster::topology::placement::Placement;
+use gridkv_cluster::topology::{Change, Epoch, Refusal, Topology};
+use gridkv_cluster::{Instant, WallTime};
+use gridkv_net::peer::{Datagrams, First, PeerListener, read_preamble};
+use gridkv_net::ring::{DataRing, Interest};
+use gridkv_net::wire::frame::Kind;
+use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
+
+use super::link::{LinkId, Target};
+use super::{Cluster, Told};
+use crate::core::Core;
+use crate::core::mailbox::Message;
+use crate::node::Node;
+
+/// Tokens of what the control waits for.
+const LISTENER: u32 = 1;
+const DATAGRAMS: u32 = 2;
+
+/// Sockets accepted and datagrams read in one turn, at most.
+const TURN_COUNT_MAX: usize = 64;
+/// Peers that have connected and not said what they want, at most, and for how long.
+const STRANGER_COUNT_MAX: usize = 256;
+const STRANGER_PATIENCE: Duration = Duration::from_secs(3);
+/// How often what strangers do wrong is logged at most.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Answers of this node to itself.
+const VIA_OWN: Via = Via(0);
+
+/// Somebody who waits for a change of the topology.
+pub(crate) type Wisher = Box<dyn FnOnce(Result<Epoch, Refusal>) + Send>;
+
+/// A peer that has connected and not said what it wants.
+struct Stranger {
+    socket: Arc<OwnedFd>,
+    address: SocketAddr,
+    until: Instant,
+    /// It has sent a part of what it has to: what is there stays readable, so that it is looked at
+    /// again after a while.
+    look_at: Option<Instant>,
+}
+
+/// What the core that speaks for the node has beside what every core has.
+pub(crate) struct Control {
+    pub(crate) swim: Swim,
+    pub(crate) agreement: Agreement,
+    pub(crate) seal: DatagramSeal,
+    pub(super) local: Arc<Local>,
+    own_address: SocketAddr,
+    store: u64,
+    datagrams: Datagrams,
+    listener: PeerListener,
+    file: PathBuf,
+    strangers: BTreeMap<u32, Stranger>,
+    /// On which link a request came that is still to be answered.
+    vias: BTreeMap<Via, LinkId>,
+    next_via: u64,
+    /// Requests of this node to itself.
+    to_own: VecDeque<Request>,
+    wishers: BTreeMap<Tag, Wisher>,
+    next_tag: u64,
+    pub(super) told: Option<Told>,
+    /// Cores that have not been told the latest.
+    untold: BTreeSet<usize>,
+    /// What the membership machine is to be told.
+    new_epoch: Option<u64>,
+    new_members: Option<Vec<SocketAddr>>,
+    /// Members to join through, as the node was told.
+    seeds: Vec<SocketAddr>,
+    pub(super) calls: super::calls::Calls,
+    may_tell_at: Instant,
+    pub(crate) strangers_refused: u64,
+    /// Why this node is not let in, as was told last.
+    told_refusal: Option<Refusal>,
+}
+
+/// What a control is made of.
+pub(crate) struct Parts {
+    pub(crate) swim: Swim,
+    pub(crate) agreement: Agreement,
+    pub(crate) local: Arc<Local>,
+    pub(crate) own_address: SocketAddr,
+    pub(crate) store: u64,
+    pub(crate) run: u64,
+    pub(crate) datagrams: Datagrams,
+    pub(crate) listener: PeerListener,
+    pub(crate) file: PathBuf,
+    pub(crate) seeds: Vec<SocketAddr>,
+}
+
+impl Control {
+    pub(crate) fn new(parts: Parts, ring: &mut DataRing) -> Self {
+        let Parts {
+            swim,
+            agreement,
+            local,
+            own_address,
+            store,
+            run,
+            datagrams,
+            listener,
+            file,
+            seeds,
+        } = parts;
+        ring.watch(Arc::clone(listener.descriptor()), Interest::Readable, LISTENER);
+        ring.watch(Arc::clone(datagrams.descriptor()), Interest::Readable, DATAGRAMS);
+        Self {
+            swim,
+            agreement,
+            seal: DatagramSeal::new(run),
+            local,
+            own_address,
+            store,
+            datagrams,
+            listener,
+            file,
+            strangers: BTreeMap::new(),
+            vias: BTreeMap::new(),
+            next_via: 1,
+            to_own: VecDeque::new(),
+            wishers: BTreeMap::new(),
+            next_tag: 1,
+            told: None,
+            untold: BTreeSet::new(),
+            new_epoch: None,
+            new_members: Some(seeds.clone()),
+            seeds,
+            calls: super::calls::Calls::default(),
+            may_tell_at: Instant::ZERO,
+            strangers_refused: 0,
+            told_refusal: None,
+        }
+    }
+
+    /// When there is something to do, if nothing else happens first.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        let stranger = self
+            .strangers
+            .values()
+            .map(|it| it.look_at.map_or(it.until, |at| at.min(it.until)))
+            .min();
+        let now = (!self.untold.is_empty()).then_some(Instant::ZERO);
+        let times = [self.swim.poll_timeout(), self.agreement.poll_timeout(), stranger, now];
+        times.into_iter().flatten().min()
+    }
+
+    /// Has a change made; `wisher` is told what came of it.
+    fn wish(&mut self, now: Instant, wall: WallTime, change: Change, wisher: Wisher) {
+        let tag = Tag(self.next_tag);
+        self.next_tag += 1;
+        self.wishers.insert(tag, wisher);
+        self.agreement.handle(now, wall, Input::Wish(tag, change));
+    }
+
+    /// What holds now, for all cores.
+    fn tell(&mut self, topology: Arc<Topology>, placement: Arc<Placement>, core_count: usize) {
+        let own = topology.member(self.local.identity.id());
+        let has_lost_data = own.is_some_and(|own| own.store != self.store);
+        let standing = if has_lost_data {
+            Standing::Empty
+        } else if self.agreement.is_frozen() {
+            Standing::Frozen
+        } else {
+            Standing::Serving
+        };
+        let alive = topology.members.iter().filter(|member| self.is_alive(member.id()));
+        let told = Told {
+            own: own.map(|own| own.node()),
+            alive: alive.map(|member| member.node()).collect(),
+            standing,
+            topology,
+            placement,
+        };
+        self.told = Some(told);
+        self.untold = (0..core_count).collect();
+    }
+
+    /// As [`Control::tell`], for the topology that holds already.
+    fn tell_again(&mut self, core_count: usize) {
+        if let Some(told) = &self.told {
+            let (topology, placement) = (Arc::clone(&told.topology), Arc::clone(&told.placement));
+            self.tell(topology, placement, core_count);
+        }
+    }
+
+    /// Whether a member answers, as far as is known: one that was not heard of yet may.
+    fn is_alive(&self, id: MemberId) -> bool {
+        self.swim.member(id).is_none_or(|it| matches!(it.state, State::Alive | State::Suspect))
+    }
+}
+
+impl Core {
+    /// What the sockets and timers of the control have to do.
+    pub(super) fn turn_control(&mut self, cluster: &mut Cluster, ready: &[u32]) {
+        let Some(mut control) = cluster.control.take() else { return };
+        let (now, wall) = (cluster.now, cluster.wall);
+        for token in ready {
+            match *token {
+                LISTENER => self.accept(cluster, &mut control),
+                DATAGRAMS => self.receive(cluster, &mut control),
+                token => self.on_stranger(cluster, &mut control, token),
+            }
+        }
+        self.look_at_strangers(cluster, &mut control);
+        if control.swim.poll_timeout().is_some_and(|at| at <= now) {
+            control.swim.handle(now, swim::Input::Timeout);
+        }
+        self.drain(cluster, &mut control);
+        if control.agreement.poll_timeout().is_some_and(|at| at <= now) {
+            control.agreement.handle(now, wall, Input::Timeout);
+        }
+        self.drain(cluster, &mut control);
+        control.expire_calls(now);
+        self.tell_cores(&mut control);
+        cluster.control = Some(control);
+    }
+
+    fn tell_cores(&self, control: &mut Control) {
+        let Some(told) = &control.told else { return };
+        let node = &self.world.node;
+        control.untold.retain(|core| {
+            let message = Message::Told(Box::new(told.clone()));
+            let is_full = |error| matches!(error, crossbeam_channel::TrySendError::Full(_));
+            node.ports[*core].try_post(message).is_err_and(is_full)
+        });
+    }
+
+    fn accept(&mut self, cluster: &mut Cluster, control: &mut Control) {
+        for _ in 0..TURN_COUNT_MAX {
+            let (socket, address) = match control.listener.accept() {
+                Ok(Some(accepted)) => accepted,
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "a peer could not be accepted: out of descriptors?");
+                    break;
+                }
+            };
+            if control.strangers.len() >= STRANGER_COUNT_MAX {
+                control.strangers_refused += 1;
+                continue;
+            }
+            let token = cluster.links.next_token();
+            let until = cluster.now + STRANGER_PATIENCE;
+            let socket = Arc::new(socket);
+            self.server.ring.watch(Arc::clone(&socket), Interest::Readable, token);
+            control.strangers.insert(token, Stranger { socket, address, until, look_at: None });
+        }
+        let descriptor = Arc::clone(control.listener.descriptor());
+        self.server.ring.watch(descriptor, Interest::Readable, LISTENER);
+    }
+
+    fn look_at_strangers(&mut self, cluster: &mut Cluster, control: &mut Control) {
+        let now = cluster.now;
+        let strangers = control.strangers.iter();
+        let due =
+            strangers.filter(|(_, it)| it.look_at.is_some_and(|at| at <= now) || it.until <= now);
+        for token in due.map(|(token, _)| *token).collect::<Vec<_>>() {
+            if control.strangers.get(&token).is_some_and(|it| it.until <= now) {
+                control.strangers.remove(&token);
+                control.strangers_refused += 1;
+                self.server.ring.unwatch(token);
+            } else {
+                self.on_stranger(cluster, control, token);
+            }
+        }
+    }
+
+    /// Does what the machines of the control want done, until there is nothing more.
+    fn drain(&mut self, cluster: &mut Cluster, control: &mut Control) {
+        loop {
+            self.drain_swim(cluster, control);
+            self.drain_agreement(cluster, control);
+            if let Some(epoch) = control.new_epoch.take() {
+                control.swim.handle(cluster.now, swim::Input::Epoch(epoch));
+            } else if let Some(members) = control.new_members.take() {
+                control.swim.handle(cluster.now, swim::Input::Join(&members));
+            } else {
+                return;
+            }
+        }
+    }
+
+    /// A peer that has connected has sent something.
+    fn on_stranger(&mut self, cluster: &mut Cluster, control: &mut Control, token: u32) {
+        let Some(stranger) = control.strangers.remove(&token) else { return };
+        let preamble = match read_preamble(&stranger.socket) {
+            First::Preamble(preamble) => preamble,
+            First::Incomplete => {
+                let look_at = Some(cluster.now + LOOK_AGAIN);
+                control.strangers.insert(token, Stranger { look_at, ..stranger });
+                return;
+            }
+            First::Nobody => {
+                control.strangers_refused += 1;
+                return;
+            }
+        };
+        if preamble.version != VERSION {
+            let answer = Preamble { version: VERSION, target: preamble.target }.encode();
+            // It may be gone already.
+            let _ = rustix::io::write(&stranger.socket, &answer);
+            control.strangers_refused += 1;
+            if cluster.now < control.may_tell_at {
+                return;
+            }
+            control.may_tell_at = cluster.now + TELL_EVERY;
+            tracing::warn!(
+                address = %stranger.address, theirs = preamble.version, ours = VERSION,
+                "a peer speaks another version of the protocol between nodes"
+            );
+            return;
+        }
+        let Some(socket) = Arc::into_inner(stranger.socket) else { return };
+        let layout = self.world.node.layout;
+        let core = match preamble.target {
+            CONTROL => self.world.id,
+            shard if shard < layout.shard_count => layout.core_of_shard(shard),
+            _ => {
+                control.strangers_refused += 1;
+                return;
+            }
+        };
+        if core == self.world.id {
+            let (now, ring) = (cluster.now, &mut self.server.ring);
+            return cluster.links.adopt(ring, socket, stranger.address, preamble.target, now);
+        }
+        let message = Message::AdoptPeer(socket, stranger.address, preamble.target);
+        // A full mailbox drops it: the peer dials again.
+        let _ = self.world.node.ports[core].try_post(message);
+    }
+
+    fn receive(&mut self, cluster: &mut Cluster, control: &mut Control) {
+        let mut buffer = [0; 2_048];
+        for _ in 0..TURN_COUNT_MAX {
+            let Some((len, from)) = control.datagrams.receive(&mut buffer) else { break };
+            let local = Arc::clone(&control.local);
+            let opened = control.seal.open(&local, cluster.wall, &buffer[..len]);
+            let Ok((_, payload)) = opened else { continue };
+            let input = swim::Input::Datagram { from, bytes: payload };
+            control.swim.handle(cluster.now, input);
+            self.drain(cluster, control);
+        }
+        let descriptor = Arc::clone(control.datagrams.descriptor());
+        self.server.ring.watch(descriptor, Interest::Readable, DATAGRAMS);
+    }
+
+    fn drain_swim(&mut self, cluster: &mut Cluster, control: &mut Control) {
+        let mut has_changed = false;
+        while let Some(output) = control.swim.poll_output() {
+            match output {
+                swim::Output::Datagram { to, bytes } => {
+                    let sealed = control.seal.seal(&control.local, cluster.wall, &bytes);
+                    control.datagrams.send(to, &sealed);
+                }
+                swim::Output::Exchange { to, bytes } => {
+                    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
+                    cluster.links.push(link, Kind::Exchange, bytes);
+                }
+                swim::Output::Changed(member) => {
+                    has_changed = true;
+                    tell_change(&member);
+                }
+                swim::Output::Forgotten(member) => {
+                    tracing::info!(%member, "a member that was gone for long is forgotten");
+                }
+                swim::Output::Epoch { from, epoch } => {
+                    let heard = Input::Heard(from, Epoch(epoch));
+                    control.agreement.handle(cluster.now, cluster.wall, heard);
+                }
+                swim::Output::Conflict { address } => {
+                    tracing::error!(
+                        %address,
+                        "another process with this node's identity is running there: stopping. Two \
+                         nodes must not use copies of one data directory"
+                    );
+                    self.world.node.stop_for_conflict();
+                }
+            }
+        }
+        if has_changed {
+            control.tell_again(self.world.node.ports.len());
+        }
+    }
+
+    fn drain_agreement(&mut self, cluster: &mut Cluster, control: &mut Control) {
+        let core_count = self.world.node.ports.len();
+        loop {
+            while let Some(output) = control.agreement.poll_output() {
+                match output {
+                    Output::Keep(bytes) => keep(&control.file, &bytes),
+                    Output::Ask(to, request) => ask(cluster, control, to, request),
+                    Output::Answer(VIA_OWN, answer) => {
+                        let from = control.own_address;
+                        let input = Input::Answer(from, answer);
+                        control.agreement.handle(cluster.now, cluster.wall, input);
+                    }
+                    Output::Answer(via, answer) => {
+                        let Some(link) = control.vias.remove(&via) else { continue };
+                        cluster.links.push(link, Kind::Agreement, tagged(ANSWER, &answer.encode()));
+                    }
+                    Output::Survey(via) => {
+                        control.tell_again(core_count);
+                        super::calls::survey(&self.world.node, self.world.id, via);
+                    }
+                    Output::Thaw => {
+                        control.tell_again(core_count);
+                    }
+                    Output::Install(topology) => install(control, topology, core_count),
+                    Output::Done(tag, result) => {
+                        if let Some(wisher) = control.wishers.remove(&tag) {
+                            wisher(result);
+                        }
+                    }
+                    Output::Rejected(from, refusal) => {
+                        // It asks again and again.
+                        if control.told_refusal.replace(refusal) != Some(refusal) {
+                            tracing::warn!(%from, %refusal, "this node is not let into the cluster");
+                        }
+                    }
+                }
+            }
+            let Some(request) = control.to_own.pop_front() else { return };
+            let input = Input::Request(VIA_OWN, request);
+            control.agreement.handle(cluster.now, cluster.wall, input);
+        }
+    }
+
+    /// A frame about membership or topology has arrived.
+    pub(super) fn on_control_frame(
+        &mut self,
+        cluster: &mut Cluster,
+        link: LinkId,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(), &'static str> {
+        let Some(mut control) = cluster.control.take() else {
+            return Err("it speaks of the cluster to a core that does not speak for the node");
+        };
+        let result = self.take_control_frame(cluster, &mut control, link, kind, body);
+        self.tell_cores(&mut control);
+        cluster.control = Some(control);
+        result
+    }
+
+    fn take_control_frame(
+        &mut self,
+        cluster: &mut Cluster,
+        control: &mut Control,
+        link: LinkId,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<(), &'static str> {
+        let (now, wall) = (cluster.now, cluster.wall);
+        if kind == Kind::Exchange {
+            control.swim.handle(now, swim::Input::Exchange { bytes: body });
+            self.drain(cluster, control);
+            return Ok(());
+        }
+        if kind == Kind::Command {
+            return self.take_call_frame(cluster, control, link, body);
+        }
+        let malformed = "what it says of the topology cannot be read";
+        let (tag, bytes) = body.split_first().ok_or(malformed)?;
+        if *tag == ANSWER {
+            let Some(target) = cluster.links.get(link).and_then(|link| link.target) else {
+                return Err("it answers what it was not asked");
+            };
+            let answer = Answer::decode(bytes).map_err(|_| malformed)?;
+            control.agreement.handle(now, wall, Input::Answer(target.address, answer));
+        } else {
+            let request = Request::decode(bytes).map_err(|_| malformed)?;
+            let via = Via(control.next_via);
+            control.next_via += 1;
+            control.vias.insert(via, link);
+            control.agreement.handle(now, wall, Input::Request(via, request));
+        }
+        self.drain(cluster, control);
+        Ok(())
+    }
+
+    /// All cores have stopped taking writes, and have said whether they hold anything.
+    pub(crate) fn surveyed(&mut self, via: Via, is_empty: bool) {
+        self.with_control(|core, cluster, control| {
+            let input = Input::Surveyed(via, Survey { is_empty });
+            control.agreement.handle(cluster.now, cluster.wall, input);
+            core.drain(cluster, control);
+        });
+    }
+
+    /// Asks the members for a change of the topology.
+    pub(crate) fn wish(&mut self, change: Change, wisher: Wisher) {
+        let mut wisher = Some(wisher);
+        self.with_control(|core, cluster, control| {
+            let wisher = wisher.take().expect("called once");
+            control.wish(cluster.now, cluster.wall, change, wisher);
+            core.drain(cluster, control);
+        });
+    }
+
+    /// Asks who is at an address where this node's own key was met.
+    pub(super) fn ask_twin(&mut self, address: SocketAddr) {
+        self.with_control(|core, cluster, control| {
+            control.swim.handle(cluster.now, swim::Input::Twin(address));
+            core.drain(cluster, control);
+        });
+    }
+
+    /// Tells the others that this node goes.
+    pub(crate) fn leave(&mut self) {
+        self.with_control(|core, cluster, control| {
+            control.swim.handle(cluster.now, swim::Input::Leave);
+            core.drain(cluster, control);
+        });
+    }
+
+    pub(super) fn with_control(
+        &mut self,
+        work: impl FnOnce(&mut Self, &mut Cluster, &mut Control),
+    ) {
+        let Some(mut cluster) = self.world.cluster.take() else { return };
+        cluster.now = self.world.instant();
+        cluster.wall = crate::core::wall_time();
+        if let Some(mut control) = cluster.control.take() {
+            work(self, &mut cluster, &mut control);
+            self.tell_cores(&mut control);
+            cluster.control = Some(control);
+        }
+        self.world.cluster = Some(cluster);
+    }
+}
+
+/// First bytes of frames about the topology.
+pub(super) const REQUEST: u8 = 0;
+pub(super) const ANSWER: u8 = 1;
+
+pub(super) fn tagged(tag: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(bytes.len() + 1);
+    body.push(tag);
+    body.extend_from_slice(bytes);
+    body
+}
+
+fn ask(cluster: &mut Cluster, control: &mut Control, to: SocketAddr, request: Request) {
+    if to == control.own_address {
+        return control.to_own.push_back(request);
+    }
+    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
+    cluster.links.push(link, Kind::Agreement, tagged(REQUEST, &request.encode()));
+}
+
+fn install(control: &mut Control, topology: Topology, core_count: usize) {
+    let names: Vec<&str> = topology.members.iter().map(|member| member.name.as_str()).collect();
+    tracing::info!(
+        epoch = topology.epoch,
+        members = names.join(","),
+        replicas = topology.replica_count,
+        "topology"
+    );
+    let placement = Arc::new(Placement::new(&topology));
+    let others = topology.members.iter().map(|member| member.address);
+    let mut others: Vec<SocketAddr> = others.chain(control.seeds.iter().copied()).collect();
+    others.sort_unstable();
+    others.dedup();
+    others.retain(|address| *address != control.own_address);
+    control.new_members = Some(others);
+    control.new_epoch = Some(topology.epoch);
+    control.told_refusal = None;
+    control.tell(Arc::new(topology), placement, core_count);
+    if control.told.as_ref().is_some_and(|told| told.standing == Standing::Empty) {
+        tracing::error!(
+            "this node has lost its data: it serves no keys until the cluster has taken it in again"
+        );
+    }
+}
+
+/// Writes a file so that it is there, whole, whatever happens. Holds up the core: topologies seldom
+/// change.
+fn keep(file: &Path, bytes: &[u8]) {
+    if let Err(error) = write_durably(file, bytes) {
+        tracing::error!(file = %file.display(), %error, "the topology could not be kept: stopping");
+        panic!("what was promised to the cluster cannot be kept");
+    }
+}
+
+fn write_durably(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = file.with_extension("tmp");
+    let mut written = File::create(&temporary)?;
+    written.write_all(bytes)?;
+    written.sync_all()?;
+    std::fs::rename(&temporary, file)?;
+    File::open(file.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
+}
+
+fn tell_change(member: &swim::Member) {
+    let (id, address) = (member.id, member.address);
+    match member.state {
+        State::Alive => tracing::info!(member = %id, %address, "a member answers"),
+        State::Suspect => tracing::debug!(member = %id, %address, "a member is suspected"),
+        State::Dead => tracing::warn!(member = %id, %address, "a member does not answer: dead"),
+        State::Left => tracing::info!(member = %id, %address, "a member has left"),
+    }
+}
+
+/// The number of the core that speaks for the node.
+pub(crate) const CONTROL_CORE: usize = 0;
+
+/// Sends work to the core that speaks for the node.
+pub(crate) fn post(node: &Node, work: impl FnOnce(&mut Core) + Send + 'static) {
+    let message = Message::Call(Box::new(work));
+    // A core that has stopped tells nobody.
+    let _ = futures_lite::future::block_on(node.ports[CONTROL_CORE].post(message));
+}

@@ -1,0 +1,213 @@
+//! One connection to a peer: dialled or accepted, shaken hands on, then open.
+//!
+//! ```text
+//!   dialled:   Waiting -> Connecting -> Shaking -> Open -> Waiting ...
+//!   accepted:                           Shaking -> Open -> gone
+//! ```
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridkv_cluster::Instant;
+use gridkv_cluster::identity::Handshake;
+use gridkv_cluster::model::MemberId;
+use gridkv_net::ring::ConnectionId;
+use gridkv_net::wire::frame::{FrameReader, FrameWriter, Kind, Seal};
+use rkyv::util::AlignedVec;
+
+/// A link's number; also the token by which the data ring names its socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LinkId(pub(crate) u32);
+
+/// How long connecting, or shaking hands, may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// Pauses between attempts: the first, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Beyond so many bytes that wait for one peer, it is given up.
+pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Where a link goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// A shard's number in the peer, or [`gridkv_net::wire::preamble::CONTROL`].
+    pub(crate) shard: u16,
+}
+
+pub(super) enum State {
+    /// To be dialled at this time.
+    Waiting(Instant),
+    Connecting(Arc<OwnedFd>, Instant),
+    Shaking(ConnectionId, Box<Handshake>, Instant),
+    Open(ConnectionId),
+}
+
+/// A link.
+pub(super) struct Link {
+    /// Where it was dialled to; `None` for one that was accepted.
+    pub(super) target: Option<Target>,
+    /// The shard that it leads to, at whichever end, or `CONTROL`.
+    pub(super) shard: u16,
+    /// The other end, for the log.
+    pub(super) address: SocketAddr,
+    pub(super) state: State,
+    pub(super) reader: FrameReader,
+    pub(super) writer: FrameWriter,
+    /// Messages that wait to be sent, as a frame's body.
+    pub(super) messages: AlignedVec,
+    /// Commands for the peer, and replies to its own, that wait.
+    pub(super) commands: Vec<u8>,
+    pub(super) command_replies: Vec<u8>,
+    /// Other frames that wait.
+    pub(super) others: Vec<(Kind, Vec<u8>)>,
+    /// The end of the handshake, still to be sent; after it frames are sealed in this way.
+    pub(super) last_of_handshake: Option<Vec<u8>>,
+    pub(super) seal_after_handshake: Option<Seal>,
+    /// How frames of the other end are checked after the handshake.
+    pub(super) receive_seal: Seal,
+    /// Who the other end has proven to be.
+    pub(super) peer: Option<MemberId>,
+    /// Attempts in a row that have failed.
+    pub(super) failures: u32,
+}
+
+impl Link {
+    pub(super) fn dialled(target: Target, now: Instant) -> Self {
+        Self::new(Some(target), target.address, target.shard, State::Waiting(now))
+    }
+
+    pub(super) fn accepted(address: SocketAddr, shard: u16, state: State) -> Self {
+        Self::new(None, address, shard, state)
+    }
+
+    fn new(target: Option<Target>, address: SocketAddr, shard: u16, state: State) -> Self {
+        Self {
+            target,
+            shard,
+            address,
+            state,
+            reader: FrameReader::default(),
+            writer: FrameWriter::default(),
+            messages: AlignedVec::new(),
+            commands: Vec::new(),
+            command_replies: Vec::new(),
+            others: Vec::new(),
+            last_of_handshake: None,
+            seal_after_handshake: None,
+            receive_seal: Seal::Checksum,
+            peer: None,
+            failures: 0,
+        }
+    }
+
+    pub(super) fn connection(&self) -> Option<ConnectionId> {
+        match self.state {
+            State::Shaking(connection, ..) | State::Open(connection) => Some(connection),
+            State::Waiting(_) | State::Connecting(..) => None,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.state, State::Open(_))
+    }
+
+    /// Whether what is given to it would probably not arrive.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failures > 0 && !self.is_open()
+    }
+
+    pub(super) fn waiting_bytes(&self) -> usize {
+        let commands = self.commands.len() + self.command_replies.len();
+        self.messages.len()
+            + commands
+            + self.others.iter().map(|(_, body)| body.len()).sum::<usize>()
+    }
+
+    /// When something is due about it.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        match self.state {
+            State::Waiting(at) | State::Connecting(_, at) | State::Shaking(_, _, at) => Some(at),
+            State::Open(_) => None,
+        }
+    }
+
+    /// It has failed, or was lost: nothing that waited will arrive. A dialled one is dialled again.
+    pub(super) fn fail(&mut self, now: Instant) {
+        let pause = PAUSE_MIN * (1 << self.failures.min(5));
+        self.failures += 1;
+        self.state = State::Waiting(now + pause.min(PAUSE_MAX));
+        self.reader = FrameReader::default();
+        self.writer = FrameWriter::default();
+        self.messages = AlignedVec::new();
+        self.commands = Vec::new();
+        self.command_replies = Vec::new();
+        self.others.clear();
+        self.last_of_handshake = None;
+        self.seal_after_handshake = None;
+        self.peer = None;
+    }
+
+    /// Writes what the handshake has to say; the rest waits until it is over.
+    pub(super) fn write_handshake(&mut self, wall_ms: u64, out: &mut Vec<u8>) {
+        let others = std::mem::take(&mut self.others);
+        let (said, rest) = others.into_iter().partition(|(kind, _)| *kind == Kind::Handshake);
+        self.others = rest;
+        let said: Vec<(Kind, Vec<u8>)> = said;
+        let last = self.last_of_handshake.take();
+        for body in said.into_iter().map(|(_, body)| body).chain(last) {
+            self.writer.write(Kind::Handshake, wall_ms, &padded(body), out);
+        }
+        if let Some(seal) = self.seal_after_handshake.take() {
+            self.writer.set_seal(seal);
+        }
+    }
+
+    /// What is still to be said in a handshake that has failed: why.
+    pub(super) fn take_last_words(&mut self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if matches!(self.state, State::Shaking(..)) {
+            self.write_handshake(0, &mut out);
+        }
+        out
+    }
+
+    /// Writes all that waits.
+    pub(super) fn write_frames(&mut self, wall_ms: u64, out: &mut Vec<u8>, count: &mut u64) {
+        for (kind, body) in std::mem::take(&mut self.others) {
+            self.writer.write(kind, wall_ms, &padded(body), out);
+            *count += 1;
+        }
+        for (tag, entries) in [(0, &mut self.commands), (1, &mut self.command_replies)] {
+            if !entries.is_empty() {
+                let mut body = vec![tag];
+                body.append(entries);
+                self.writer.write(Kind::Command, wall_ms, &padded(body), out);
+                *count += 1;
+            }
+        }
+        if !self.messages.is_empty() {
+            self.writer.write(Kind::Messages, wall_ms, &self.messages, out);
+            self.messages.clear();
+            *count += 1;
+        }
+    }
+}
+
+/// A body that is not messages: its length, then its bytes, then zeros up to a multiple of 8.
+fn padded(body: Vec<u8>) -> Vec<u8> {
+    let len = u32::try_from(body.len()).expect("far below 4 GiB");
+    let mut padded = Vec::with_capacity(body.len() + 16);
+    padded.extend_from_slice(&len.to_le_bytes());
+    padded.extend_from_slice(&body);
+    padded.resize(padded.len().next_multiple_of(8), 0);
+    padded
+}
+
+/// The bytes of such a body.
+pub(super) fn unpadded(body: &[u8]) -> Option<&[u8]> {
+    let (len, rest) = body.split_first_chunk::<4>()?;
+    rest.get(..u32::from_le_bytes(*len) as usize)
+}

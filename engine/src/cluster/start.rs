@@ -1,0 +1,264 @@
+//! How a node's part in its cluster is made, from its options and its data directory.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gridkv_cluster::identity::{Hello, Identity, Local, PublicKey, Security, Trust};
+use gridkv_cluster::swim::{self, Swim};
+use gridkv_cluster::topology::Member;
+use gridkv_cluster::topology::agreement::{Agreement, Own};
+use gridkv_cluster::{HybridClock, Instant, NodeId, Version, WallTime};
+use gridkv_net::peer::{Datagrams, PeerListener};
+use gridkv_net::ring::DataRing;
+use gridkv_storage::Eviction;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::Cluster;
+use super::control::{CONTROL_CORE, Control, Parts};
+use super::identity_files;
+use super::links::{Links, random};
+use crate::config::{ClusterConfig, ClusterSecurity, Config, is_on_disk};
+use crate::error::OpenError;
+use crate::node::{listen, once_free};
+
+/// The file in the data directory in which the topology is kept.
+const TOPOLOGY_FILE: &str = "topology";
+
+/// What all cores of a node share about its cluster.
+pub(crate) struct ClusterNode {
+    local: Arc<Local>,
+    hello: Hello,
+    member: Member,
+    file: PathBuf,
+    listener: Mutex<Option<TcpListener>>,
+    /// Another process has this node's identity.
+    conflict: AtomicBool,
+}
+
+impl ClusterNode {
+    /// Reads the node's identity, and takes its addresses.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], naming the option at fault.
+    pub(crate) fn open(
+        config: &Config,
+        directory: &Path,
+        directory_id: &str,
+        shard_count: u16,
+        started: WallTime,
+    ) -> Result<Option<Self>, OpenError> {
+        let options = &config.cluster;
+        let Some(address) = options.address else {
+            if options.join.is_empty() {
+                return Ok(None);
+            }
+            let problem = "needs `cluster`, the address at which other nodes reach this one";
+            return Err(wrong("join", problem));
+        };
+        check(options)?;
+        if config.eviction == Eviction::Lfu {
+            let problem =
+                "lfu forgets keys, which replicas would bring back: it needs a node alone";
+            return Err(wrong("eviction", problem));
+        }
+        let identity = identity_files::load_or_create(directory)
+            .map_err(|error| wrong("data", &error.to_string()))?;
+        let security = security(options, directory)?;
+        let local = Local { identity, security, cluster: options.name.clone() };
+        local.check().map_err(|error| wrong("cluster_name", &error.to_string()))?;
+        // A store in memory is another at each start.
+        let store = if is_on_disk(&config.storage) {
+            xxh3_64(directory_id.as_bytes())
+        } else {
+            number(&random())
+        };
+        let run = started.as_millis();
+        let hello = Hello { address, store, epoch: 0, run, cluster_id: 0 };
+        let listener = listen(address, "cluster")?;
+        let mut member = member(options, &local.identity, address, shard_count, store);
+        member.clients = config.listen;
+        tracing::info!(id = %local.identity.id(), name = member.name, %address, "cluster node");
+        Ok(Some(Self {
+            local: Arc::new(local),
+            hello,
+            member,
+            file: directory.join(TOPOLOGY_FILE),
+            listener: Mutex::new(Some(listener)),
+            conflict: AtomicBool::new(false),
+        }))
+    }
+
+    /// The node's name.
+    pub(crate) fn name(&self) -> &str {
+        &self.member.name
+    }
+
+    pub(crate) fn set_conflict(&self) {
+        self.conflict.store(true, Ordering::Release);
+    }
+
+    /// Whether another process has this node's identity.
+    pub(crate) fn has_conflict(&self) -> bool {
+        self.conflict.load(Ordering::Acquire)
+    }
+
+    /// One core's part. `resume_after` is above everything its shards have ever used.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`], when the address is taken or what was kept is damaged.
+    pub(crate) fn core(
+        &self,
+        config: &Config,
+        core: usize,
+        resume_after: Version,
+        ring: &mut DataRing,
+    ) -> Result<Cluster, OpenError> {
+        let options = &config.cluster;
+        let clock = HybridClock::new(NodeId(0), resume_after.timestamp, options.clock_drift_max);
+        let links = Links::new(Arc::clone(&self.local), self.hello);
+        let mut cluster = Cluster::new(options, clock, links, number(&random()));
+        if core == CONTROL_CORE {
+            cluster.control = Some(Box::new(self.control(options, ring)?));
+        }
+        Ok(cluster)
+    }
+
+    fn control(&self, options: &ClusterConfig, ring: &mut DataRing) -> Result<Control, OpenError> {
+        let address = self.hello.address;
+        let failed =
+            |source| OpenError::Listen { address: address.to_string(), option: "cluster", source };
+        let datagrams = once_free(|| Datagrams::bind(address)).map_err(failed)?;
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let listener = listener.expect("one core speaks for the node");
+        let listener = PeerListener::new(listener).map_err(failed)?;
+        let swim_own = swim::Own {
+            id: self.local.identity.id(),
+            address,
+            run: self.hello.run,
+            cluster: xxh3_64(options.name.as_bytes()),
+        };
+        let swim = Swim::new(swim_config(options), swim_own, number(&random()), Instant::ZERO);
+        let own = Own {
+            member: self.member.clone(),
+            seeds: options.join.clone(),
+            replica_count: options.replica_count,
+        };
+        let kept = match std::fs::read(&self.file) {
+            Ok(bytes) => Some(bytes),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(source) => {
+                return Err(OpenError::Data { path: self.file.display().to_string(), source });
+            }
+        };
+        let cluster_id = number(&random()).max(1);
+        let seed = number(&random());
+        let agreement = Agreement::new(own, kept.as_deref(), cluster_id, seed, Instant::ZERO)
+            .map_err(|_| {
+                let path = self.file.display();
+                wrong("data", &format!("{path} is damaged: restore it, or let the node join anew"))
+            })?;
+        let parts = Parts {
+            swim,
+            agreement,
+            local: Arc::clone(&self.local),
+            own_address: address,
+            store: self.hello.store,
+            run: self.hello.run,
+            datagrams,
+            listener,
+            file: self.file.clone(),
+            seeds: options.join.clone(),
+        };
+        Ok(Control::new(parts, ring))
+    }
+}
+
+fn swim_config(options: &ClusterConfig) -> swim::Config {
+    swim::Config {
+        probe_interval: options.probe_interval,
+        probe_timeout: options.probe_timeout,
+        exchange_interval: options.exchange_interval,
+        forget_after: options.forget_after,
+        ..swim::Config::lan()
+    }
+}
+
+/// What one option says of another.
+fn check(options: &ClusterConfig) -> Result<(), OpenError> {
+    if options.probe_timeout * 2 > options.probe_interval {
+        return Err(wrong("probe_timeout", "must be at most half of `probe_interval`"));
+    }
+    if options.exchange_interval < options.probe_interval {
+        return Err(wrong("exchange_interval", "must be at least `probe_interval`"));
+    }
+    for (option, quorum) in
+        [("write_quorum", options.write_quorum), ("read_quorum", options.read_quorum)]
+    {
+        if quorum.is_some_and(|quorum| quorum > options.replica_count) {
+            return Err(wrong(option, "must be at most `replicas`"));
+        }
+    }
+    Ok(())
+}
+
+fn security(options: &ClusterConfig, directory: &Path) -> Result<Security, OpenError> {
+    let key = |text: &String| {
+        text.parse::<PublicKey>().map_err(|error| wrong("trusted_keys", &error.to_string()))
+    };
+    if options.security == ClusterSecurity::Off {
+        return Ok(Security::Off);
+    }
+    if !options.cluster_key.is_empty() {
+        let key = key(&options.cluster_key)?;
+        let certificate = identity_files::load_certificate(directory)
+            .map_err(|error| wrong("cluster_key", &error.to_string()))?;
+        let missing = "this node's key is not certified: gridkv keygen DIR --cluster-key FILE";
+        let certificate = certificate.ok_or_else(|| wrong("cluster_key", missing))?;
+        return Ok(Security::Sign(Trust::ClusterKey { key, certificate }));
+    }
+    if options.trusted_keys.is_empty() {
+        let problem = "sign needs `trusted_keys` or `cluster_key`: see gridkv keygen";
+        return Err(wrong("cluster_security", problem));
+    }
+    let keys = options.trusted_keys.iter().map(key).collect::<Result<Vec<_>, _>>()?;
+    Ok(Security::Sign(Trust::Keys(keys)))
+}
+
+fn member(
+    options: &ClusterConfig,
+    identity: &Identity,
+    address: SocketAddr,
+    shard_count: u16,
+    store: u64,
+) -> Member {
+    let name = if options.node_name.is_empty() {
+        identity.id().to_string()[..8].to_owned()
+    } else {
+        options.node_name.clone()
+    };
+    Member {
+        id: identity.id().0,
+        node: 0,
+        key: identity.public().0,
+        name,
+        address,
+        clients: None,
+        zone: options.zone.clone(),
+        weight: options.virtual_nodes,
+        shard_count,
+        store,
+    }
+}
+
+fn number(bytes: &[u8; 32]) -> u64 {
+    let (first, _) = bytes.split_first_chunk::<8>().expect("there are 32");
+    u64::from_le_bytes(*first)
+}
+
+fn wrong(option: &'static str, problem: &str) -> OpenError {
+    OpenError::Option { option, problem: problem.to_owned() }
+}

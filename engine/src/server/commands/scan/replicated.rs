@@ -1,0 +1,108 @@
+//! Walking over keys that have copies on several nodes.
+//!
+//! A step asks as many replicas of the tokens at hand as a read does. A key that all of them have is
+//! there: a deletion that was acknowledged would be known to one of them at least. One that only some
+//! have is read.
+
+use std::collections::BTreeMap;
+
+use gridkv_cluster::Token;
+use gridkv_cluster::model::NodeId;
+use gridkv_cluster::replication::Why;
+
+use crate::cluster::Told;
+use crate::cluster::calls::{Call, CallAnswer};
+use crate::error::Error;
+use crate::handle::Handle;
+
+type Keys = Vec<Vec<u8>>;
+
+/// Walks one step from `from` on, over the tokens that the same replicas keep.
+pub(super) async fn step(
+    handle: &Handle,
+    from: Token,
+    budget: usize,
+) -> Result<(Keys, Option<Token>), Error> {
+    let told = handle.told().await?;
+    let to = told.placement.run_end(from);
+    let budget = u32::try_from(budget).unwrap_or(u32::MAX);
+    let replicas = read_replicas(handle, &told, from)?;
+    let (mut seen, mut stopped) = (BTreeMap::<(Token, Vec<u8>), usize>::new(), None);
+    for node in &replicas {
+        let call = Call::Walk { from: from.0, to: to.0, budget };
+        let CallAnswer::Keys(keys, next) = handle.call(*node, call).await? else {
+            return Err(Error::Interrupted);
+        };
+        for key in keys {
+            *seen.entry((Token::of(&key), key)).or_default() += 1;
+        }
+        // What lies behind where one has stopped is seen in the next step.
+        let next = next.map(Token);
+        stopped = [stopped, next].into_iter().flatten().min();
+    }
+    let mut keys = Keys::new();
+    for ((token, key), count) in seen {
+        if stopped.is_some_and(|stopped| token >= stopped) {
+            break;
+        }
+        if count == replicas.len() || handle.exists(&key).await? {
+            keys.push(key);
+        }
+    }
+    Ok((keys, stopped.or_else(|| to.next())))
+}
+
+/// As many replicas as a read asks, this node first.
+fn read_replicas(handle: &Handle, told: &Told, token: Token) -> Result<Vec<NodeId>, Error> {
+    let config = &handle.node().config.cluster;
+    let majority = told.topology.replica_count / 2 + 1;
+    let needed = usize::from(config.read_quorum.unwrap_or(majority));
+    let replicas = told.placement.replicas(token).iter().copied();
+    let mut replicas: Vec<NodeId> = replicas.filter(|node| told.alive.contains(node)).collect();
+    if replicas.len() < needed {
+        let why = Why::TooFew { reachable: replicas.len(), needed };
+        return Err(Error::NotApplied { why });
+    }
+    replicas.sort_by_key(|node| Some(*node) != told.own);
+    replicas.truncate(needed);
+    Ok(replicas)
+}
+
+/// How many keys there are: what the members that answer have, divided by how many copies of all keys
+/// that is. Exact where all have the same share, and agree.
+#[expect(clippy::cast_precision_loss, reason = "an estimate where shares differ")]
+#[expect(clippy::cast_possible_truncation, reason = "a count")]
+#[expect(clippy::cast_sign_loss, reason = "a count")]
+pub(super) async fn key_count(handle: &Handle) -> Result<u64, Error> {
+    let told = handle.told().await?;
+    let (mut copies, mut shares) = (0, 0.0);
+    for node in &told.alive {
+        if let Ok(CallAnswer::Count(count)) = handle.call(*node, Call::Count).await {
+            copies += count;
+            shares += told.placement.share(*node);
+        }
+    }
+    Ok(if shares > 0.0 { (copies as f64 / shares).round() as u64 } else { 0 })
+}
+
+/// A key at or behind a token drawn at random.
+pub(super) async fn random_key(handle: &Handle) -> Result<Option<Vec<u8>>, Error> {
+    const STEP_SLOTS: usize = 512;
+    let start = Token(fastrand::u64(..));
+    let mut next = Some(start);
+    let mut has_wrapped = false;
+    while let Some(from) = next {
+        let (keys, after) = step(handle, from, STEP_SLOTS).await?;
+        if !keys.is_empty() {
+            return Ok(Some(keys[fastrand::usize(..keys.len())].clone()));
+        }
+        next = after;
+        if next.is_none() && !has_wrapped {
+            (next, has_wrapped) = (Some(Token::MIN), true);
+        }
+        if has_wrapped && next.is_some_and(|next| next > start) {
+            break;
+        }
+    }
+    Ok(None)
+}
