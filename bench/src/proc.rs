@@ -64,6 +64,15 @@ impl ServerProcess {
         (!process_ids.is_empty()).then_some(Self { process_ids })
     }
 
+    /// These and others together.
+    #[must_use]
+    pub fn with(mut self, others: Self) -> Self {
+        self.process_ids.extend(others.process_ids);
+        self.process_ids.sort_unstable();
+        self.process_ids.dedup();
+        self
+    }
+
     /// This process.
     #[must_use]
     pub fn this() -> Self {

@@ -8,9 +8,11 @@
 //! | give a node a disk of its own, or restore one | [`data`] |
 //! | talk to a node byte by byte | [`client::Client`] |
 //! | kill a node over and over | [`durability`] |
+//! | run a cluster of processes and break it | [`cluster`] |
 //! | give a node a disk that does nothing by itself | [`slow::Control`] |
 //! | compare with Redis itself | [`redis::Redis`] |
 //! | read a table of requests and replies | [`script`] |
+//! | simulate whole clusters from a seed | [`sim`] |
 //! | wait for something | [`until`] |
 //!
 //! Nothing here sleeps for luck: what a test waits for is a condition, and a deadline only bounds
@@ -19,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod cluster;
 pub mod data;
 pub mod durability;
 pub mod model;
@@ -27,6 +30,7 @@ pub mod process;
 pub mod program;
 pub mod redis;
 pub mod script;
+pub mod sim;
 pub mod slow;
 
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! The program `gridkv` as a process of its own.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -120,9 +120,20 @@ impl Program {
     ///
     /// When the operating system does not start it.
     #[must_use]
-    pub fn launch(mut command: Command, arguments: &[&str]) -> Self {
+    pub fn launch(command: Command, arguments: &[&str]) -> Self {
+        Self::launch_on(command, Ipv4Addr::LOCALHOST.into(), arguments)
+    }
+
+    /// As [`Program::launch`], for clients at another address.
+    ///
+    /// # Panics
+    ///
+    /// When the operating system does not start it.
+    #[must_use]
+    pub fn launch_on(mut command: Command, host: IpAddr, arguments: &[&str]) -> Self {
         clean(&mut command);
-        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        let any_port = SocketAddr::new(host, 0).to_string();
+        command.args(["--listen", &any_port, "--admin", &any_port]);
         command.args(["--log-format", "json"]).args(arguments);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
@@ -233,7 +244,10 @@ impl Program {
                 self.lines.extend(self.log.iter());
                 return status;
             }
-            assert!(Instant::now() < deadline, "it has not ended: {:#?}", self.lines);
+            if Instant::now() > deadline {
+                self.read_log();
+                panic!("it has not ended: {:#?}", self.lines);
+            }
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
     }

@@ -1,4 +1,4 @@
-//! The program's `check`, `snapshot` and `restore`.
+//! The program's `check`, `snapshot`, `restore` and `keygen`.
 
 use std::path::Path;
 
@@ -166,4 +166,33 @@ fn a_restore_that_fails_leaves_no_directory() {
     let refused = run(node);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(refused.err.contains("is a snapshot: restore it into a new directory"), "{refused:?}");
+}
+
+#[test]
+fn an_identity_is_made_once_shown_and_certified() {
+    let place = tempfile::tempdir().unwrap();
+    let (data, cluster_key) = (place.path().join("data"), place.path().join("cluster.key"));
+    let (data, cluster_key) = (data.to_str().unwrap(), cluster_key.to_str().unwrap());
+    let keygen = |arguments: &[&str], status: i32| {
+        let mut keygen = command(&["keygen"]);
+        keygen.args(arguments);
+        let ended = run(keygen);
+        assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+        ended
+    };
+    let made = keygen(&[data], 0).out;
+    assert!(made.starts_with("public key "), "{made}");
+    assert_eq!(keygen(&[data, "--show"], 0).out, made);
+    assert!(keygen(&[data], 1).err.contains("a key is not replaced"));
+    assert!(keygen(&["--new-cluster-key", cluster_key], 0).out.starts_with("cluster key "));
+    let certify = ["--cluster-key", cluster_key, "--cluster-name", "blue"];
+    let certified = keygen(&[&[data], &certify[..]].concat(), 0).out;
+    assert!(certified.starts_with(&made), "{certified}");
+    assert!(certified.contains("identity.cert"), "{certified}");
+    assert_eq!(keygen(&[], 1).err.lines().count(), 1);
+
+    // A node starts where an identity was made before.
+    let mut program = start(Path::new(data), &[]);
+    assert_eq!(program.terminate().code(), Some(0));
+    assert_eq!(keygen(&[data, "--show"], 0).out.lines().next(), made.lines().next());
 }

@@ -2,10 +2,11 @@
 
 mod connection;
 mod driver;
+mod manner;
 
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use crate::record::Recorder;
 use crate::workload::{Generator, Workload, stream_rng};
 use connection::Connection;
 use driver::{Driver, End, Outcome, Plan};
+use manner::Manner;
 
 /// Requests on their way at once on each connection of the load phase.
 const LOADING_PIPELINE: usize = 64;
@@ -36,6 +38,7 @@ const SCHEDULE_STREAMS: u64 = 1 << 32;
 /// A server at an address.
 pub struct RespTarget {
     address: SocketAddr,
+    manner: Manner,
     workload: Workload,
     options: MeasureOptions,
     server: Option<ServerProcess>,
@@ -55,7 +58,7 @@ struct Round {
 }
 
 impl RespTarget {
-    /// The server at `host:port`, which must accept connections.
+    /// The server at `host:port`, with options behind a `?`; it must accept connections.
     ///
     /// # Errors
     ///
@@ -65,19 +68,16 @@ impl RespTarget {
         workload: Workload,
         options: MeasureOptions,
     ) -> Result<Self, Failure> {
-        let resolve = |source| Failure::Resolve { target: host_and_port.to_owned(), source };
-        let address = host_and_port
-            .to_socket_addrs()
-            .map_err(resolve)?
-            .next()
-            .ok_or_else(|| resolve(io::Error::other("no address of that name")))?;
+        let (address, manner) = manner::parse(host_and_port)?;
         drop(connect(address)?);
-        let server = ServerProcess::find(address);
+        let peers = manner.peers.iter().map(|peer| ServerProcess::find(*peer));
+        // Without the time of a peer there is none of the whole.
+        let server = peers.fold(ServerProcess::find(address), |all, peer| Some(all?.with(peer?)));
         let client_cpus = match &options.client_cpus {
             Some(list) => list.0.clone(),
             None => server.as_ref().map(free_cpus).unwrap_or_default(),
         };
-        Ok(Self { address, workload, options, server, client_cpus, idle: Vec::new() })
+        Ok(Self { address, manner, workload, options, server, client_cpus, idle: Vec::new() })
     }
 
     fn load(&self) -> Result<Loading, Failure> {
@@ -154,7 +154,7 @@ impl RespTarget {
         let count = connections.max(threads);
         let mut all: Vec<Vec<Connection>> = (0..threads).map(|_| Vec::new()).collect();
         for index in 0..count {
-            let connection = Connection::open(self.address)
+            let connection = Connection::open(self.address, &self.manner)
                 .map_err(|source| Failure::Connect { target: self.address.to_string(), source })?;
             all[index % threads].push(connection);
         }
@@ -180,6 +180,7 @@ impl RespTarget {
             let (address, reply_timeout) = (self.address, self.options.reply_timeout);
             let plan = Plan {
                 address,
+                manner: self.manner.clone(),
                 connections,
                 pipeline,
                 schedule,

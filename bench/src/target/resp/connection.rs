@@ -10,11 +10,15 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use gridkv_net::resp::{ReplyError, ReplyScanner, ScannedReply, encode_command};
+use gridkv_net::resp::{ReplyError, ReplyKind, ReplyScanner, ScannedReply, encode_command};
 
+use super::manner::Manner;
 use crate::workload::{Operation, Request};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long WAIT may take.
+const WAIT_MILLIS: &[u8] = b"1000";
 
 /// Room for replies at first.
 const INPUT_BYTES: usize = 64 * 1024;
@@ -46,6 +50,12 @@ pub(super) struct Connection {
     pub(super) is_ready: bool,
     /// Whether epoll watches for room in the socket.
     pub(super) awaits_room: bool,
+    /// Writes are increments.
+    increments: bool,
+    /// Each write is followed by WAIT for so many replicas, whose reply is the write's.
+    wait: Option<u32>,
+    /// The reply to the oldest write has come; that to its WAIT has not.
+    is_front_written: bool,
     output: Vec<u8>,
     written: usize,
     scanner: ReplyScanner,
@@ -57,9 +67,12 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
+    pub(super) fn open(address: SocketAddr, manner: &Manner) -> io::Result<Self> {
+        let mut stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT)?;
         stream.set_nodelay(true)?;
+        if let Some(level) = &manner.consistency {
+            choose_level(&mut stream, level)?;
+        }
         stream.set_nonblocking(true)?;
         Ok(Self {
             stream,
@@ -67,6 +80,9 @@ impl Connection {
             has_replied: false,
             is_ready: false,
             awaits_room: false,
+            increments: manner.increments,
+            wait: manner.wait,
+            is_front_written: false,
             output: Vec::new(),
             written: 0,
             scanner: ReplyScanner::new(),
@@ -82,7 +98,15 @@ impl Connection {
         match request.operation {
             Operation::Get => encode_command(&mut self.output, &[b"GET", request.key]),
             Operation::Set => {
-                encode_command(&mut self.output, &[b"SET", request.key, request.value]);
+                if self.increments {
+                    encode_command(&mut self.output, &[b"INCR", request.key]);
+                } else {
+                    encode_command(&mut self.output, &[b"SET", request.key, request.value]);
+                }
+                if let Some(replicas) = self.wait {
+                    let replicas = replicas.to_string();
+                    encode_command(&mut self.output, &[b"WAIT", replicas.as_bytes(), WAIT_MILLIS]);
+                }
             }
         }
         self.in_flight.push_back(Sent { started_at, operation: request.operation });
@@ -159,11 +183,27 @@ impl Connection {
     /// The next reply that has arrived in full.
     #[inline]
     pub(super) fn take_reply(&mut self) -> Result<Option<ScannedReply>, ReplyError> {
-        let scanned = self.scanner.scan(&self.input[self.taken..self.filled])?;
-        if let Some(reply) = scanned {
+        loop {
+            let scanned = self.scanner.scan(&self.input[self.taken..self.filled])?;
+            let Some(mut reply) = scanned else { return Ok(None) };
             self.taken += reply.len;
+            let front = self.in_flight.front().map(|sent| sent.operation);
+            let Some(replicas) = self.wait.filter(|_| front == Some(Operation::Set)) else {
+                return Ok(Some(reply));
+            };
+            if !self.is_front_written {
+                // Where it was refused, too few replicas have it, and WAIT tells.
+                self.is_front_written = true;
+                continue;
+            }
+            self.is_front_written = false;
+            let text = self.reply_text(reply);
+            let count = text.strip_prefix(':').and_then(|count| count.parse::<u32>().ok());
+            if count.is_none_or(|count| count < replicas) {
+                reply.kind = ReplyKind::Error;
+            }
+            return Ok(Some(reply));
         }
-        Ok(scanned)
     }
 
     /// The text of the reply that [`Connection::take_reply`] returned last.
@@ -171,4 +211,18 @@ impl Connection {
         let bytes = &self.input[self.taken - reply.len..self.taken];
         String::from_utf8_lossy(bytes).trim_start_matches('-').trim_end().to_owned()
     }
+}
+
+/// Has a GridKV server use a consistency level on the connection.
+fn choose_level(stream: &mut TcpStream, level: &str) -> io::Result<()> {
+    let mut command = Vec::new();
+    encode_command(&mut command, &[b"GRIDKV", b"CONSISTENCY", level.as_bytes()]);
+    stream.set_read_timeout(Some(CONNECT_TIMEOUT))?;
+    stream.write_all(&command)?;
+    let mut reply = [0; 5];
+    stream.read_exact(&mut reply)?;
+    if &reply == b"+OK\r\n" {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("GRIDKV CONSISTENCY {level} is refused")))
 }

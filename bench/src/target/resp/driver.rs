@@ -28,6 +28,7 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
 use super::connection::{Connection, Received};
+use super::manner::Manner;
 use crate::pace::Schedule;
 use crate::proc::thread_cpu_wait;
 use crate::record::{Answer, Recorder};
@@ -55,6 +56,7 @@ pub(super) enum End {
 /// What one thread is to do.
 pub(super) struct Plan {
     pub(super) address: SocketAddr,
+    pub(super) manner: Manner,
     pub(super) connections: Vec<Connection>,
     pub(super) pipeline: usize,
     /// `None` for a closed loop.
@@ -377,8 +379,8 @@ impl<'a> Driver<'a> {
         if !lost.has_replied {
             return Err(died("it ends connections without a reply".to_owned()));
         }
-        let connection =
-            Connection::open(self.plan.address).map_err(|error| died(error.to_string()))?;
+        let connection = Connection::open(self.plan.address, &self.plan.manner)
+            .map_err(|error| died(error.to_string()))?;
         self.ready.retain(|&it| it != index);
         self.unflushed.retain(|&it| it != index);
         self.plan.connections[index] = connection;

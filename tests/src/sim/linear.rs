@@ -1,0 +1,216 @@
+//! Whether what clients saw of one key can be put in an order that one register could have gone
+//! through.
+//!
+//! Sources: Wing, Gong, "Testing and Verifying Concurrent Objects" (1993); Lowe, "Testing for
+//! linearizability" (2017), whose memory of the places seen makes it affordable.
+//!
+//! An operation that was acknowledged takes effect between its call and its return. One whose outcome
+//! is unknown takes effect at any time after its call, or never. Where the search would take too
+//! long it ends without a verdict, which is counted.
+
+use std::collections::HashSet;
+
+use gridkv_cluster::Instant;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::history::{Ending, Kind, Operation, Value, text};
+
+/// Places that a search may come to.
+const PLACE_COUNT_MAX: usize = 300_000;
+
+/// What is known of a history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Linearizable,
+    /// The search has come so far, and no further.
+    Not(String),
+    /// The search was too long.
+    Undecided,
+}
+
+/// Whether a key's operations, which started with no value, are linearizable.
+pub(super) fn check(operations: &[&Operation]) -> Verdict {
+    let calls: Vec<Call<'_>> = relevant(operations);
+    Search::new(calls).run()
+}
+
+struct Call<'a> {
+    operation: &'a Operation,
+    invoked: Instant,
+    /// `None` for one that may take effect at any time, or never.
+    completed: Option<Instant>,
+}
+
+/// The operations that say anything, in the order of their calls.
+fn relevant<'a>(operations: &[&'a Operation]) -> Vec<Call<'a>> {
+    let mut seen: HashSet<&[u8]> = HashSet::new();
+    for operation in operations {
+        let observed = match &operation.ending {
+            Ending::Found(Some((_, value))) => value.as_deref(),
+            Ending::Acknowledged(_) => operation.before.as_ref().and_then(|it| it.as_deref()),
+            _ => None,
+        };
+        // What was appended ends with a comma, and so does each value.
+        seen.extend(observed.unwrap_or_default().split(|byte| *byte == b','));
+    }
+    let mut calls: Vec<Call<'_>> = Vec::new();
+    for operation in operations {
+        let completed = match operation.ending {
+            Ending::NotApplied => continue,
+            Ending::None | Ending::Unknown => {
+                let is_value = matches!(
+                    operation.kind,
+                    Kind::Write | Kind::Append | Kind::SetIfAbsent | Kind::CompareAndSet
+                );
+                let id = operation.value.split(|byte| *byte == b',').next().unwrap_or_default();
+                if operation.kind == Kind::Read || (is_value && !seen.contains(id)) {
+                    // Nobody has seen it: it can be left out.
+                    continue;
+                }
+                None
+            }
+            _ => operation.completed,
+        };
+        calls.push(Call { operation, invoked: operation.invoked, completed });
+    }
+    calls.sort_by_key(|call| call.invoked);
+    calls
+}
+
+struct Search<'a> {
+    calls: Vec<Call<'a>>,
+    /// Those done, as bits.
+    done: Vec<u64>,
+    state: Value,
+    /// All before this one are done.
+    first: usize,
+    /// Of those that must be done, so many are not.
+    left: usize,
+    /// Hashes of them: of what is done from `first` on, and of the value.
+    places: HashSet<u128>,
+}
+
+impl<'a> Search<'a> {
+    fn new(calls: Vec<Call<'a>>) -> Self {
+        let left = calls.iter().filter(|call| call.completed.is_some()).count();
+        let done = vec![0; calls.len().div_ceil(64)];
+        Self { calls, done, state: None, first: 0, left, places: HashSet::new() }
+    }
+
+    fn place(&self) -> u128 {
+        let mut bytes = Vec::with_capacity(64);
+        bytes.extend_from_slice(&self.first.to_le_bytes());
+        bytes.push(u8::from(self.state.is_some()));
+        for word in &self.done[self.first / 64..] {
+            bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        bytes.extend_from_slice(self.state.as_deref().unwrap_or_default());
+        xxh3_128(&bytes)
+    }
+
+    fn is_done(&self, index: usize) -> bool {
+        self.done[index / 64] >> (index % 64) & 1 == 1
+    }
+
+    /// Depth first; the steps taken are on `path`, so that no history is too long for the stack.
+    fn run(mut self) -> Verdict {
+        let mut path: Vec<(usize, Value, usize)> = Vec::new();
+        let (mut deepest, mut stuck) = (0, String::new());
+        let mut next = 0;
+        loop {
+            if self.left == 0 {
+                return Verdict::Linearizable;
+            }
+            if let Some(index) = self.step_from(next) {
+                let before = self.state.clone();
+                let first = self.first;
+                self.take(index);
+                if self.places.insert(self.place()) {
+                    if self.places.len() > PLACE_COUNT_MAX {
+                        return Verdict::Undecided;
+                    }
+                    path.push((index, before, first));
+                    if path.len() > deepest {
+                        deepest = path.len();
+                        stuck = self.describe(&path);
+                    }
+                    next = self.first;
+                    continue;
+                }
+                self.put_back(index, before, first);
+                next = index + 1;
+                continue;
+            }
+            let Some((index, before, first)) = path.pop() else {
+                return Verdict::Not(stuck);
+            };
+            self.put_back(index, before, first);
+            next = index + 1;
+        }
+    }
+
+    /// Where a search stands: the last steps, and what could come next.
+    fn describe(&self, path: &[(usize, Value, usize)]) -> String {
+        let last = path.iter().rev().take(4).rev();
+        let last = last.map(|(index, ..)| format!("\n  {:?}", self.calls[*index].operation));
+        let left = (self.first..self.calls.len()).filter(|index| !self.is_done(*index)).take(8);
+        let left = left.map(|index| format!("\n  {:?}", self.calls[index].operation));
+        let value = self.state.as_deref().map(text);
+        let (last, left): (String, String) = (last.collect(), left.collect());
+        format!("after{last}\nit is {value:?}, and left are{left}")
+    }
+
+    /// The first call, from `next` on, that can come now.
+    fn step_from(&self, next: usize) -> Option<usize> {
+        // None may come after another has returned that is not done.
+        let mut bound = Instant::from_nanos(u64::MAX);
+        for index in self.first..self.calls.len() {
+            let call = &self.calls[index];
+            if call.invoked > bound {
+                break;
+            }
+            if !self.is_done(index)
+                && let Some(completed) = call.completed
+            {
+                bound = bound.min(completed);
+            }
+        }
+        (next.max(self.first)..self.calls.len())
+            .take_while(|index| self.calls[*index].invoked <= bound)
+            .find(|index| !self.is_done(*index) && self.fits(*index))
+    }
+
+    /// Whether what the call's client saw is what it would see now.
+    fn fits(&self, index: usize) -> bool {
+        let operation = self.calls[index].operation;
+        match &operation.ending {
+            Ending::Found(found) => found.as_ref().and_then(|it| it.1.clone()) == self.state,
+            Ending::Acknowledged(_) => {
+                operation.before.as_ref().is_none_or(|before| *before == self.state)
+            }
+            // One without effect need not take place.
+            _ => operation.apply(&self.state).is_some_and(|after| after != self.state),
+        }
+    }
+
+    fn take(&mut self, index: usize) {
+        self.done[index / 64] |= 1 << (index % 64);
+        self.left -= usize::from(self.calls[index].completed.is_some());
+        if let Some(after) = self.calls[index].operation.apply(&self.state) {
+            self.state = after;
+        }
+        while self.first < self.calls.len() && self.is_done(self.first) {
+            self.first += 1;
+        }
+    }
+
+    fn put_back(&mut self, index: usize, before: Value, first: usize) {
+        self.done[index / 64] &= !(1 << (index % 64));
+        self.left += usize::from(self.calls[index].completed.is_some());
+        self.state = before;
+        self.first = first;
+    }
+}
+
+#[cfg(test)]
+mod tests;

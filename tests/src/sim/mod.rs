@@ -1,0 +1,145 @@
+//! Whole clusters in one thread, from one seed: the real machines and the real log of a store, on a
+//! simulated network, simulated disks and simulated clocks.
+//!
+//! A run has two parts. While things go wrong, what a cluster promises about *safety* must hold. Then
+//! nothing goes wrong any more, and it must come back to life: *liveness*. What must hold is in
+//! [`properties`], one file for each sentence.
+//!
+//! | room | what it is |
+//! |---|---|
+//! | [`options`] | what a run is like: drawn from its seed |
+//! | `world` | the events, and nodes as they are started and stopped |
+//! | `process` | one process of a node: the driver of the machines |
+//! | `store` | its shard, as a replica |
+//! | `network` | what lies between nodes |
+//! | `trouble` | what goes wrong |
+//! | `clients`, `history` | what clients want, and what came of it |
+//! | `linear` | whether a history is linearizable |
+//! | `ending` | a run from start to end |
+//! | `trace`, [`report`] | what a run has done |
+
+mod clients;
+mod ending;
+mod history;
+mod linear;
+mod network;
+pub mod options;
+mod process;
+pub mod properties;
+pub mod report;
+mod store;
+mod stream;
+mod trace;
+mod trouble;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use self::options::Options;
+use self::report::Report;
+use self::world::World;
+use crate::process::say;
+
+/// What a run has come to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Done {
+    /// A hash of all that has happened.
+    pub hash: u64,
+    /// What was done.
+    pub report: Report,
+}
+
+/// A run in which something did not hold.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// Its seed.
+    pub seed: u64,
+    /// What did not hold.
+    pub reason: String,
+}
+
+/// Runs a seed. What it fails with is told with its options and with how to do it again, and its
+/// event log is kept.
+///
+/// # Errors
+///
+/// [`Failure`].
+pub fn run(seed: u64) -> Result<Done, Failure> {
+    run_once(seed, None).map_err(|reason| {
+        let log = log_path(seed);
+        // The same again, with its log.
+        let again = run_once(seed, Some(log.clone()));
+        let is_same = again.is_err();
+        say(&format!(
+            "seed {seed:#018x} failed: {reason}\n{:?}\nits events: {}{}\nReplay it with:\n    \
+             SEED={seed:#x} cargo test -p gridkv-tests --test sim_cluster -- --nocapture",
+            Options::draw(seed),
+            log.display(),
+            if is_same { "" } else { " (and it did not fail when it was run again!)" },
+        ));
+        Failure { seed, reason }
+    })
+}
+
+fn run_once(seed: u64, log: Option<PathBuf>) -> Result<Done, String> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| {
+        let mut world = World::new(Options::draw(seed), log.as_deref());
+        world.run();
+        Done { hash: world.trace.hash(), report: std::mem::take(&mut world.report) }
+    }));
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|it| (*it).to_owned()));
+        text.unwrap_or_else(|| "a panic without words".to_owned())
+    })
+}
+
+fn log_path(seed: u64) -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    target.join("sim").join(format!("{seed:016x}.log"))
+}
+
+/// What a batch of so many seeds must have done at least, that it be worth something.
+///
+/// # Panics
+///
+/// When it has not.
+pub fn assert_busy(report: &Report, seed_count: u64) {
+    let at_least = |what: &str, amount: u64| {
+        let sum = report.sum(what);
+        assert!(
+            sum >= amount,
+            "{what}: {sum} in {seed_count} runs, fewer than {amount}:\n{report}"
+        );
+    };
+    at_least("operations", seed_count * 50);
+    at_least("frames", seed_count * 200);
+    at_least("simulated seconds", seed_count * 20);
+    at_least("checked: ", seed_count * 20);
+    if seed_count < 50 {
+        return;
+    }
+    for fault in [
+        "Crash",
+        "Erase",
+        "Pause",
+        "Partition",
+        "Reset",
+        "Stall",
+        "Jump",
+        "WildJump",
+        "Disk",
+        "SlowDisk",
+        "Flush",
+    ] {
+        at_least(&format!("faults: {fault}"), seed_count / 50);
+    }
+    for kind in ["Read", "Write", "Delete", "Increment", "Append", "SetIfAbsent", "CompareAndSet"] {
+        at_least(&format!("operations: {kind}"), seed_count * 5);
+    }
+    for level in ["One", "Quorum", "All", "Count", "Linearizable"] {
+        at_least(&format!("operations: Write at {level} acknowledged"), seed_count / 5);
+    }
+}

@@ -1,0 +1,289 @@
+//! What goes wrong, and how it ends.
+
+use std::time::Duration;
+
+use fastrand::Rng;
+use gridkv_cluster::topology::agreement::Tag;
+use gridkv_storage::disk::Faults as DiskFaults;
+
+use super::options::{Every, Faults, Options};
+use super::stream::stream;
+use super::world::{Event, World};
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    Crash,
+    Erase,
+    Pause,
+    Partition,
+    Reset,
+    Stall,
+    Jump,
+    WildJump,
+    Disk,
+    SlowDisk,
+    Flush,
+}
+
+impl Fault {
+    const ALL: [Self; 11] = [
+        Self::Crash,
+        Self::Erase,
+        Self::Pause,
+        Self::Partition,
+        Self::Reset,
+        Self::Stall,
+        Self::Jump,
+        Self::WildJump,
+        Self::Disk,
+        Self::SlowDisk,
+        Self::Flush,
+    ];
+
+    const fn every(self, faults: &Faults) -> Every {
+        match self {
+            Self::Crash => faults.crash,
+            Self::Erase => faults.erase,
+            Self::Pause => faults.pause,
+            Self::Partition => faults.partition,
+            Self::Reset => faults.reset,
+            Self::Stall => faults.stall,
+            Self::Jump => faults.jump,
+            Self::WildJump => faults.wild_jump,
+            Self::Disk => faults.disk,
+            Self::SlowDisk => faults.slow_disk,
+            Self::Flush => faults.flush,
+        }
+    }
+}
+
+/// How something ends.
+#[derive(Debug)]
+pub(super) enum Mend {
+    Cuts(Vec<(usize, usize)>),
+    Stall(usize),
+    Clock(usize, i64),
+    Disk(usize),
+    /// A node whose log has failed is started anew.
+    Doomed(usize, u64),
+}
+
+pub(super) struct Trouble {
+    rng: Rng,
+    is_on: bool,
+}
+
+impl Trouble {
+    pub(super) fn new(options: &Options) -> Self {
+        Self { rng: stream(options.seed, "trouble"), is_on: false }
+    }
+
+    fn up_to(&mut self, max_ms: u64) -> Duration {
+        // Mostly short.
+        let bound = self.rng.u64(1..=max_ms);
+        Duration::from_millis(self.rng.u64(1..=bound))
+    }
+}
+
+impl World {
+    /// From here on things go wrong.
+    pub(super) fn begin_trouble(&mut self) {
+        self.trouble.is_on = true;
+        self.network.set_calm(false);
+        for fault in Fault::ALL {
+            self.schedule(fault);
+        }
+    }
+
+    fn schedule(&mut self, fault: Fault) {
+        if let Some(every) = fault.every(&self.options.faults) {
+            let delay = every * self.trouble.rng.u32(0..2_000) / 1_000;
+            self.after(delay, Event::Fault(fault));
+        }
+    }
+
+    pub(super) fn on_fault(&mut self, fault: Fault) {
+        if !self.trouble.is_on {
+            return;
+        }
+        self.schedule(fault);
+        let node = self.trouble.rng.usize(..self.options.node_count);
+        let is_up = self.nodes[node].process.is_some();
+        self.trace.note(self.now, [12, node as u64, fault as u64]);
+        self.trace.say(self.now, || format!("{fault:?} of n{node}"));
+        match fault {
+            Fault::Crash | Fault::Erase if is_up => self.crash(node, fault == Fault::Erase),
+            Fault::Pause if is_up && !self.nodes[node].is_paused => {
+                let time = self.trouble.up_to(40_000);
+                self.nodes[node].is_paused = true;
+                self.after(time, Event::Resume(node));
+            }
+            Fault::Partition if self.options.node_count > 1 => self.partition(),
+            Fault::Reset if self.options.node_count > 1 => self.reset(node),
+            Fault::Stall => {
+                self.network.stalls[node] = self.trouble.up_to(3_000);
+                let time = self.trouble.up_to(8_000);
+                self.after(time, Event::Mend(Mend::Stall(node)));
+            }
+            Fault::Jump | Fault::WildJump => self.jump(node, fault == Fault::WildJump),
+            Fault::Disk | Fault::SlowDisk if is_up => self.fail_disk(node, fault),
+            Fault::Flush if is_up && !self.nodes[node].is_paused => {
+                let now = self.node_now(node);
+                let process = self.nodes[node].process.as_mut().expect("it runs");
+                process.flush(now, Tag(1));
+                self.turn(node);
+            }
+            _ => return,
+        }
+        let what = format!("faults: {fault:?}");
+        self.report.count(&what);
+    }
+
+    fn crash(&mut self, node: usize, is_erased: bool) {
+        // A log that has failed is read again from what the machine has really written.
+        let with_machine = self.trouble.rng.bool() || self.nodes[node].is_doomed;
+        self.stop(node, with_machine);
+        if is_erased {
+            self.erase(node);
+        }
+        self.start_later(node, 15_000);
+    }
+
+    pub(super) fn start_later(&mut self, node: usize, max_ms: u64) {
+        self.nodes[node].is_starting = true;
+        let time = self.trouble.up_to(max_ms);
+        self.after(time, Event::Start(node));
+    }
+
+    fn partition(&mut self) {
+        let count = self.options.node_count;
+        let rng = &mut self.trouble.rng;
+        let sides: Vec<bool> = (0..count).map(|_| rng.bool()).collect();
+        let shape = rng.u8(..3);
+        let mut cuts = Vec::new();
+        for from in 0..count {
+            for to in (0..count).filter(|to| *to != from) {
+                let is_cut = match shape {
+                    0 => sides[from] != sides[to],
+                    1 => sides[from] && !sides[to],
+                    _ => rng.u8(..4) == 0,
+                };
+                if is_cut {
+                    cuts.push((from, to));
+                }
+            }
+        }
+        // Connections that are cut for long break, sooner or later.
+        let breaks = rng.bool();
+        for (from, to) in &cuts {
+            self.network.cut(*from, *to);
+            if breaks {
+                self.break_link((*from, *to), Duration::from_secs(3));
+            }
+        }
+        self.trace.say(self.now, || format!("cut: {cuts:?}"));
+        let time = self.trouble.up_to(20_000);
+        self.after(time, Event::Mend(Mend::Cuts(cuts)));
+    }
+
+    fn reset(&mut self, node: usize) {
+        let other = self.trouble.rng.usize(..self.options.node_count);
+        if other != node {
+            self.break_link((node, other), Duration::from_millis(200));
+        }
+    }
+
+    fn jump(&mut self, node: usize, is_wild: bool) {
+        let rng = &mut self.trouble.rng;
+        if is_wild {
+            let ms = rng.i64(-3_600_000..3_600_000);
+            self.nodes[node].clock_ms += ms;
+            let time = self.trouble.up_to(10_000);
+            self.after(time, Event::Mend(Mend::Clock(node, -ms)));
+            return;
+        }
+        // Each clock stays within a third of the bound, so that two differ by less than the bound.
+        let third = i64::try_from(self.options.drift_max.as_millis() / 3).expect("it is short");
+        self.nodes[node].clock_ms = rng.i64(-third..=third);
+    }
+
+    fn fail_disk(&mut self, node: usize, fault: Fault) {
+        let rng = &mut self.trouble.rng;
+        let mut faults = DiskFaults::NONE;
+        if fault == Fault::SlowDisk {
+            faults.slow_operation = [0.05, 0.3, 1.0][rng.usize(..3)];
+        } else {
+            match rng.u8(..4) {
+                0 => faults.sync_failure = 0.02,
+                1 => faults.write_failure = 0.02,
+                2 => faults.read_failure = 0.2,
+                _ => faults.capacity_bytes = Some(rng.u64(1..6) << 17),
+            }
+        }
+        let Some(disk) = &self.nodes[node].disk else { return };
+        disk.set_faults(faults);
+        let time = self.trouble.up_to(12_000);
+        self.after(time, Event::Mend(Mend::Disk(node)));
+    }
+
+    /// A node's log has failed: somebody starts it anew, on a machine that was started anew.
+    pub(super) fn doom(&mut self, node: usize) {
+        self.report.count("logs that have failed");
+        let time = self.trouble.up_to(4_000);
+        let run = self.nodes[node].run;
+        self.nodes[node].is_doomed = true;
+        self.after(time, Event::Mend(Mend::Doomed(node, run)));
+    }
+
+    pub(super) fn on_mend(&mut self, mend: Mend) {
+        match mend {
+            Mend::Cuts(cuts) => {
+                for (from, to) in cuts {
+                    self.network.mend(from, to);
+                }
+                self.go_on();
+            }
+            Mend::Stall(node) => self.network.stalls[node] = Duration::ZERO,
+            // When all is calm they are right again.
+            Mend::Clock(node, ms) if self.trouble.is_on => self.nodes[node].clock_ms += ms,
+            Mend::Clock(..) => {}
+            Mend::Disk(node) => {
+                if let Some(disk) = &self.nodes[node].disk {
+                    disk.set_faults(DiskFaults::NONE);
+                }
+            }
+            Mend::Doomed(node, run) => {
+                if self.nodes[node].run == run && self.nodes[node].process.is_some() {
+                    if let Some(disk) = &self.nodes[node].disk {
+                        disk.set_faults(DiskFaults::NONE);
+                    }
+                    self.stop(node, true);
+                    self.start_later(node, 500);
+                }
+            }
+        }
+    }
+
+    /// Nothing goes wrong from here on, and what is broken is mended.
+    pub(super) fn calm(&mut self) {
+        self.trouble.is_on = false;
+        self.network.set_calm(true);
+        self.go_on();
+        let third = i64::try_from(self.options.drift_max.as_millis() / 3).expect("it is short");
+        for node in 0..self.options.node_count {
+            let it = &mut self.nodes[node];
+            it.clock_ppm = 0;
+            it.clock_ms = it.clock_ms.clamp(-third, third);
+            if let Some(disk) = &it.disk {
+                disk.set_faults(DiskFaults::NONE);
+            }
+            if it.process.is_none() {
+                let time = self.trouble.up_to(500);
+                self.after(time, Event::Start(node));
+            }
+            self.happen(Event::Resume(node));
+        }
+        self.trace.say(self.now, || "calm".to_owned());
+    }
+}

@@ -1,0 +1,683 @@
+//! Nodes, the network between them, disks and clocks: one thread, one order of events, one seed.
+//!
+//! # Invariants
+//!
+//! - Events happen in the order of their times, and of their numbers at one time.
+//! - A node that stands still is told nothing; what comes meanwhile it is told when it goes on.
+//! - What is in the memory of a process goes with it.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use fastrand::Rng;
+use gridkv_cluster::message;
+use gridkv_cluster::replication::Config;
+use gridkv_cluster::swim::{self, Swim};
+use gridkv_cluster::topology::agreement::{Agreement, Answer, Own, Request};
+use gridkv_cluster::{Instant, MemberId, Mutation, WallTime};
+use gridkv_storage::disk::{Faults as DiskFaults, SimulatedDisk};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::clients::Clients;
+use super::history::Ledger;
+use super::network::{Network, address, member};
+use super::options::{Backend, Options};
+use super::process::{Effect, Now, OP_COUNT_MAX, Process, Start, Way};
+use super::properties::watch::Watch;
+use super::report::Report;
+use super::store::Shard;
+use super::stream::{seed_of, stream};
+use super::trace::Trace;
+use super::trouble::{Fault, Trouble};
+
+/// The wall clock at the start.
+pub(super) const WALL_START: u64 = 1_700_000_000_000;
+/// Datagrams that wait for a node that stands still; the rest is lost.
+const BACKLOG_MAX: usize = 200;
+
+/// A message of the agreement, or a full exchange.
+#[derive(Debug)]
+pub(super) enum Control {
+    Exchange(Vec<u8>),
+    Request(Vec<u8>),
+    Answer(Vec<u8>),
+}
+
+/// Something that happens.
+#[derive(Debug)]
+pub(super) enum Event {
+    Wake {
+        node: usize,
+    },
+    Datagram {
+        from: usize,
+        to: usize,
+        bytes: Vec<u8>,
+    },
+    Control {
+        from: usize,
+        to: usize,
+        control: Control,
+    },
+    /// What has arrived on a lane of a connection is delivered.
+    Lane {
+        initiator: usize,
+        acceptor: usize,
+        lane: usize,
+        generation: u64,
+    },
+    /// A node notices that its connection is broken.
+    Lost {
+        initiator: usize,
+        acceptor: usize,
+        generation: u64,
+    },
+    /// A node tries to make its connection anew.
+    Connect {
+        initiator: usize,
+        acceptor: usize,
+        generation: u64,
+    },
+    Client(usize),
+    Start(usize),
+    Resume(usize),
+    /// Something goes wrong.
+    Fault(Fault),
+    /// Something of that kind ends.
+    Mend(super::trouble::Mend),
+}
+
+impl Event {
+    /// The node that takes it in.
+    fn node(&self) -> Option<usize> {
+        match *self {
+            Self::Wake { node } => Some(node),
+            Self::Datagram { to, .. } | Self::Control { to, .. } => Some(to),
+            Self::Lane { initiator, acceptor, lane, .. } => {
+                Some(if lane == 0 { acceptor } else { initiator })
+            }
+            Self::Lost { initiator, .. } | Self::Connect { initiator, .. } => Some(initiator),
+            Self::Client(_) | Self::Start(_) | Self::Resume(_) | Self::Fault(_) | Self::Mend(_) => {
+                None
+            }
+        }
+    }
+}
+
+struct Scheduled {
+    at: Instant,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Scheduled {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+impl Eq for Scheduled {}
+impl PartialOrd for Scheduled {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Scheduled {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.number).cmp(&(other.at, other.number))
+    }
+}
+
+/// A node: what outlives its processes.
+pub(super) struct Node {
+    pub(super) process: Option<Process>,
+    /// Processes so far.
+    pub(super) run: u64,
+    kept: Option<Vec<u8>>,
+    pub(super) disk: Option<SimulatedDisk>,
+    /// Names what it has in store.
+    pub(super) store: u64,
+    /// How far its clock is ahead, in milliseconds.
+    pub(super) clock_ms: i64,
+    /// How much faster it is.
+    pub(super) clock_ppm: i64,
+    pub(super) is_paused: bool,
+    backlog: Vec<Event>,
+    wake_at: Option<Instant>,
+    /// It will be started.
+    pub(super) is_starting: bool,
+    /// Its log has failed, and it will be ended.
+    pub(super) is_doomed: bool,
+}
+
+/// Everything.
+pub(super) struct World {
+    pub(super) options: Options,
+    pub(super) now: Instant,
+    pub(super) nodes: Vec<Node>,
+    pub(super) network: Network,
+    pub(super) clients: Clients,
+    pub(super) ledger: Ledger,
+    pub(super) trouble: Trouble,
+    pub(super) watch: Watch,
+    pub(super) report: Report,
+    pub(super) trace: Trace,
+    queue: BinaryHeap<Reverse<Scheduled>>,
+    event_count: u64,
+}
+
+pub(super) fn node_of(address: SocketAddr) -> usize {
+    let SocketAddr::V4(address) = address else { unreachable!("all are of the same kind") };
+    (u32::from(*address.ip()) - 0x0a00_0001) as usize
+}
+
+impl World {
+    pub(super) fn new(options: Options, log: Option<&Path>) -> Self {
+        let clocks = &mut stream(options.seed, "clocks");
+        let nodes = (0..options.node_count).map(|node| new_node(&options, node, clocks)).collect();
+        let network =
+            Network::new(options.network, options.node_count, stream(options.seed, "network"));
+        Self {
+            now: Instant::ZERO + Duration::from_secs(1),
+            nodes,
+            network,
+            clients: Clients::new(&options),
+            ledger: Ledger::default(),
+            trouble: Trouble::new(&options),
+            watch: Watch::default(),
+            report: Report::default(),
+            trace: Trace::new(log),
+            queue: BinaryHeap::new(),
+            event_count: 0,
+            options,
+        }
+    }
+
+    pub(super) fn after(&mut self, delay: Duration, event: Event) {
+        self.at(self.now + delay, event);
+    }
+
+    pub(super) fn at(&mut self, at: Instant, event: Event) {
+        self.event_count += 1;
+        let at = at.max(self.now);
+        self.queue.push(Reverse(Scheduled { at, number: self.event_count, event }));
+    }
+
+    /// The time, as a node sees it.
+    pub(super) fn node_now(&self, node: usize) -> Now {
+        let it = &self.nodes[node];
+        let millis = i64::try_from(self.now.as_nanos() / 1_000_000).expect("a run is short");
+        let wall = WALL_START as i64 + millis + millis * it.clock_ppm / 1_000_000 + it.clock_ms;
+        Now { at: self.now, wall: WallTime::from_millis(wall.unsigned_abs()) }
+    }
+
+    /// Lets time pass.
+    pub(super) fn run_for(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.queue.peek().is_some_and(|it| it.0.at <= end) {
+            let Reverse(Scheduled { at, event, .. }) = self.queue.pop().expect("it was seen");
+            self.now = at;
+            self.happen(event);
+        }
+        self.now = end;
+    }
+
+    /// Lets time pass until something holds; whether it does within `max`.
+    pub(super) fn run_until(&mut self, max: Duration, holds: impl Fn(&Self) -> bool) -> bool {
+        let end = self.now + max;
+        while !holds(self) {
+            if self.now >= end {
+                return false;
+            }
+            self.run_for(Duration::from_millis(50));
+        }
+        true
+    }
+
+    pub(super) fn happen(&mut self, event: Event) {
+        if let Some(node) = event.node()
+            && self.nodes[node].is_paused
+        {
+            let backlog = &mut self.nodes[node].backlog;
+            if !matches!(event, Event::Datagram { .. }) || backlog.len() < BACKLOG_MAX {
+                backlog.push(event);
+            }
+            return;
+        }
+        self.report.count("events");
+        match event {
+            Event::Wake { node } => {
+                self.nodes[node].wake_at = None;
+                self.turn(node);
+            }
+            Event::Datagram { from, to, bytes } => self.on_datagram(from, to, &bytes),
+            Event::Control { from, to, control } => self.on_control(from, to, &control),
+            Event::Lane { initiator, acceptor, lane, generation } => {
+                self.on_lane((initiator, acceptor), lane, generation);
+            }
+            Event::Lost { initiator, acceptor, generation } => {
+                self.on_lost((initiator, acceptor), generation);
+            }
+            Event::Connect { initiator, acceptor, generation } => {
+                self.on_connect((initiator, acceptor), generation);
+            }
+            Event::Client(client) => self.on_client(client),
+            Event::Start(node) => self.start(node),
+            Event::Resume(node) => self.resume(node),
+            Event::Fault(fault) => self.on_fault(fault),
+            Event::Mend(mend) => self.on_mend(mend),
+        }
+    }
+
+    fn on_datagram(&mut self, from: usize, to: usize, bytes: &[u8]) {
+        let now = self.node_now(to);
+        let Some(process) = &mut self.nodes[to].process else { return };
+        self.trace.note(self.now, [1, to as u64, xxh3_64(bytes)]);
+        process.on_swim(now, swim::Input::Datagram { from: address(from), bytes });
+        self.turn(to);
+    }
+
+    fn on_control(&mut self, from: usize, to: usize, control: &Control) {
+        let now = self.node_now(to);
+        if self.network.is_cut(from, to) {
+            return;
+        }
+        let Some(process) = &mut self.nodes[to].process else { return };
+        match control {
+            Control::Exchange(bytes) => {
+                self.trace.note(self.now, [2, to as u64, xxh3_64(bytes)]);
+                process.on_swim(now, swim::Input::Exchange { bytes });
+            }
+            Control::Request(bytes) => {
+                self.trace.note(self.now, [3, to as u64, xxh3_64(bytes)]);
+                let request = Request::decode(bytes).expect("it was encoded here");
+                self.trace.say(self.now, || format!("n{to} <- n{from} {request:?}"));
+                process.on_request(now, Some(from), request);
+            }
+            Control::Answer(bytes) => {
+                self.trace.note(self.now, [4, to as u64, xxh3_64(bytes)]);
+                let answer = Answer::decode(bytes).expect("it was encoded here");
+                self.trace.say(self.now, || format!("n{to} <- n{from} {answer:?}"));
+                process.on_answer(now, address(from), answer);
+            }
+        }
+        self.turn(to);
+    }
+
+    fn on_lane(&mut self, ends: (usize, usize), lane: usize, generation: u64) {
+        let (from, to) = if lane == 0 { ends } else { (ends.1, ends.0) };
+        loop {
+            let is_cut = self.network.is_cut(from, to);
+            let link = self.network.links.get_mut(&ends).expect("it was made");
+            if link.generation != generation {
+                return;
+            }
+            let frames = &mut link.lanes[lane];
+            if frames.frames.is_empty() || is_cut {
+                // What waits behind a cut is sent again when it is mended.
+                frames.is_scheduled = false;
+                return;
+            }
+            let arrives = frames.frames[0].arrives;
+            if arrives > self.now {
+                let (initiator, acceptor) = ends;
+                return self.at(arrives, Event::Lane { initiator, acceptor, lane, generation });
+            }
+            let frame = frames.frames.pop_front().expect("there is one");
+            if self.nodes[to].process.is_none() || self.network.is_damaged() {
+                self.report.count("connections broken");
+                return self.break_link(ends, Duration::from_millis(100));
+            }
+            self.deliver(ends, lane, generation, &frame);
+        }
+    }
+
+    fn deliver(
+        &mut self,
+        ends: (usize, usize),
+        lane: usize,
+        generation: u64,
+        frame: &super::network::Frame,
+    ) {
+        let (from, to) = if lane == 0 { ends } else { (ends.1, ends.0) };
+        self.trace.note(self.now, [5 + lane as u64, to as u64, xxh3_64(&frame.body)]);
+        self.report.count("frames");
+        if self.trace.is_on() {
+            for (head, mutation) in message::read(&frame.body).flatten() {
+                self.trace.say(self.now, || {
+                    format!("n{to} <- n{from} {head:?} {}", brief(mutation.as_ref()))
+                });
+            }
+        }
+        let now = self.node_now(to);
+        let process = self.nodes[to].process.as_mut().expect("it was looked at");
+        let remote = (address(from), frame.wall);
+        if lane == 0 {
+            process.on_asked(now, Way { initiator: from, generation }, remote, &frame.body);
+        } else {
+            process.on_replied(now, &mut self.ledger, remote, &frame.body);
+        }
+        self.turn(to);
+    }
+
+    /// A connection breaks: who has made it notices within so long.
+    pub(super) fn break_link(&mut self, ends: (usize, usize), noticed: Duration) {
+        let delay = self.network.up_to(noticed);
+        let link = self.network.links.entry(ends).or_default();
+        link.cut_off();
+        let (initiator, acceptor) = ends;
+        if std::mem::replace(&mut link.is_up, false) {
+            let generation = link.generation;
+            self.trace.say(self.now, || format!("connection n{initiator} - n{acceptor} breaks"));
+            self.after(delay, Event::Lost { initiator, acceptor, generation });
+        } else {
+            // Whatever was under way about it goes on with it.
+            link.generation -= 1;
+        }
+    }
+
+    fn on_lost(&mut self, (initiator, acceptor): (usize, usize), generation: u64) {
+        if self.network.links[&(initiator, acceptor)].generation != generation {
+            return;
+        }
+        let now = self.node_now(initiator);
+        let Some(process) = &mut self.nodes[initiator].process else { return };
+        self.trace.note(self.now, [7, initiator as u64, acceptor as u64]);
+        self.trace.say(self.now, || format!("n{initiator} notices that n{acceptor} is gone"));
+        process.on_link(now, address(acceptor), false);
+        self.turn(initiator);
+        let pause = self.network.up_to(Duration::from_millis(500));
+        self.after(pause, Event::Connect { initiator, acceptor, generation });
+    }
+
+    fn on_connect(&mut self, (initiator, acceptor): (usize, usize), generation: u64) {
+        if self.network.links[&(initiator, acceptor)].generation != generation {
+            return;
+        }
+        let can = self.network.is_open(initiator, acceptor)
+            && self.nodes[acceptor].process.is_some()
+            && !self.nodes[acceptor].is_paused;
+        let now = self.node_now(initiator);
+        let Some(process) = &mut self.nodes[initiator].process else { return };
+        if !can {
+            let pause = Duration::from_millis(200);
+            return self.after(pause, Event::Connect { initiator, acceptor, generation });
+        }
+        self.trace.note(self.now, [8, initiator as u64, acceptor as u64]);
+        self.network.links.get_mut(&(initiator, acceptor)).expect("it was made").is_up = true;
+        process.on_link(now, address(acceptor), true);
+        self.turn(initiator);
+    }
+
+    /// What waits behind cuts that are mended goes on.
+    pub(super) fn go_on(&mut self) {
+        let mut events = Vec::new();
+        for (&(initiator, acceptor), link) in &mut self.network.links {
+            for (lane, it) in link.lanes.iter_mut().enumerate() {
+                if !it.is_scheduled && !it.frames.is_empty() {
+                    it.is_scheduled = true;
+                    let generation = link.generation;
+                    events.push(Event::Lane { initiator, acceptor, lane, generation });
+                }
+            }
+        }
+        for event in events {
+            let delay = self.network.up_to(Duration::from_millis(300));
+            self.after(delay, event);
+        }
+    }
+
+    /// Lets a process do what there is to do, and does what it wants done.
+    pub(super) fn turn(&mut self, node: usize) {
+        let now = self.node_now(node);
+        let Some(process) = &mut self.nodes[node].process else { return };
+        let effects = process.turn(now, &mut self.ledger);
+        for effect in effects {
+            self.perform(node, now, effect);
+        }
+        let it = &mut self.nodes[node];
+        let Some(process) = &it.process else { return };
+        let is_failed = process.shard.storage.has_failed();
+        let step = it.disk.as_ref().filter(|disk| disk.under_way_count() > 0);
+        let step = step.map(|_| self.now + self.options.disk_step);
+        let due = [process.due_at(), step].into_iter().flatten().min();
+        if let Some(at) = due.map(|at| at.max(self.now + Duration::from_micros(1)))
+            && it.wake_at.is_none_or(|set| at < set)
+        {
+            it.wake_at = Some(at);
+            self.at(at, Event::Wake { node });
+        }
+        if is_failed && !self.nodes[node].is_doomed {
+            self.doom(node);
+        }
+    }
+
+    fn perform(&mut self, node: usize, now: Now, effect: Effect) {
+        match effect {
+            Effect::Datagram { to, bytes } => {
+                let to = node_of(to);
+                self.report.count("datagrams");
+                for at in self.network.datagram(self.now, node, to) {
+                    self.at(at, Event::Datagram { from: node, to, bytes: bytes.clone() });
+                }
+            }
+            Effect::Exchange { to, bytes } => {
+                self.send_control(node, node_of(to), Control::Exchange(bytes));
+            }
+            Effect::Request { to, bytes } => {
+                self.send_control(node, node_of(to), Control::Request(bytes));
+            }
+            Effect::Answer { to, bytes } => self.send_control(node, to, Control::Answer(bytes)),
+            Effect::Ask { to, body } => {
+                let ends = (node, node_of(to));
+                if self.network.links.entry(ends).or_default().is_up {
+                    self.put(ends, 0, now, body);
+                }
+            }
+            Effect::Reply { way, body } => {
+                let ends = (way.initiator, node);
+                let link = self.network.links.entry(ends).or_default();
+                if link.is_up && link.generation == way.generation {
+                    self.put(ends, 1, now, body);
+                }
+            }
+            Effect::Ended { op, end } => {
+                self.trace.say(self.now, || format!("n{node} ends {op:?} {end:?}"));
+                if let Some(index) = self.ledger.end(node, op, self.now, end) {
+                    self.on_ended(index);
+                }
+            }
+            Effect::Installed(topology) => self.on_installed(node, &topology),
+            Effect::Flushed { is_done } => {
+                self.report.count(if is_done { "flushes done" } else { "flushes refused" });
+            }
+            Effect::Keep(bytes) => self.nodes[node].kept = Some(bytes),
+        }
+    }
+
+    fn put(&mut self, ends: (usize, usize), lane: usize, now: Now, body: rkyv::util::AlignedVec) {
+        if let Some(at) = self.network.put(self.now, ends, lane, now.wall, body) {
+            let generation = self.network.links[&ends].generation;
+            let (initiator, acceptor) = ends;
+            self.at(at, Event::Lane { initiator, acceptor, lane, generation });
+        }
+    }
+
+    fn send_control(&mut self, from: usize, to: usize, control: Control) {
+        self.report.count("control messages");
+        let at = self.network.control(self.now, from, to);
+        self.at(at, Event::Control { from, to, control });
+    }
+
+    /// Starts a process on a node that has none.
+    pub(super) fn start(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            return;
+        }
+        let now = self.node_now(node);
+        let it = &mut self.nodes[node];
+        it.run += 1;
+        it.is_starting = false;
+        it.is_doomed = false;
+        it.wake_at = None;
+        let (run, options) = (it.run, &self.options);
+        let seed = |name: &str| seed_of(options.seed, name, (node as u64) << 32 | run);
+        let opened = match &it.disk {
+            None => Ok(Shard::in_memory(seed("store"))),
+            Some(disk) => {
+                let cache = options.cache_bytes_max;
+                Shard::on_disk(disk.clone(), cache, seed("store"), now.wall)
+            }
+        };
+        let shard = match opened {
+            Ok(shard) => shard,
+            // Somebody tries again later.
+            Err(_) if it.disk.as_ref().is_some_and(|it| it.faults() != DiskFaults::NONE) => {
+                self.report.count("starts that a disk has refused");
+                return self.start_later(node, 3_000);
+            }
+            Err(error) => panic!("node {node} cannot open its store: {error}"),
+        };
+        let id = MemberId(node as u64 * 1_000_003 + 17);
+        let own = swim::Own { id, address: address(node), run: now.wall.as_millis(), cluster: 1 };
+        let swim = Swim::new(swim::Config::lan(), own, seed("swim"), self.now);
+        let member = member(node, id, it.store);
+        let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
+        let replica_count = options.replica_count;
+        let own = Own { member: member.clone(), seeds, replica_count };
+        let kept = it.kept.as_deref();
+        let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
+            .expect("what was kept is what was kept");
+        let config = Config {
+            request_timeout: options.request_timeout,
+            write_quorum: None,
+            read_quorum: None,
+            drift_max: options.drift_max,
+            op_count_max: OP_COUNT_MAX,
+        };
+        let sync_log_bytes = options.sync_log_bytes;
+        let seed = seed("coordinator");
+        let start = Start { node, swim, agreement, member, shard, config, sync_log_bytes, seed };
+        let mut process = Process::new(start);
+        let others: Vec<SocketAddr> =
+            (0..self.options.node_count).filter(|it| *it != node).map(address).collect();
+        process.on_swim(now, swim::Input::Join(&others));
+        self.nodes[node].process = Some(process);
+        self.trace.note(self.now, [9, node as u64, run]);
+        self.trace.say(self.now, || format!("n{node} starts its run {run}"));
+        self.report.count("starts");
+        for (ends, link) in &mut self.network.links {
+            if ends.0 == node {
+                link.cut_off();
+                link.is_up = true;
+            }
+        }
+        self.turn(node);
+    }
+
+    /// Ends a process, perhaps with its machine.
+    pub(super) fn stop(&mut self, node: usize, with_machine: bool) {
+        let it = &mut self.nodes[node];
+        let Some(process) = it.process.take() else { return };
+        self.report.raise("most operations", process.most.ops as u64);
+        self.watch.note_held(&process.most);
+        self.trace.note(self.now, [10, node as u64, u64::from(with_machine)]);
+        self.trace.say(self.now, || format!("n{node} dies, with its machine: {with_machine}"));
+        it.is_paused = false;
+        it.backlog.clear();
+        match &it.disk {
+            Some(disk) if with_machine => disk.crash(),
+            Some(disk) => disk.kill(),
+            None => {
+                it.store += 1 << 20;
+                self.watch.losses.push((self.now, node));
+            }
+        }
+        // The process goes after its disk: what it drops does no harm.
+        drop(process);
+        for client in self.ledger.abandon(node) {
+            self.report.count("operations cut off");
+            self.clients.release(client);
+            let pause = self.clients.think();
+            self.after(pause, Event::Client(client));
+        }
+        // Without a machine nobody says that a connection is gone.
+        let noticed = Duration::from_millis(if with_machine { 4_000 } else { 50 });
+        let all: Vec<(usize, usize)> = self.network.links.keys().copied().collect();
+        for ends in all {
+            if ends.1 == node {
+                self.break_link(ends, noticed);
+            } else if ends.0 == node {
+                self.network.links.get_mut(&ends).expect("it is listed").cut_off();
+            }
+        }
+    }
+
+    /// Takes a node's disk away, and gives it an empty one. It has no process.
+    pub(super) fn erase(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        assert!(it.process.is_none());
+        if it.disk.is_some() {
+            it.store += 1 << 20;
+            let seed = seed_of(self.options.seed, "disk", it.store);
+            it.disk = Some(SimulatedDisk::new(seed, DiskFaults::NONE));
+            self.watch.losses.push((self.now, node));
+        }
+    }
+
+    fn resume(&mut self, node: usize) {
+        if !std::mem::take(&mut self.nodes[node].is_paused) {
+            return;
+        }
+        self.trace.say(self.now, || format!("n{node} goes on"));
+        let backlog = std::mem::take(&mut self.nodes[node].backlog);
+        self.turn(node);
+        for event in backlog {
+            self.happen(event);
+        }
+    }
+
+    /// The processes that run, with their nodes.
+    pub(super) fn running(&self) -> impl Iterator<Item = (usize, &Process)> {
+        self.nodes.iter().enumerate().filter_map(|(node, it)| Some((node, it.process.as_ref()?)))
+    }
+
+    /// Which topology the nodes have, by epoch.
+    pub(super) fn epochs(&self) -> BTreeMap<usize, u64> {
+        let epoch = |process: &Process| process.topology().map_or(0, |it| it.epoch);
+        self.running().map(|(node, process)| (node, epoch(process))).collect()
+    }
+}
+
+/// A mutation in a few words.
+fn brief(mutation: Option<&Mutation<'_>>) -> String {
+    let Some(mutation) = mutation else { return "-".to_owned() };
+    let Mutation { key, value, version, .. } = mutation;
+    let value = value.map(super::history::text);
+    let key = String::from_utf8_lossy(key);
+    format!("{key} {}.{} {value:?}", version.timestamp.0, version.node.0)
+}
+
+fn new_node(options: &Options, node: usize, clocks: &mut Rng) -> Node {
+    let spread = i64::try_from(options.clock_spread.as_millis()).expect("it is short");
+    let ppm = i64::from(options.drift_ppm);
+    let store = node as u64 + 1;
+    let disk = (options.backend == Backend::File)
+        .then(|| SimulatedDisk::new(seed_of(options.seed, "disk", store), DiskFaults::NONE));
+    Node {
+        process: None,
+        run: 0,
+        kept: None,
+        disk,
+        store,
+        clock_ms: clocks.i64(-spread..=spread),
+        clock_ppm: clocks.i64(-ppm..=ppm),
+        is_paused: false,
+        backlog: Vec::new(),
+        wake_at: None,
+        is_starting: false,
+        is_doomed: false,
+    }
+}
