@@ -146,7 +146,7 @@ impl Threads {
             }
             Some(data) => {
                 let (path, id) = (data.directory().path(), data.directory().id());
-                ClusterNode::open(&config, path, id, shard_count, started_wall)?
+                ClusterNode::open(&config, path, id, shard_count, (listen, started_wall))?
             }
         };
         let node = Arc::new(Node {

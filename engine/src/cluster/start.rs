@@ -48,7 +48,7 @@ impl ClusterNode {
         directory: &Path,
         directory_id: &str,
         shard_count: u16,
-        started: WallTime,
+        (listen_address, started): (Option<SocketAddr>, WallTime),
     ) -> Result<Option<Self>, OpenError> {
         let options = &config.cluster;
         let Some(address) = options.address else {
@@ -79,7 +79,7 @@ impl ClusterNode {
         let hello = Hello { address, store, epoch: 0, run, cluster_id: 0 };
         let listener = listen(address, "cluster")?;
         let mut member = member(options, &local.identity, address, shard_count, store);
-        member.clients = config.listen;
+        member.clients = listen_address;
         tracing::info!(id = %local.identity.id(), name = member.name, %address, "cluster node");
         Ok(Some(Self {
             local: Arc::new(local),

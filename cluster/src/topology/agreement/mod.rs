@@ -56,6 +56,8 @@ const WISH: Duration = Duration::from_secs(4);
 const ASK: Duration = Duration::from_millis(300);
 /// How long nobody is asked again whether the cluster is empty, once it was found not to be.
 const REST: Duration = Duration::from_secs(10);
+/// How long attempts that follow each other may keep a node from taking writes.
+const FREEZE_MAX: Duration = Duration::from_secs(6);
 /// Changes that wait, at most.
 const WISH_COUNT_MAX: usize = 64;
 
@@ -145,6 +147,8 @@ pub struct Agreement {
     ask_all: bool,
     /// Writes are not taken until then, or until what was accepted is decided.
     frozen_until: Option<Instant>,
+    /// Since when, for attempts that come to nothing.
+    frozen_since: Option<Instant>,
     /// The cluster was found to hold data: what would move it is refused until then.
     full_until: Option<Instant>,
     ask_at: Option<Instant>,
@@ -190,6 +194,7 @@ impl Agreement {
             retry_at: None,
             ask_all: false,
             frozen_until: None,
+            frozen_since: None,
             full_until: None,
             ask_at: None,
             heard: None,
@@ -273,7 +278,12 @@ impl Agreement {
                 if !must_be_empty {
                     return self.promise(via, ballot, false);
                 }
+                if !self.may_freeze(now) {
+                    return self.answer(via, Answer::Refused(self.kept.vote.promised));
+                }
                 self.frozen_until = Some(now + FREEZE);
+                let since = self.frozen_since.filter(|it| now.saturating_since(*it) < FREEZE_MAX);
+                self.frozen_since = Some(since.unwrap_or(now));
                 self.prepares.insert(via, (base, ballot));
                 self.outputs.push_back(Output::Survey(via));
             }
@@ -354,6 +364,15 @@ impl Agreement {
                 }
             }
         }
+    }
+
+    /// Whether another attempt may keep this node from taking writes: where some member does not
+    /// answer, attempts come to nothing, and writes are taken in between.
+    fn may_freeze(&self, now: Instant) -> bool {
+        self.frozen_since.is_none_or(|since| {
+            let past = now.saturating_since(since);
+            past < FREEZE_MAX || past >= FREEZE_MAX + FREEZE + REST
+        })
     }
 
     fn is_full(&self, now: Instant) -> bool {
@@ -474,6 +493,7 @@ impl Agreement {
             return;
         }
         self.proposal = None;
+        self.frozen_since = None;
         self.frozen_until = None;
         // It may have removed what there was.
         self.full_until = None;

@@ -56,3 +56,26 @@ fn a_newer_topology_is_asked_for_until_it_is_there() {
     assert!(outputs(&mut agreement).contains(&Output::Install(newer)));
     assert_eq!(agreement.poll_timeout(), None);
 }
+
+#[test]
+fn attempts_that_come_to_nothing_leave_time_for_writes() {
+    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3 };
+    let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
+    outputs(&mut agreement);
+    let base = agreement.current().unwrap().clone();
+    let wall = WallTime::from_millis(1_000_000);
+    let mut frozen_count = 0;
+    for tenth in 0..600_u64 {
+        let now = Instant::ZERO + Duration::from_millis(tenth * 100);
+        let ballot = Ballot { timestamp: tenth + 1, proposer: 2 };
+        let prepare = Request::Prepare { base: base.clone(), ballot, must_be_empty: true };
+        let via = Via(tenth + 1);
+        agreement.handle(now, wall, Input::Request(via, prepare));
+        if outputs(&mut agreement).contains(&Output::Survey(via)) {
+            agreement.handle(now, wall, Input::Surveyed(via, Survey { is_empty: true }));
+            outputs(&mut agreement);
+        }
+        frozen_count += usize::from(agreement.is_frozen());
+    }
+    assert!((100..400).contains(&frozen_count), "{frozen_count} of 600");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{cleared, lost_since, operations_on};
+use super::{lost_since, operations_on};
 use crate::sim::history::{Ending, Kind, Operation};
 use crate::sim::world::World;
 
@@ -33,7 +33,7 @@ fn is_before(world: &World, operation: &Operation, delete: &Operation) -> bool {
         return true;
     }
     match operation.written() {
-        Some(version) => version < deleted || version <= cleared(world),
+        Some(version) => version < deleted,
         None if !operation.is_uncertain() => true,
         // Of what nobody knows the version of, true clocks tell it.
         None => {

@@ -28,6 +28,8 @@ pub(super) fn what_was_not_applied_is_never_seen(world: &mut World) {
 fn seen(operation: &Operation) -> &[u8] {
     let value = match &operation.ending {
         Ending::Found(Some((_, value))) => value.as_ref(),
+        // What was made beside it in one round was not applied either.
+        Ending::NotApplied => None,
         _ => operation.before.as_ref().and_then(|it| it.as_ref()),
     };
     value.map_or(&[], |value| value)
