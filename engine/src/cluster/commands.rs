@@ -154,8 +154,8 @@ impl Core {
             let (step, work) =
                 if is_agreed_delete { (Step::Change, Work::Change) } else { (step, work) };
             let token = runner.token();
-            let proposer = cluster.proposer_elsewhere(token).filter(|_| step == Step::Change);
-            let proposer = proposer.filter(|_| runner.can_be_handed_over());
+            let goes_away = step == Step::Change && runner.can_be_handed_over();
+            let proposer = goes_away.then(|| cluster.proposer_elsewhere(token)).flatten();
             if cluster.forward.must_wait(token, proposer.is_some()) {
                 cluster.forward.wait(token, runner.into_incoming(asked_level));
                 continue;
