@@ -154,6 +154,12 @@ fn what_is_read_beside_a_writer_is_whole_and_in_order() {
     let (mut log, reader) = sync_log(64 << 10);
     let is_done = AtomicBool::new(false);
     let (read, missed) = (AtomicU64::new(0), AtomicU64::new(0));
+    let mut rng = Rng::with_seed(3);
+    // More than there is room for: whoever begins at the first entry has been overtaken.
+    for _ in 0..10_000 {
+        let sequence = log.next().0;
+        log.push(&entry(sequence, rng.u64(1..40)));
+    }
     std::thread::scope(|scope| {
         for seed in 1..=2 {
             let (reader, is_done, read, missed) = (reader.clone(), &is_done, &read, &missed);
@@ -163,7 +169,6 @@ fn what_is_read_beside_a_writer_is_whole_and_in_order() {
                 missed.fetch_add(counts.1, Ordering::Relaxed);
             });
         }
-        let mut rng = Rng::with_seed(3);
         for _ in 0..ENTRY_COUNT {
             let sequence = log.next().0;
             let words = if rng.u8(..50) == 0 { 900 } else { rng.u64(1..40) };
@@ -174,6 +179,7 @@ fn what_is_read_beside_a_writer_is_whole_and_in_order() {
         }
         is_done.store(true, Ordering::Release);
     });
-    assert!(read.into_inner() > ENTRY_COUNT / 10);
+    // At least what is there when the writer has ended, however the threads were run.
+    assert!(read.into_inner() > 0);
     assert!(missed.into_inner() > 0, "a reader was overtaken");
 }
