@@ -56,8 +56,6 @@ const WISH: Duration = Duration::from_secs(4);
 const ASK: Duration = Duration::from_millis(300);
 /// How long nobody is asked again whether the cluster is empty, once it was found not to be.
 const REST: Duration = Duration::from_secs(10);
-/// How long attempts that follow each other may keep a node from taking writes.
-const FREEZE_MAX: Duration = Duration::from_secs(6);
 /// Changes that wait, at most.
 const WISH_COUNT_MAX: usize = 64;
 
@@ -147,8 +145,8 @@ pub struct Agreement {
     ask_all: bool,
     /// Writes are not taken until then, or until what was accepted is decided.
     frozen_until: Option<Instant>,
-    /// Since when, for attempts that come to nothing.
-    frozen_since: Option<Instant>,
+    /// Attempts that need all members come to nothing until then: some do not answer.
+    rest_until: Option<Instant>,
     /// The cluster was found to hold data: what would move it is refused until then.
     full_until: Option<Instant>,
     ask_at: Option<Instant>,
@@ -194,7 +192,7 @@ impl Agreement {
             retry_at: None,
             ask_all: false,
             frozen_until: None,
-            frozen_since: None,
+            rest_until: None,
             full_until: None,
             ask_at: None,
             heard: None,
@@ -266,6 +264,12 @@ impl Agreement {
                 self.learn(now, &topology);
                 self.answer(via, Answer::Current(None));
             }
+            Request::Dropped(ballot) => {
+                if ballot == self.kept.vote.promised {
+                    self.note_full(now);
+                }
+                self.answer(via, Answer::Current(None));
+            }
             Request::Join(member, cluster) => self.on_join(now, via, member, cluster),
             Request::Prepare { base, ballot, must_be_empty } => {
                 self.learn(now, &base);
@@ -278,12 +282,7 @@ impl Agreement {
                 if !must_be_empty {
                     return self.promise(via, ballot, false);
                 }
-                if !self.may_freeze(now) {
-                    return self.answer(via, Answer::Refused(self.kept.vote.promised));
-                }
                 self.frozen_until = Some(now + FREEZE);
-                let since = self.frozen_since.filter(|it| now.saturating_since(*it) < FREEZE_MAX);
-                self.frozen_since = Some(since.unwrap_or(now));
                 self.prepares.insert(via, (base, ballot));
                 self.outputs.push_back(Output::Survey(via));
             }
@@ -356,6 +355,9 @@ impl Agreement {
             Ok(Some(next)) if current.moves_data(&next) && self.is_full(now) => {
                 self.answer(via, Answer::Rejected(Refusal::HoldsData));
             }
+            Ok(Some(next)) if current.moves_data(&next) && self.is_resting(now) => {
+                self.answer(via, Answer::Rejected(Refusal::NotAllAnswer));
+            }
             Ok(Some(_)) => {
                 let answer = self.rejected.remove(&id).map_or(Answer::Pending, Answer::Rejected);
                 self.answer(via, answer);
@@ -366,13 +368,19 @@ impl Agreement {
         }
     }
 
-    /// Whether another attempt may keep this node from taking writes: where some member does not
-    /// answer, attempts come to nothing, and writes are taken in between.
-    fn may_freeze(&self, now: Instant) -> bool {
-        self.frozen_since.is_none_or(|since| {
-            let past = now.saturating_since(since);
-            past < FREEZE_MAX || past >= FREEZE_MAX + FREEZE + REST
-        })
+    fn is_resting(&self, now: Instant) -> bool {
+        self.rest_until.is_some_and(|until| now < until)
+    }
+
+    /// The attempt has found a member that holds data: who has stopped taking writes for it goes on.
+    fn drop_attempt(&mut self, now: Instant) {
+        self.note_full(now);
+        let Some((proposal, _)) = &self.proposal else { return };
+        let own = self.own.member.address;
+        for member in proposal.base.members.iter().filter(|member| member.address != own) {
+            let dropped = Request::Dropped(proposal.ballot);
+            self.outputs.push_back(Output::Ask(member.address, dropped));
+        }
     }
 
     fn is_full(&self, now: Instant) -> bool {
@@ -447,7 +455,7 @@ impl Agreement {
             }
             Progress::Failed(refusal) => {
                 if refusal == Refusal::HoldsData {
-                    self.note_full(now);
+                    self.drop_attempt(now);
                 }
                 self.give_up(now, refusal);
             }
@@ -493,7 +501,7 @@ impl Agreement {
             return;
         }
         self.proposal = None;
-        self.frozen_since = None;
+        self.rest_until = None;
         self.frozen_until = None;
         // It may have removed what there was.
         self.full_until = None;
@@ -529,6 +537,10 @@ impl Agreement {
         self.proposal = None;
         let is_final = refusal == Refusal::HoldsData;
         let is_late = self.wishes.front().is_some_and(|wish| wish.until <= now);
+        if is_late && refusal == Refusal::NotAllAnswer {
+            // Each attempt keeps the others from taking writes for a while.
+            self.rest_until = Some(now + REST);
+        }
         if is_final || is_late {
             if let Some(wish) = self.wishes.pop_front() {
                 self.end_wish(&wish, Err(refusal));

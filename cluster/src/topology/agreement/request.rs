@@ -31,6 +31,8 @@ pub enum Request {
     },
     /// This was decided.
     Chosen(Topology),
+    /// The attempt has come to nothing: some member holds data. Go on taking writes.
+    Dropped(Ballot),
     /// Let me in. With the cluster I know of; 0 for none.
     Join(Member, u64),
 }
@@ -92,7 +94,7 @@ bytes_of!(Request, Answer);
 impl Request {
     fn is_valid(&self) -> bool {
         match self {
-            Self::Ask => true,
+            Self::Ask | Self::Dropped(_) => true,
             Self::Join(member, _) => crate::topology::is_valid(member),
             Self::Prepare { base, .. } => base.is_valid(),
             Self::Accept { base, value, .. } => {
