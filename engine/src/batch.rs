@@ -288,8 +288,8 @@ fn start_item(
         Box::new(Late { item, slot, result, level, collector })
     };
     let token = item.token;
-    if let Some(cluster) = &mut world.cluster {
-        cluster.ask(Incoming::Job(late(item, None), level));
+    if world.is_replicated() {
+        world.ask_cluster(Incoming::Job(late(item, None), level));
         return None;
     }
     if world.parking.holds_up(token) {

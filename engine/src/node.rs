@@ -1,5 +1,6 @@
 //! Starts the cores of a node, and stops them in order.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -365,6 +366,7 @@ fn build_core(
     let world = World {
         id,
         node: Arc::clone(node),
+        asked: node.cluster.as_ref().map(|_| VecDeque::new()),
         cluster: cluster.transpose()?.map(Box::new),
         ready: Vec::new(),
         link_events: Vec::new(),

@@ -1,7 +1,7 @@
 //! Three nodes as processes: they find each other in any order, and each serves what any wrote.
 
 use gridkv_net::resp::Value;
-use gridkv_tests::client::{Client, bulk, ok, text};
+use gridkv_tests::client::{Client, bulk, encode, ok, text};
 use gridkv_tests::cluster::{Cluster, Spec};
 use gridkv_tests::process::say;
 use gridkv_tests::program::{command, run};
@@ -232,4 +232,34 @@ fn counts_from_all_nodes_add_up() {
             assert!((known[key]..=known[key] + unknown[key]).contains(&found), "{key}: {found}");
         }
     }
+}
+
+/// More requests at once than a connection has under way: the replies to the first ones let the next
+/// ones in, while the cluster is at work.
+#[test]
+fn every_request_of_a_long_pipeline_is_the_clusters() {
+    const COUNT: usize = 2_000;
+    let mut cluster = Cluster::start(3, &Spec::memory());
+    let mut client = cluster.members[0].connect_at("all");
+    let key = |number: usize| format!("key:{number}");
+    let all: Vec<u8> = (0..COUNT).flat_map(|it| encode(&["SET", &key(it), "value"])).collect();
+    client.send_raw(&all);
+    for number in 0..COUNT {
+        assert_eq!(client.reply(), ok(), "{number}");
+    }
+    for member in &mut cluster.members {
+        let mut client = member.connect_at("one");
+        for number in 0..COUNT {
+            let found = client.call(&["GET", &key(number)]);
+            assert_eq!(found, bulk("value"), "{number} at {}", member.name);
+        }
+    }
+    // And what is read: a copy that a node lacks is another node's to tell.
+    let mut client = cluster.members[1].connect_at("one");
+    let before = cluster.members[1].metric("gridkv_cluster_begun_total");
+    let all: Vec<u8> = (0..COUNT).flat_map(|it| encode(&["GET", &key(it)])).collect();
+    client.send_raw(&all);
+    (0..COUNT).for_each(|_| assert_eq!(client.reply(), bulk("value")));
+    let begun = cluster.members[1].metric("gridkv_cluster_begun_total") - before;
+    assert_eq!(begun, COUNT as u64);
 }

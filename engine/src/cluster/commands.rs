@@ -96,25 +96,19 @@ impl Runner {
     }
 }
 
-impl Cluster {
-    /// Takes in what a client asks: it is begun when the turn has gathered all of them.
-    pub(crate) fn ask(&mut self, incoming: Incoming) {
-        self.incoming.push_back(incoming);
-    }
-
+impl Core {
     /// Takes in again what has waited: before all that has come since.
     pub(super) fn ask_first(&mut self, waiting: VecDeque<Incoming>) {
+        let asked = self.world.asked.as_mut().expect("there is a cluster");
         for incoming in waiting.into_iter().rev() {
-            self.incoming.push_front(incoming);
+            asked.push_front(incoming);
         }
     }
-}
 
-impl Core {
     /// Begins what clients have asked for.
     pub(super) fn begin_incoming(&mut self, cluster: &mut Cluster) -> bool {
         let mut has_begun = false;
-        while let Some(incoming) = cluster.incoming.pop_front() {
+        while let Some(incoming) = self.world.asked.as_mut().and_then(VecDeque::pop_front) {
             has_begun = true;
             let (mut runner, level) = match incoming {
                 Incoming::Request(request, level) => {
@@ -214,7 +208,7 @@ impl Core {
                 let token = pending.runner.token();
                 self.finish_runner(cluster, pending.runner, Ok(()));
                 let waiting = cluster.forward.end_here(token);
-                cluster.ask_first(waiting);
+                self.ask_first(waiting);
             }
         }
     }
@@ -254,7 +248,7 @@ impl Core {
         let token = pending.runner.token();
         self.finish_runner(cluster, pending.runner, result);
         let waiting = cluster.forward.end_here(token);
-        cluster.ask_first(waiting);
+        self.ask_first(waiting);
     }
 
     /// Tells the client.

@@ -189,7 +189,6 @@ impl Core {
     /// Commands that another node has handed over.
     pub(super) fn on_commands(
         &mut self,
-        cluster: &mut Cluster,
         link: LinkId,
         mut rest: &[u8],
     ) -> Result<(), &'static str> {
@@ -214,7 +213,7 @@ impl Core {
             }
             let asker = Asker::Peer { link, id };
             let request = Request::new(asker, command, protocol, token, arguments);
-            cluster.ask(Incoming::Request(Box::new(request), Level::Linearizable));
+            self.world.ask_cluster(Incoming::Request(Box::new(request), Level::Linearizable));
         }
         Ok(())
     }
@@ -245,7 +244,7 @@ impl Core {
     fn end_handed(&mut self, cluster: &mut Cluster, handed: &Handed, part: Part, bytes: &[u8]) {
         self.answer(handed.asker, part, bytes);
         let waiting = cluster.forward.end_away(handed.token);
-        cluster.ask_first(waiting);
+        self.ask_first(waiting);
     }
 
     /// A node is gone, or time is up: what it was handed has no known end.

@@ -43,7 +43,7 @@ use gridkv_cluster::topology::placement::Placement;
 use gridkv_cluster::{HybridClock, Instant, NodeId, Version, WallTime};
 use gridkv_storage::sync_log::{SyncLog, SyncReader, sync_log};
 
-use self::commands::{Incoming, Pending};
+use self::commands::Pending;
 use self::control::Control;
 use self::forward::Forward;
 use self::links::Links;
@@ -71,7 +71,6 @@ pub(crate) struct Cluster {
     pub(crate) links: Links,
     /// On the core that speaks for the node.
     pub(crate) control: Option<Box<Control>>,
-    incoming: VecDeque<Incoming>,
     pending: BTreeMap<OpId, Pending>,
     /// What this core's own replicas are asked.
     local: VecDeque<(Head, Archive)>,
@@ -103,7 +102,6 @@ impl Cluster {
             told: None,
             links,
             control: None,
-            incoming: VecDeque::new(),
             pending: BTreeMap::new(),
             local: VecDeque::new(),
             forward: Forward::default(),
@@ -145,9 +143,9 @@ impl Cluster {
         }
     }
 
-    /// Whether clients wait for something.
+    /// Whether no client waits for something that was begun.
     pub(crate) fn is_settled(&self) -> bool {
-        self.incoming.is_empty() && self.pending.is_empty() && self.forward.is_empty()
+        self.pending.is_empty() && self.forward.is_empty()
     }
 
     /// When there is something to do, if nothing else happens first.

@@ -163,7 +163,7 @@ impl Core {
                 Kind::Command if !cluster.links.is_control(id) => {
                     let body = unpadded(frame.body).ok_or("a frame's length does not agree")?;
                     match body.split_first() {
-                        Some((0, commands)) => self.on_commands(cluster, id, commands)?,
+                        Some((0, commands)) => self.on_commands(id, commands)?,
                         Some((1, replies)) => self.on_command_replies(cluster, replies)?,
                         _ => return Err("a command cannot be read".to_owned()),
                     }

@@ -267,9 +267,9 @@ impl World {
     fn serve_one(&mut self, asker: Asker, request: &Request, arguments: &[&[u8]]) {
         let About { command, protocol, token, level } = request.about;
         let Asker::Core { core, id } = asker else { unreachable!("another core asks") };
-        if let Some(cluster) = &mut self.cluster {
+        if self.is_replicated() {
             let copied = Copied::new(asker, command, protocol, token, arguments);
-            return cluster.ask(Incoming::Request(Box::new(copied), level));
+            return self.ask_cluster(Incoming::Request(Box::new(copied), level));
         }
         let park = || Parked::Request(Copied::new(asker, command, protocol, token, arguments));
         if self.parking.holds_up(token) {

@@ -36,6 +36,7 @@ pub(crate) mod slowlog;
 mod stores;
 pub(crate) mod tasks;
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -51,6 +52,7 @@ use self::parking::Parking;
 use self::shards::Shards;
 use self::slowlog::Slowlog;
 use self::tasks::Tasks;
+use crate::cluster::commands::Incoming;
 use crate::cluster::{Cluster, LinkEvent};
 use crate::config::Config;
 use crate::node::Node;
@@ -65,8 +67,12 @@ pub(crate) struct World {
     pub(crate) links: Links,
     pub(crate) parking: Parking,
     pub(crate) held: Held,
-    /// This core's part in the cluster, where there is one.
+    /// This core's part in the cluster, where there is one. Taken out while it is at work: what
+    /// clients ask of it goes to `asked`.
     pub(crate) cluster: Option<Box<Cluster>>,
+    /// What clients have asked of the cluster and was not begun yet; `None` where there is none. Its
+    /// replies let a connection's next requests in, so this is here while the cluster is taken out.
+    pub(crate) asked: Option<VecDeque<Incoming>>,
     /// Descriptors that the data ring has found ready.
     pub(crate) ready: Vec<u32>,
     /// What has happened on connections that are no clients'.
@@ -85,6 +91,17 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// Whether keys have copies on other nodes: then nothing about them is done on this core alone.
+    #[inline]
+    pub(crate) fn is_replicated(&self) -> bool {
+        self.asked.is_some()
+    }
+
+    /// Asks the cluster, which [`World::is_replicated`] says there is.
+    pub(crate) fn ask_cluster(&mut self, incoming: Incoming) {
+        self.asked.as_mut().expect("there is a cluster").push_back(incoming);
+    }
+
     /// How many replies of other cores one connection may wait for, if each is as long as the longest
     /// value there ever was: half of what may wait for a client.
     pub(crate) fn reply_count_max(&self) -> usize {

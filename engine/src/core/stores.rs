@@ -1,6 +1,8 @@
 //! What a core does for its stores: gives them their turn, runs again what has waited for a disk, and
 //! lets go of the answers that have become durable.
 
+use std::collections::VecDeque;
+
 use gridkv_cluster::{Instant, Token};
 use gridkv_storage::ReadError;
 
@@ -39,7 +41,8 @@ impl World {
 
     /// Whether nobody waits for a disk.
     pub(crate) fn is_settled(&self) -> bool {
-        let is_cluster_settled = self.cluster.as_ref().is_none_or(|it| it.is_settled());
+        let is_cluster_settled = self.cluster.as_ref().is_none_or(|it| it.is_settled())
+            && self.asked.as_ref().is_none_or(VecDeque::is_empty);
         self.parking.is_empty() && self.held.is_empty() && is_cluster_settled
     }
 }
@@ -160,11 +163,9 @@ impl Core {
 
     /// Runs a job, or parks it. One about a key that has copies on other nodes is the cluster's.
     pub(crate) fn start_job(&mut self, mut job: Box<dyn Job>) {
-        if let Some(cluster) = &mut self.world.cluster
-            && job.access() != Access::Local
-        {
+        if self.world.is_replicated() && job.access() != Access::Local {
             let level = job.level();
-            return cluster.ask(Incoming::Job(job, level));
+            return self.world.ask_cluster(Incoming::Job(job, level));
         }
         let parking = &mut self.world.parking;
         let held_up = job.tokens().iter().find(|token| parking.holds_up(**token)).copied();

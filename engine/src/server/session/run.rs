@@ -128,7 +128,7 @@ impl Session {
         token: Token,
         arguments: &[&[u8]],
     ) {
-        if world.cluster.is_some() {
+        if world.is_replicated() {
             return self.defer(world, None, command, token, arguments);
         }
         if world.parking.holds_up(token) {
@@ -155,7 +155,7 @@ impl Session {
         token: Token,
         arguments: &[&[u8]],
     ) {
-        if world.cluster.is_some() {
+        if world.is_replicated() {
             return self.defer(world, Some(sequence), command, token, arguments);
         }
         if world.parking.holds_up(token) {
@@ -193,8 +193,7 @@ impl Session {
             sequence.unwrap_or_else(|| self.replies.wait(Gather::One, protocol, 1, self.is_mute()));
         let asker = Asker::Client(Waiter { connection: self.connection, sequence });
         let request = Request::new(asker, command, protocol, token, arguments);
-        let cluster = world.cluster.as_mut().expect("the caller has looked");
-        cluster.ask(Incoming::Request(Box::new(request), self.client.level));
+        world.ask_cluster(Incoming::Request(Box::new(request), self.client.level));
     }
 
     /// Parks what cannot run yet: a part of the reply `sequence`, or a reply of its own.
