@@ -1,0 +1,166 @@
+//! The command line.
+
+mod measure;
+mod target;
+mod workload;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use measure::{CallStyle, CpuList, EngineOptions, EngineSetting, MeasureOptions};
+pub use target::TargetName;
+pub use workload::{DistributionName, WorkloadOptions};
+
+/// Loads key-value stores and reports what it measured.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "gridkv-bench", version, about)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Load one target and report rate, latencies, errors and the server's CPU time.
+    Run(RunOptions),
+    /// Load two targets in turn (A B A B ...) and report the ratios with their spread.
+    Compare(CompareOptions),
+}
+
+/// Options of `run`.
+#[derive(Clone, Debug, Args)]
+pub struct RunOptions {
+    /// What to load: resp://HOST:PORT, `in-core` or `embedded`.
+    pub target: TargetName,
+    /// How to load it.
+    #[command(flatten)]
+    pub measure: MeasureOptions,
+    /// Write the report as JSON to this file; `-` for standard output, in place of the table.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<String>,
+}
+
+/// Options of `compare`.
+#[derive(Clone, Debug, Args)]
+pub struct CompareOptions {
+    /// The first target: ratios are of this one to the other.
+    pub a: TargetName,
+    /// The second target.
+    pub b: TargetName,
+    /// How often to run both.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub pairs: u32,
+    /// How to load them.
+    #[command(flatten)]
+    pub measure: MeasureOptions,
+    /// Write the report as JSON to this file; `-` for standard output, in place of the table.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<String>,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number > 0 => Ok(number),
+        _ => Err("expected a whole number above 0".to_owned()),
+    }
+}
+
+/// The options of a run against `target`, for tests.
+#[cfg(test)]
+pub(crate) fn parse_measure(target: &str, line: &str) -> MeasureOptions {
+    let arguments = ["gridkv-bench", "run", target].into_iter();
+    let arguments = arguments.chain(line.split_ascii_whitespace());
+    match Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}")).command {
+        Command::Run(options) => options.measure,
+        Command::Compare(_) => unreachable!("the line says run"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::Distribution;
+    use crate::pace::{Arrivals, Pace};
+    use crate::workload::{ValueSizes, Workload};
+
+    fn parse(line: &str) -> Result<RunOptions, String> {
+        let arguments = ["gridkv-bench", "run", "resp://[::1]:7000"];
+        let arguments = arguments.into_iter().chain(line.split_ascii_whitespace());
+        match Cli::try_parse_from(arguments).map_err(|it| it.to_string())?.command {
+            Command::Run(options) => Ok(options),
+            Command::Compare(_) => unreachable!("the line says run"),
+        }
+    }
+
+    #[test]
+    fn options_describe_a_workload() {
+        let options = parse(
+            "--mix get=0.95,set=0.05 --keys 500 --key-size 32 --value-size 16-1024 \
+             --distribution zipfian --seed 9",
+        )
+        .unwrap();
+        let workload = Workload {
+            key_count: 500,
+            key_bytes: 32,
+            value_sizes: ValueSizes { bytes_min: 16, bytes_max: 1024 },
+            reads: 0.95,
+            distribution: Distribution::Zipfian { theta: 0.99 },
+            seed: 9,
+        };
+        assert_eq!(options.measure.workload.workload(), Ok(workload));
+        assert_eq!(options.target, TargetName::Resp("[::1]:7000".to_owned()));
+        assert_eq!(options.measure.pace(), Pace::Closed);
+    }
+
+    #[test]
+    fn a_rate_makes_an_open_loop() {
+        let pace = parse("--rate 5e4 --arrivals fixed").unwrap().measure.pace();
+        assert_eq!(pace, Pace::Open { rate: 50_000.0, arrivals: Arrivals::Fixed });
+    }
+
+    #[test]
+    fn targets_have_the_options_that_make_sense_for_them() {
+        let (in_core, embedded) = (TargetName::InCore, TargetName::Embedded);
+        let resp = TargetName::Resp("host:1".to_owned());
+        for (line, target, expected) in [
+            ("--rate 5", &in_core, "in-core has no open loop: leave out --rate"),
+            ("--idle-connections 5", &embedded, "embedded has no --idle-connections"),
+            ("--load --growth", &resp, "resp://host:1 has no --growth"),
+        ] {
+            let check = parse(line).unwrap().measure.check(target);
+            assert_eq!(check, Err(expected.to_owned()));
+        }
+        assert!(parse("-P 2").unwrap().measure.check(&embedded).is_err());
+        let line = "-P 2 --rate 5 --calls async --engine idle=poll --engine shards=2";
+        let measure = parse(line).unwrap().measure;
+        assert_eq!(measure.check(&embedded), Ok(()));
+        assert_eq!(measure.engine.settings.len(), 2);
+    }
+
+    #[test]
+    fn contradictions_and_nonsense_are_refused() {
+        for line in [
+            "--reads 0.5 --mix get=1",
+            "--reads 1.5",
+            "--mix get=0.5",
+            "--mix get=0.5,del=0.5",
+            "--rate 0",
+            "--rate inf",
+            "--connections 0",
+            "--requests 5 --duration 1s",
+            "--value-size 9-5",
+            "--client-cpus x",
+            "--zipf-theta 1",
+            "--report-rss",
+            "--growth",
+            "--cores 1 --cpus 0",
+            "--engine idle",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        let options = parse("--keys 1000 --key-size 6").unwrap();
+        let sentence = options.measure.workload.workload().unwrap_err();
+        assert_eq!(sentence, "--key-size 6 has digits for 100 keys, not for 1000");
+    }
+}
