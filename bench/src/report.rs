@@ -2,6 +2,8 @@
 //!
 //! JSON fields carry their unit. A figure that could not be measured is absent (`null`), never zero.
 
+pub mod hgrm;
+pub mod html;
 mod text;
 
 use std::collections::BTreeSet;
