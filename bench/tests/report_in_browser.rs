@@ -6,6 +6,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use gridkv_bench::report::html::{
@@ -35,7 +36,10 @@ fn browser() -> Option<PathBuf> {
             std::env::var_os("REQUIRE_BROWSER").is_none(),
             "a browser is required: {BROWSERS:?}"
         );
-        let _ = writeln!(io::stderr(), "SKIPPED: none of {BROWSERS:?} is installed");
+        static SAID: Once = Once::new();
+        SAID.call_once(|| {
+            let _ = writeln!(io::stderr(), "SKIPPED: none of {BROWSERS:?} is installed");
+        });
     }
     found
 }

@@ -17,7 +17,11 @@
   };
 
   const measure = (axis, value) => {
-    if (axis.scale === "percentile") return Number((value * 100).toPrecision(9)) + " %";
+    // One digit more than there are nines.
+    if (axis.scale === "percentile") {
+      const decimals = Math.max(0, Math.ceil(-Math.log10(1 - value)) - 1);
+      return Number((value * 100).toFixed(Math.min(decimals, 14))) + " %";
+    }
     return number(value) + (axis.unit ? " " + axis.unit : "");
   };
 
@@ -109,6 +113,16 @@
       show(nearestStop((event.clientX - box.left) * svg.viewBox.baseVal.width / box.width));
     };
 
+    // On a narrow screen, the line that a key leads to may be outside of what is shown.
+    const reveal = () => {
+      if (stop < 0) return;
+      const at = stops[stop] * svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+      const isSeen = at > canvas.scrollLeft && at < canvas.scrollLeft + canvas.clientWidth;
+      if (isSeen) return;
+      canvas.scrollLeft = at - canvas.clientWidth / 2;
+      show(stop);
+    };
+
     const keys = {
       ArrowLeft: () => show(stop < 0 ? stops.length - 1 : stop - 1),
       ArrowRight: () => show(stop + 1),
@@ -125,6 +139,7 @@
       if (!(event.key in keys) || event.ctrlKey || event.altKey || event.metaKey) return;
       event.preventDefault();
       keys[event.key]();
+      reveal();
     });
   };
 
