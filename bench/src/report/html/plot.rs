@@ -75,8 +75,8 @@ const TICK_COUNT_Y: usize = 6;
 
 /// Series beyond so many have a colour of another, and other dashes. The style sheet knows them.
 const COLOR_COUNT: usize = 6;
-const SOLID_DASHES: [&str; 3] = ["none", "14 4", "10 3 2 3"];
-const DASHED_DASHES: [&str; 3] = ["6 4", "2 3", "6 3 2 3 2 3"];
+const SOLID_DASHES: [&str; 3] = ["none", "14 4", "14 4 2 4"];
+const DASHED_DASHES: [&str; 3] = ["5 4", "2 3", "5 3 2 3"];
 
 /// A series of so few points shows each of them.
 const MARKED_POINTS_MAX: usize = 40;
@@ -223,12 +223,12 @@ fn legend(plot: &Plot, lines: &[Vec<Place>], out: &mut String) {
         let color = index % COLOR_COUNT;
         let count = places.iter().flatten().count();
         let marker =
-            if count <= MARKED_POINTS_MAX { marker(index, 17.0, 6.0) } else { String::new() };
+            if count <= MARKED_POINTS_MAX { marker(index, 23.0, 6.0) } else { String::new() };
         let note = if count == 0 { " (no data)" } else { "" };
         writeln!(
             out,
-            "<li><svg class=\"swatch\" viewBox=\"0 0 34 12\" aria-hidden=\"true\"><g class=\"s{color}\">\
-             <path class=\"line\" stroke-dasharray=\"{dashes}\" d=\"M1 6H33\"/>\
+            "<li><svg class=\"swatch\" viewBox=\"0 0 46 12\" aria-hidden=\"true\"><g class=\"s{color}\">\
+             <path class=\"line\" stroke-dasharray=\"{dashes}\" d=\"M0 6H46\"/>\
              <path class=\"marker\" d=\"{marker}\"/></g></svg>{}{note}</li>",
             escaped(&series.name)
         )
