@@ -1,51 +1,24 @@
 //! Two targets in turn.
 //!
 //! What disturbs a machine for a minute disturbs neighbours in a series alike. So ratios are taken
-//! within a pair, and what is reported is their median and their whole spread.
+//! within a pair; what they tell is in [`statistics`](crate::statistics).
 
 use serde::Serialize;
 
 use crate::report::Figures;
+use crate::statistics::{Ratio, Spread};
 use crate::target::{Failure, Preparation, Target};
 
-/// A figure over all pairs.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Spread {
-    /// Half of the pairs are below, half above.
-    pub median: f64,
-    /// The smallest.
-    pub min: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Spread {
-    /// The spread of `figures`; `None` when there are none.
-    #[must_use]
-    pub fn of(figures: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut sorted: Vec<f64> = figures.into_iter().collect();
-        sorted.sort_by(f64::total_cmp);
-        let (&min, &max) = (sorted.first()?, sorted.last()?);
-        let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 1 {
-            sorted[middle]
-        } else {
-            f64::midpoint(sorted[middle - 1], sorted[middle])
-        };
-        Some(Self { median, min, max })
-    }
-}
-
-/// The figures that are compared, of one target or as ratios; absent where they were not measured
+/// The figures that are compared, of one target, or as ratios; absent where they were not measured
 /// in every run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[expect(missing_docs, reason = "the names say it all")]
-pub struct Compared {
-    pub rate: Option<Spread>,
-    pub p50_us: Option<Spread>,
-    pub p99_us: Option<Spread>,
-    pub p99_9_us: Option<Spread>,
-    pub server_cpu_us_per_request: Option<Spread>,
+pub struct Compared<T = Spread> {
+    pub rate: Option<T>,
+    pub p50_us: Option<T>,
+    pub p99_us: Option<T>,
+    pub p99_9_us: Option<T>,
+    pub server_cpu_us_per_request: Option<T>,
 }
 
 /// All runs and what they come to.
@@ -62,15 +35,19 @@ pub struct Comparison {
     /// Figures of the second.
     pub b_figures: Compared,
     /// The first divided by the second, within pairs.
-    pub ratios: Compared,
+    pub ratios: Compared<Ratio>,
 }
 
 impl Comparison {
     /// What `a` and `b`, the runs of the targets in order, come to.
     pub(crate) fn new(a: Vec<Figures>, b: Vec<Figures>, partial: Option<String>) -> Self {
-        let ratios =
-            compared(|figure| spread_of(a.iter().zip(&b), |(a, b)| ratio(figure(a)?, figure(b)?)));
-        let of = |runs: &[Figures]| compared(|figure| spread_of(runs.iter(), figure));
+        let ratios = compared(|figure| {
+            let pairs = a.iter().zip(&b).map(|(a, b)| figure(a).zip(figure(b)));
+            Ratio::of(pairs.collect::<Option<Vec<_>>>()?)
+        });
+        let of = |runs: &[Figures]| {
+            compared(|figure| Spread::of(runs.iter().map(figure).collect::<Option<Vec<_>>>()?))
+        };
         Self { partial, a_figures: of(&a), b_figures: of(&b), ratios, a, b }
     }
 }
@@ -117,26 +94,14 @@ pub fn alternate<'a>(
 
 type Figure = fn(&Figures) -> Option<f64>;
 
-fn compared(spread: impl Fn(Figure) -> Option<Spread>) -> Compared {
+fn compared<T>(of: impl Fn(Figure) -> Option<T>) -> Compared<T> {
     Compared {
-        rate: spread(|it| it.rate),
-        p50_us: spread(|it| Some(it.latency.as_ref()?.p50_us)),
-        p99_us: spread(|it| Some(it.latency.as_ref()?.p99_us)),
-        p99_9_us: spread(|it| Some(it.latency.as_ref()?.p99_9_us)),
-        server_cpu_us_per_request: spread(|it| it.server.as_ref()?.cpu_us_per_request),
+        rate: of(|it| it.rate),
+        p50_us: of(|it| Some(it.latency.as_ref()?.p50_us)),
+        p99_us: of(|it| Some(it.latency.as_ref()?.p99_us)),
+        p99_9_us: of(|it| Some(it.latency.as_ref()?.p99_9_us)),
+        server_cpu_us_per_request: of(|it| it.server.as_ref()?.cpu_us_per_request),
     }
-}
-
-/// `None` when one of the runs lacks the figure.
-fn spread_of<T>(
-    runs: impl Iterator<Item = T>,
-    figure: impl Fn(T) -> Option<f64>,
-) -> Option<Spread> {
-    Spread::of(runs.map(figure).collect::<Option<Vec<f64>>>()?)
-}
-
-fn ratio(a: f64, b: f64) -> Option<f64> {
-    (b > 0.0).then(|| a / b)
 }
 
 #[cfg(test)]
@@ -146,6 +111,7 @@ mod tests {
 
     use super::*;
     use crate::record::{Answer, Recorder};
+    use crate::statistics::Verdict;
     use crate::target::{GeneratorCost, Measurement};
     use crate::workload::Operation;
 
@@ -203,8 +169,9 @@ mod tests {
         let comparison = comparison.unwrap();
         assert_eq!(order, "ababab");
         assert_eq!(comparison.partial, None);
-        assert_eq!(comparison.ratios.rate, Some(Spread { median: 3.0, min: 1.0, max: 4.0 }));
-        assert_eq!(comparison.ratios.p50_us, Some(Spread { median: 1.0, min: 1.0, max: 1.0 }));
+        let rates = Ratio::of([(1.0, 1.0), (3.0, 1.0), (4.0, 1.0)]);
+        assert_eq!(comparison.ratios.rate, rates);
+        assert_eq!(comparison.ratios.p50_us.unwrap().verdict, Verdict::NoDifference);
         assert_eq!(comparison.ratios.server_cpu_us_per_request, None);
         let a_rate = Spread { median: 200.0, min: 100.0, max: 300.0 };
         assert_eq!(comparison.a_figures.rate, Some(a_rate));
@@ -216,7 +183,7 @@ mod tests {
         let comparison = comparison.unwrap();
         assert_eq!(order, "abab");
         assert_eq!(comparison.partial.as_deref(), Some("cannot connect to b: refused"));
-        assert_eq!(comparison.ratios.rate, Some(Spread { median: 2.0, min: 2.0, max: 2.0 }));
+        assert_eq!(comparison.ratios.rate, Ratio::of([(100.0, 50.0)]));
     }
 
     #[test]
@@ -224,12 +191,5 @@ mod tests {
         let (comparison, order) = compare(&[100], &[]);
         assert!(comparison.is_err());
         assert_eq!(order, "ab");
-    }
-
-    #[test]
-    fn an_even_number_of_figures_has_its_median_between() {
-        let spread = Spread { median: 2.5, min: 1.0, max: 4.0 };
-        assert_eq!(Spread::of([4.0, 1.0, 3.0, 2.0]), Some(spread));
-        assert_eq!(Spread::of([]), None);
     }
 }

@@ -8,6 +8,7 @@
 //! | [`record`] | latencies and errors |
 //! | [`target`] | what is loaded |
 //! | [`proc`] | what `/proc` says of the server and the machine |
+//! | [`statistics`] | what some pairs of figures tell |
 //! | [`compare`] | two targets in turn |
 //! | [`report`] | tables and JSON |
 //!
@@ -27,6 +28,7 @@ pub mod pace;
 pub mod proc;
 pub mod record;
 pub mod report;
+pub mod statistics;
 pub mod target;
 pub mod workload;
 

@@ -24,7 +24,7 @@ pub struct Cli {
 pub enum Command {
     /// Load one target and report rate, latencies, errors and the server's CPU time.
     Run(RunOptions),
-    /// Load two targets in turn (A B A B ...) and report the ratios with their spread.
+    /// Load two targets in turn (A B A B ...) and report the ratios, and whether they differ from 1.
     Compare(CompareOptions),
 }
 
@@ -48,8 +48,8 @@ pub struct CompareOptions {
     pub a: TargetName,
     /// The second target.
     pub b: TargetName,
-    /// How often to run both.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    /// How often to run both, at least 5 times: fewer do not tell a difference from noise.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(5..))]
     pub pairs: u32,
     /// How to load them.
     #[command(flatten)]

@@ -169,15 +169,32 @@ fn the_form_of_the_json_is_stable() {
     let expected: Vec<&str> = include_str!("run_fields.txt").lines().collect();
     assert_eq!(fields(&run_report()), expected);
 
-    let runs = || vec![Figures::new(&measurement())];
-    let report = CompareReport {
+    let expected: Vec<&str> = include_str!("compare_fields.txt").lines().collect();
+    assert_eq!(fields(&compare_report(1)), expected);
+}
+
+/// Of two equal sides.
+fn compare_report(pair_count: usize) -> CompareReport {
+    let runs = || vec![Figures::new(&measurement()); pair_count];
+    CompareReport {
         setting: setting(),
         targets: ["a".to_owned(), "b".to_owned()],
         preparations: [Preparation::default(), Preparation::default()],
         comparison: Comparison::new(runs(), runs(), None),
+    }
+}
+
+#[test]
+fn a_comparison_says_in_words_what_it_can_tell() {
+    let words = |pair_count| {
+        let table = text::comparison_table(&compare_report(pair_count));
+        let line = table.lines().find(|it| it.starts_with("A / B req/s")).unwrap().to_owned();
+        line.trim_start_matches("A / B req/s").trim().to_owned()
     };
-    let expected: Vec<&str> = include_str!("compare_fields.txt").lines().collect();
-    assert_eq!(fields(&report), expected);
+    let columns = |line: &str| line.split_ascii_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(columns(&words(5)), "1.000 1.000 1.000 1.000 1.000 no difference");
+    assert_eq!(columns(&words(1)), "1.000 - - 1.000 1.000 too few pairs to tell");
+    assert_eq!(columns(&words(0)), "- - - - - not measured");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Tables for people, and where all output goes.
 
+mod ratios;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -7,8 +9,9 @@ use std::io::{self, Write as _};
 use serde::Serialize;
 
 use super::{CompareReport, Figures, RunReport, Setting};
-use crate::compare::{Compared, Spread};
+use crate::compare::Compared;
 use crate::record::{Errors, LatencySummary};
+use crate::statistics::Spread;
 use crate::target::Preparation;
 
 /// Stands for a figure that was not measured.
@@ -230,7 +233,7 @@ fn figures(table: &mut Table, figures: &Figures) {
     }
 }
 
-fn comparison_table(report: &CompareReport) -> String {
+pub(super) fn comparison_table(report: &CompareReport) -> String {
     let mut table = Table::default();
     setting(&mut table, &report.setting);
     let comparison = &report.comparison;
@@ -268,9 +271,10 @@ fn comparison_table(report: &CompareReport) -> String {
     table.line(format_args!(""));
     let names = ["median", "min", "max"];
     table.row("", &names.map(str::to_owned));
-    spreads(&mut table, "A ", &comparison.a_figures, false);
-    spreads(&mut table, "B ", &comparison.b_figures, false);
-    spreads(&mut table, "A / B ", &comparison.ratios, true);
+    spreads(&mut table, "A ", &comparison.a_figures);
+    spreads(&mut table, "B ", &comparison.b_figures);
+    table.line(format_args!(""));
+    ratios::rows(&mut table, &comparison.ratios);
     for (name, runs) in [("A", &comparison.a), ("B", &comparison.b)] {
         if let Some(reply) = runs.iter().find_map(|it| it.errors.first_error_reply.as_ref()) {
             table.line(format_args!("{name} first error {reply}"));
@@ -279,17 +283,15 @@ fn comparison_table(report: &CompareReport) -> String {
     table.text
 }
 
-fn spreads(table: &mut Table, label: &str, figures: &Compared, is_ratio: bool) {
-    let three: fn(Option<f64>) -> String = |it| number(it, 3);
-    let pick = |absolute: fn(Option<f64>) -> String| if is_ratio { three } else { absolute };
+fn spreads(table: &mut Table, label: &str, figures: &Compared) {
+    let [whole, three]: [fn(Option<f64>) -> String; 2] = [|it| number(it, 0), |it| number(it, 3)];
     for (name, spread, format) in [
-        ("req/s", figures.rate, pick(|it| number(it, 0))),
-        ("p50 us", figures.p50_us, pick(micros)),
-        ("p99 us", figures.p99_us, pick(micros)),
-        ("p99.9 us", figures.p99_9_us, pick(micros)),
+        ("req/s", figures.rate, whole),
+        ("p50 us", figures.p50_us, micros),
+        ("p99 us", figures.p99_us, micros),
+        ("p99.9 us", figures.p99_9_us, micros),
         ("CPU/req", figures.server_cpu_us_per_request, three),
     ] {
-        let name = if is_ratio { name.trim_end_matches(" us") } else { name };
         let cells: [fn(Spread) -> f64; 3] = [|it| it.median, |it| it.min, |it| it.max];
         let cells = cells.map(|cell| format(spread.map(cell)));
         table.row(&format!("{label}{name}"), &cells);
