@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::interrupt;
 use crate::report::Figures;
 use crate::statistics::{Ratio, Spread};
 use crate::target::{Failure, Preparation, Target};
@@ -69,6 +70,10 @@ pub fn alternate<'a>(
     'pairs: for _ in 0..pair_count {
         let prepared = runs.iter_mut().zip(&mut preparations);
         for (target, (runs, preparation)) in [&mut *a, &mut *b].into_iter().zip(prepared) {
+            if interrupt::is_set() {
+                partial = Some(interrupt::REASON.to_owned());
+                break 'pairs;
+            }
             if runs.is_empty() {
                 *preparation = target.prepare()?;
             }

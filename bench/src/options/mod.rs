@@ -1,14 +1,19 @@
 //! The command line.
 
 mod measure;
+mod server;
 mod target;
 mod workload;
 
 use clap::{Args, Parser, Subcommand};
 
 pub use measure::{CallStyle, CpuList, EngineOptions, EngineSetting, MeasureOptions};
+pub use server::ServerOptions;
 pub use target::TargetName;
 pub use workload::{DistributionName, WorkloadOptions};
+
+use crate::proc::parse_cpu_list;
+use crate::server::{CommandTemplate, TargetTemplate};
 
 /// Loads key-value stores and reports what it measured.
 #[derive(Clone, Debug, Parser)]
@@ -31,8 +36,17 @@ pub enum Command {
 /// Options of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunOptions {
-    /// What to load: resp://HOST:PORT, `in-core` or `embedded`.
-    pub target: TargetName,
+    /// What to load: resp://HOST:PORT, `in-core` or `embedded`. With --cmd it may have the
+    /// placeholders of the command, and `auto` is resp://127.0.0.1:{port}.
+    #[arg(default_value = "auto")]
+    pub target: TargetTemplate,
+    /// Start this server first, and stop it in the end: a command line in which {port} is a free
+    /// port and {dir} a new directory. May be repeated for servers of several processes.
+    #[arg(long = "cmd", value_name = "TEMPLATE")]
+    pub commands: Vec<CommandTemplate>,
+    /// How to start it.
+    #[command(flatten)]
+    pub server: ServerOptions,
     /// How to load it.
     #[command(flatten)]
     pub measure: MeasureOptions,
@@ -44,10 +58,23 @@ pub struct RunOptions {
 /// Options of `compare`.
 #[derive(Clone, Debug, Args)]
 pub struct CompareOptions {
-    /// The first target: ratios are of this one to the other.
-    pub a: TargetName,
-    /// The second target.
-    pub b: TargetName,
+    /// The first target: ratios are of this one to the other. With --a-cmd it may have the
+    /// placeholders of the command, and `auto` is resp://127.0.0.1:{port}.
+    #[arg(default_value = "auto")]
+    pub a: TargetTemplate,
+    /// The second target, likewise.
+    #[arg(default_value = "auto")]
+    pub b: TargetTemplate,
+    /// Start this server for A, and stop it in the end: a command line in which {port} is a free
+    /// port and {dir} a new directory. May be repeated for servers of several processes.
+    #[arg(long = "a-cmd", value_name = "TEMPLATE")]
+    pub a_commands: Vec<CommandTemplate>,
+    /// The same for B.
+    #[arg(long = "b-cmd", value_name = "TEMPLATE")]
+    pub b_commands: Vec<CommandTemplate>,
+    /// How to start them.
+    #[command(flatten)]
+    pub server: ServerOptions,
     /// How often to run both, at least 5 times: fewer do not tell a difference from noise.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(5..))]
     pub pairs: u32,
@@ -57,6 +84,10 @@ pub struct CompareOptions {
     /// Write the report as JSON to this file; `-` for standard output, in place of the table.
     #[arg(long, value_name = "FILE")]
     pub json: Option<String>,
+}
+
+fn cpu_list(text: &str) -> Result<CpuList, String> {
+    parse_cpu_list(text).map(CpuList).ok_or_else(|| "expected CPUs as in 1,3-4".to_owned())
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -109,7 +140,8 @@ mod tests {
             seed: 9,
         };
         assert_eq!(options.measure.workload.workload(), Ok(workload));
-        assert_eq!(options.target, TargetName::Resp("[::1]:7000".to_owned()));
+        let target = TargetName::Resp("[::1]:7000".to_owned());
+        assert_eq!(options.target, TargetTemplate::Plain(target));
         assert_eq!(options.measure.pace(), Pace::Closed);
     }
 
