@@ -12,6 +12,7 @@
 //! | [`proc`] | what `/proc` says of the server and the machine |
 //! | [`statistics`] | what some pairs of figures tell |
 //! | [`compare`] | two targets in turn |
+//! | [`sweep`] | one target with many values of a knob |
 //! | [`report`] | tables and JSON |
 //!
 //! # Invariants
@@ -33,10 +34,11 @@ pub mod record;
 pub mod report;
 pub mod server;
 pub mod statistics;
+pub mod sweep;
 pub mod target;
 pub mod workload;
 
-use options::{Command, CompareOptions, RunOptions};
+use options::{Command, CompareOptions, RunOptions, SweepOptions};
 use report::{CompareReport, Figures, RunReport, Setting};
 use server::{Running, Side, Values};
 
@@ -50,6 +52,7 @@ pub fn execute(command: Command, command_line: String) -> Result<(), String> {
     match command {
         Command::Run(options) => run(&options, command_line),
         Command::Compare(options) => compare_targets(&options, command_line),
+        Command::Sweep(options) => sweep_target(&options, command_line),
     }
 }
 
@@ -97,6 +100,15 @@ fn compare_targets(options: &CompareOptions, command_line: String) -> Result<(),
     let report = CompareReport { setting, targets, preparations, comparison };
     write(options.json.as_deref(), &report, report::print_comparison)?;
     partial.map_or(Ok(()), |why| Err(with_obituary(why, [&mut a_server, &mut b_server])))
+}
+
+fn sweep_target(options: &SweepOptions, command_line: String) -> Result<(), String> {
+    let workload = options.measure.workload.workload()?;
+    let plan = sweep::Plan::new(options)?;
+    let setting = Setting::observe(command_line, &workload, &options.measure, &[plan.target()]);
+    let report = plan.run(setting)?;
+    write(options.json.as_deref(), &report, report::print_sweep)?;
+    report.partial.map_or(Ok(()), Err)
 }
 
 /// A failure, and which server died of it.

@@ -4,6 +4,7 @@
 
 pub mod hgrm;
 pub mod html;
+mod sweep;
 mod text;
 
 use std::collections::BTreeSet;
@@ -20,7 +21,8 @@ use crate::record::{Errors, LatencySummary};
 use crate::target::{Measurement, Preparation};
 use crate::workload::Workload;
 
-pub use text::{print_comparison, print_failure, print_json, print_run};
+pub use sweep::{KneeReport, KnobReport, PointReport, SweepReport};
+pub use text::{print_comparison, print_failure, print_json, print_run, print_sweep};
 
 /// Names the form of the JSON; changes when a field changes its meaning or goes away.
 pub const SCHEMA: &str = "gridkv-bench/1";

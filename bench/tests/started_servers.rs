@@ -1,86 +1,21 @@
 //! The program with servers that it starts itself: what it prints, how it ends, what it leaves.
 //!
-//! The servers are this very test, run again as [`responder`] says.
+//! The servers are this very test, run again as `responder` says.
 
 #![expect(clippy::unwrap_used, reason = "this is a test, with helpers outside its functions")]
 
+mod program;
 mod responder;
 
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use responder::{command, running};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use program::{await_running, bench, started};
+use responder::command;
+use rustix::process::{Signal, kill_process};
 
 /// A few small measurements.
 const SMALL: &str = "--keys 100 --warmup 10ms --duration 50ms -c 2 --server-start-timeout 5s";
-
-struct Run {
-    output: Output,
-    directory: tempfile::TempDir,
-    mark: String,
-}
-
-impl Run {
-    fn stderr(&self) -> String {
-        String::from_utf8(self.output.stderr.clone()).unwrap()
-    }
-
-    fn stdout(&self) -> String {
-        String::from_utf8(self.output.stdout.clone()).unwrap()
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout()).unwrap_or_else(|_| panic!("{}", self.stderr()))
-    }
-
-    /// One line on standard error, failure, and nothing left.
-    fn fails_with(&self, expected: &str) {
-        let stderr = self.stderr();
-        assert!(stderr.contains(expected), "{stderr}");
-        assert_eq!(stderr.lines().count(), 1, "{stderr}");
-        assert!(!self.output.status.success());
-        self.leaves_nothing();
-    }
-
-    fn succeeds(&self) {
-        assert!(self.output.status.success(), "{}", self.stderr());
-        self.leaves_nothing();
-    }
-
-    fn leaves_nothing(&self) {
-        assert_eq!(running(&self.mark), Vec::<u32>::new());
-        assert!(std::fs::read_dir(self.directory.path()).unwrap().next().is_none());
-    }
-}
-
-/// Runs the program with `arguments`, some of which are command lines, and the options in `line`.
-fn bench(mark: &str, arguments: &[&str], line: &str) -> Run {
-    started(mark, arguments, line, |_| {})
-}
-
-/// The same, with something done meanwhile.
-fn started(mark: &str, arguments: &[&str], line: &str, meanwhile: impl FnOnce(Pid)) -> Run {
-    let directory = tempfile::tempdir().unwrap();
-    let mut program = Command::new(env!("CARGO_BIN_EXE_gridkv-bench"));
-    program.args(arguments).args(line.split_ascii_whitespace());
-    program.arg("--dir").arg(directory.path());
-    program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = program.spawn().unwrap();
-    meanwhile(Pid::from_child(&child));
-    Run { output: child.wait_with_output().unwrap(), directory, mark: mark.to_owned() }
-}
-
-/// Waits until `count` responders of a mark run.
-fn await_running(mark: &str, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    while running(mark).len() < count {
-        assert!(Instant::now() < deadline);
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 #[test]
 fn a_server_is_started_loaded_and_stopped() {

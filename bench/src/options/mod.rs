@@ -2,6 +2,7 @@
 
 mod measure;
 mod server;
+mod sweep;
 mod target;
 mod workload;
 
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use measure::{CallStyle, CpuList, EngineOptions, EngineSetting, MeasureOptions};
 pub use server::ServerOptions;
+pub use sweep::SweepOptions;
 pub use target::TargetName;
 pub use workload::{DistributionName, WorkloadOptions};
 
@@ -31,6 +33,9 @@ pub enum Command {
     Run(RunOptions),
     /// Load two targets in turn (A B A B ...) and report the ratios, and whether they differ from 1.
     Compare(CompareOptions),
+    /// Load one target again and again with other values of one or two knobs, or search the highest
+    /// rate at which it still answers in time.
+    Sweep(SweepOptions),
 }
 
 /// Options of `run`.
@@ -104,7 +109,7 @@ pub(crate) fn parse_measure(target: &str, line: &str) -> MeasureOptions {
     let arguments = arguments.chain(line.split_ascii_whitespace());
     match Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}")).command {
         Command::Run(options) => options.measure,
-        Command::Compare(_) => unreachable!("the line says run"),
+        Command::Compare(_) | Command::Sweep(_) => unreachable!("the line says run"),
     }
 }
 
@@ -120,7 +125,7 @@ mod tests {
         let arguments = arguments.into_iter().chain(line.split_ascii_whitespace());
         match Cli::try_parse_from(arguments).map_err(|it| it.to_string())?.command {
             Command::Run(options) => Ok(options),
-            Command::Compare(_) => unreachable!("the line says run"),
+            Command::Compare(_) | Command::Sweep(_) => unreachable!("the line says run"),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Tables for people, and where all output goes.
 
 mod ratios;
+mod sweep;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -13,6 +14,8 @@ use crate::compare::Compared;
 use crate::record::{Errors, LatencySummary};
 use crate::statistics::Spread;
 use crate::target::Preparation;
+
+pub use sweep::print_sweep;
 
 /// Stands for a figure that was not measured.
 const ABSENT: &str = "-";

@@ -103,9 +103,24 @@ impl Side {
             servers.push(Server { words: command.fill(&values)?, port });
             named.extend(placeholders);
         }
-        let target = self.target.fill(&values)?;
-        let target = with_peers(target, servers.iter().skip(1).filter_map(|it| it.port));
-        Ok(Layout { target, servers, directory, options: options.clone() })
+        let target = self.target_of(&servers, &values)?;
+        Ok(Layout { target, values, servers, directory, options: options.clone() })
+    }
+
+    /// What to load of a side that runs, with other values of `knobs` that its commands do not have.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such target.
+    pub fn target_with(&self, running: &Running, knobs: &Values) -> Result<TargetName, Error> {
+        let mut values = running.values.clone();
+        values.extend(knobs.clone());
+        self.target_of(&running.servers, &values)
+    }
+
+    fn target_of(&self, servers: &[Server], values: &Values) -> Result<TargetName, Error> {
+        let target = self.target.fill(values)?;
+        Ok(with_peers(target, servers.iter().skip(1).filter_map(|it| it.port)))
     }
 }
 
@@ -113,6 +128,7 @@ impl Side {
 #[derive(Debug)]
 pub struct Layout {
     target: TargetName,
+    values: Values,
     servers: Vec<Server>,
     directory: Option<TempDir>,
     options: ServerOptions,
@@ -138,15 +154,15 @@ impl Layout {
     ///
     /// When one cannot be started, or ends, or does not serve in time. None is left then.
     pub fn start(self) -> Result<Running, Error> {
-        let mut running =
-            Running { target: self.target, processes: Vec::new(), directory: self.directory };
+        let Self { target, values, servers, directory, .. } = self;
+        let mut running = Running { target, values, servers, processes: Vec::new(), directory };
         let Some(directory) = &running.directory else { return Ok(running) };
         let cpus = self.options.server_cpus.as_ref().map(|it| it.0.clone()).unwrap_or_default();
-        for (index, server) in self.servers.iter().enumerate() {
+        for (index, server) in running.servers.iter().enumerate() {
             let output = directory.path().join(format!("output{}", index + 1));
             running.processes.push(Process::start(&server.words, output, &cpus)?);
         }
-        running.await_ready(&self.servers, self.options.server_start_timeout)?;
+        running.await_ready(self.options.server_start_timeout)?;
         Ok(running)
     }
 }
@@ -155,6 +171,8 @@ impl Layout {
 #[derive(Debug)]
 pub struct Running {
     target: TargetName,
+    values: Values,
+    servers: Vec<Server>,
     processes: Vec<Process>,
     directory: Option<TempDir>,
 }
@@ -174,11 +192,12 @@ impl Running {
         })
     }
 
-    fn await_ready(&mut self, servers: &[Server], timeout: Duration) -> Result<(), Error> {
+    fn await_ready(&mut self, timeout: Duration) -> Result<(), Error> {
         let is_resp = matches!(self.target, TargetName::Resp(_));
         let deadline = Instant::now() + timeout;
-        for (index, server) in servers.iter().enumerate() {
-            let Some(port) = server.port else { continue };
+        let ports: Vec<_> = self.servers.iter().map(|it| it.port).collect();
+        for (index, port) in ports.into_iter().enumerate() {
+            let Some(port) = port else { continue };
             loop {
                 let why = match probe(port, is_resp && index == 0) {
                     Ok(()) => break,
