@@ -49,6 +49,7 @@ use server::{Running, Side, Values};
 /// One line, when there is no report or only a partial one.
 pub fn execute(command: Command, command_line: String) -> Result<(), String> {
     interrupt::listen().map_err(|error| format!("signals cannot be handled: {error}"))?;
+    server::orphans::adopt().map_err(|error| format!("orphans cannot be adopted: {error}"))?;
     match command {
         Command::Run(options) => run(&options, command_line),
         Command::Compare(options) => compare_targets(&options, command_line),

@@ -138,3 +138,17 @@ fn a_server_that_ignores_the_request_to_end_is_killed_with_what_it_forked() {
         bench("stubborn", &["run", "--cmd", &format!("sh {} {{port}}", path.display())], SMALL);
     run.succeeds();
 }
+
+#[test]
+fn a_server_that_makes_itself_a_daemon_is_refused_and_ended() {
+    let script = format!("setsid {} &", command("daemon", ""));
+    let directory = tempfile::tempdir().unwrap();
+    let path: PathBuf = directory.path().join("server.sh");
+    std::fs::write(&path, script.replace("{port}", "$1")).unwrap();
+    let line = format!("sh {} {{port}}", path.display());
+    let run = bench("daemon", &["run", "--cmd", &line], SMALL);
+    run.fails_with("ended before it was ready (exit status: 0)");
+    let twice =
+        bench("daemon", &["compare", "--a-cmd", &command("daemon", ""), "--b-cmd", &line], SMALL);
+    twice.fails_with("ended before it was ready (exit status: 0)");
+}

@@ -4,15 +4,18 @@
 //! |---|---|
 //! | [`template`] | a command line with placeholders |
 //! | [`process`] | one process and what it starts, from its first moment to its last |
+//! | [`orphans`] | what servers leave outside of their process groups |
 //! | [`side`] | what is loaded: a target, and the processes that serve it |
 //!
 //! # Invariants
 //!
 //! - Whatever was started is stopped and waited for when its [`Running`] is dropped, and so on every
 //!   way out of the program but `SIGKILL`.
-//! - Processes are ended by their process group, so what a server forks ends with it. A server that
-//!   leaves its group, as one that makes itself a daemon, is out of reach: run it in the foreground.
+//! - Processes are ended by their process group, so what a server forks ends with it. What leaves its
+//!   group is killed as an orphan; a server that makes itself a daemon is refused, as it ends at
+//!   once.
 
+pub mod orphans;
 pub mod process;
 pub mod side;
 pub mod template;

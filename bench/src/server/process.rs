@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use super::Error;
+use super::{Error, orphans};
 
 /// How long a server has to end by itself.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,6 +69,7 @@ impl Process {
         });
         let child = spawned.map_err(|source| Error::Spawn { command: command.clone(), source })?;
         let group = Pid::from_child(&child);
+        orphans::keep(group);
         Ok(Self { command, child, group, output, status: None, is_asked: false })
     }
 
@@ -145,6 +146,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         self.stop();
+        orphans::release(self.group);
     }
 }
 
