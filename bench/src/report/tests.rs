@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::*;
 use crate::proc::CpuTime;
 use crate::record::{Answer, Recorder};
+use crate::sweep::knee::{End, Outcome, Point, Reason};
 use crate::target::{GeneratorCost, Idle, LoadMemory, Loading, ServerCost};
 use crate::workload::{Operation, ValueSizes};
 
@@ -230,4 +231,72 @@ fn no_column_of_a_table_runs_into_the_next() {
     let line = table.lines().find(|it| it.starts_with("  all")).unwrap();
     let cells: Vec<&str> = line.split_ascii_whitespace().collect();
     assert_eq!(cells, ["all", "100", "52.4", "50.0", "100.0", "100.0", "100.0", "100.0", "100.0"]);
+}
+
+fn sweep_report() -> SweepReport {
+    let knobs: crate::server::Values = [("pipeline".to_owned(), "8".to_owned())].into();
+    let point = |offered: f64, p99_9_us: f64| Point {
+        offered,
+        achieved: offered,
+        seconds: 1.0,
+        p99_9_us: Some(p99_9_us),
+        failed: 0,
+        unsent: 0,
+        partial: None,
+        generator_limit: None,
+    };
+    SweepReport {
+        setting: setting(),
+        knobs: vec![KnobReport { name: "pipeline".to_owned(), values: vec!["8".to_owned()] }],
+        knee_bound_us: Some(5000.0),
+        partial: Some("host died".to_owned()),
+        points: vec![PointReport {
+            knobs: knobs.clone(),
+            target: "resp://host:1".to_owned(),
+            offered_rate: Some(1000.0),
+            generator_limit: None,
+            preparation: preparation(),
+            figures: Figures::new(&measurement()),
+        }],
+        best: None,
+        knees: vec![KneeReport {
+            knobs,
+            points: 1,
+            outcome: Outcome {
+                end: End::Found,
+                knee: Some(point(1000.0, 500.0)),
+                failing: Some(point(1050.0, 9000.0)),
+                reason: Some(Reason::Latency),
+            },
+        }],
+    }
+}
+
+#[test]
+fn the_form_of_the_json_of_a_sweep_is_stable() {
+    let expected: Vec<&str> = include_str!("sweep_fields.txt").lines().collect();
+    assert_eq!(fields(&sweep_report()), expected);
+}
+
+#[test]
+fn a_sweep_tells_its_knee_and_what_fails_above() {
+    let table = text::sweep_table(&sweep_report());
+    let end: Vec<&str> = table.lines().rev().take(2).collect();
+    assert_eq!(end[1], "knee of pipeline=8: 1000 req/s, p99.9 500.0 us (1 points); measured twice");
+    assert_eq!(end[0], "  fails at 1050 req/s: p99.9 9000.0 us");
+    assert!(table.contains("\nPARTIAL       host died\n"));
+}
+
+#[test]
+fn the_best_point_is_one_without_errors() {
+    let point = |completed: u64, is_faulty: bool| {
+        let mut point = sweep_report().points.remove(0);
+        point.figures.rate = Some(completed as f64);
+        point.figures.errors = Errors::default();
+        point.figures.errors.unsent = u64::from(is_faulty);
+        point
+    };
+    let points = [point(5, false), point(7, false), point(9, true), point(6, false)];
+    assert_eq!(SweepReport::best_of(&points), Some(1));
+    assert_eq!(SweepReport::best_of(&points[2..3]), None);
 }

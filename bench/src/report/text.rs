@@ -16,6 +16,8 @@ use crate::statistics::Spread;
 use crate::target::Preparation;
 
 pub use sweep::print_sweep;
+#[cfg(test)]
+pub(super) use sweep::sweep_table;
 
 /// Stands for a figure that was not measured.
 const ABSENT: &str = "-";
