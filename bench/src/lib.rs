@@ -106,7 +106,11 @@ fn compare_targets(options: &CompareOptions, command_line: String) -> Result<(),
 fn sweep_target(options: &SweepOptions, command_line: String) -> Result<(), String> {
     let workload = options.measure.workload.workload()?;
     let plan = sweep::Plan::new(options)?;
-    let setting = Setting::observe(command_line, &workload, &options.measure, &[plan.target()]);
+    let mut measure = options.measure.clone();
+    if options.knee.is_some() {
+        measure.rate = Some(options.knee_start);
+    }
+    let setting = Setting::observe(command_line, &workload, &measure, &[plan.target()]);
     let report = plan.run(setting)?;
     write(options.json.as_deref(), &report, report::print_sweep)?;
     report.partial.map_or(Ok(()), Err)

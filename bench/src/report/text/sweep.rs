@@ -24,7 +24,10 @@ pub(in crate::report) fn sweep_table(report: &SweepReport) -> String {
         table.line(format_args!("knob          {}: {}", knob.name, knob.values.join(", ")));
     }
     if let Some(bound) = report.knee_bound_us {
-        table.line(format_args!("knee          p99.9 of at most {} us", micros(Some(bound))));
+        table.line(format_args!(
+            "knee          searched from there on: p99.9 of at most {} us",
+            micros(Some(bound))
+        ));
     }
     if let Some(reason) = &report.partial {
         table.line(format_args!("PARTIAL       {reason}"));
