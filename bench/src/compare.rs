@@ -144,6 +144,8 @@ mod tests {
                 recorder.record(Operation::Get, Duration::from_micros(100), Answer::Done);
             }
             Ok(Measurement {
+                operation_names: vec!["get".to_owned()],
+                timeline: Vec::new(),
                 recorder,
                 window: Duration::from_secs(1),
                 partial: None,

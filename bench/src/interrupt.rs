@@ -38,6 +38,12 @@ pub fn is_set() -> bool {
     flag().load(Ordering::Relaxed)
 }
 
+/// [`REASON`], if so.
+#[must_use]
+pub fn reason() -> Option<String> {
+    is_set().then(|| REASON.to_owned())
+}
+
 fn shared() -> &'static Arc<AtomicBool> {
     FLAG.get_or_init(Arc::default)
 }

@@ -1,6 +1,6 @@
 //! Which key comes next.
 //!
-//! Keys are numbers below `key_count`, written with a fixed width ([`KeyBuffer`]).
+//! Keys are numbers below `key_count`, written as text by [`KeyBuffer`].
 //!
 //! # Zipfian
 //!
@@ -15,6 +15,8 @@
 //! is a permutation: every key keeps the share of its rank.
 
 use fastrand::Rng;
+
+use crate::workload::{Sizes, stream_rng};
 
 /// Written before the digits of a key.
 const KEY_PREFIX: &[u8] = b"key:";
@@ -35,7 +37,52 @@ pub enum Distribution {
         /// The exponent, above 0 and below 1.
         theta: f64,
     },
+    /// The newest keys often: the age of a key has the rank of [`Distribution::Zipfian`].
+    Latest {
+        /// The exponent, above 0 and below 1.
+        theta: f64,
+    },
+    /// So many of the requests go to so many of the keys, evenly; the others to the other keys.
+    Hotspot {
+        /// The share of the keys that are hot, above 0 and at most 1.
+        keys: f64,
+        /// The share of the requests that go to them, from 0 to 1.
+        requests: f64,
+    },
+    /// The newest keys often: the age of a key is exponentially distributed, and most of the
+    /// requests go to the newest part of the keys.
+    Exponential {
+        /// The share of the keys that are young, above 0.
+        keys: f64,
+        /// The share of the requests that go to them, above 0 and below 1.
+        requests: f64,
+    },
 }
+
+impl std::fmt::Display for Distribution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Uniform => f.write_str("uniform"),
+            Self::Zipfian { theta } => write!(f, "zipfian {theta}"),
+            Self::Latest { theta } => write!(f, "latest {theta}"),
+            Self::Hotspot { keys, requests } => {
+                write!(
+                    f,
+                    "hotspot: {} % of requests to {} % of keys",
+                    requests * 100.0,
+                    keys * 100.0
+                )
+            }
+            Self::Exponential { keys, requests } => {
+                let (keys, requests) = (keys * 100.0, requests * 100.0);
+                write!(f, "exponential: {requests} % of requests to the newest {keys} % of keys")
+            }
+        }
+    }
+}
+
+/// How often an age is drawn that may be no key's.
+const AGE_DRAWS_MAX: u32 = 64;
 
 /// Draws keys.
 #[derive(Clone, Debug)]
@@ -47,7 +94,21 @@ pub struct KeyChooser {
 #[derive(Clone, Debug)]
 enum Shape {
     Uniform,
-    Zipfian { zipf: Zipf, factor: u64 },
+    Zipfian {
+        zipf: Zipf,
+        factor: u64,
+    },
+    Latest {
+        zipf: Zipf,
+    },
+    Hotspot {
+        hot_count: u64,
+        requests: f64,
+    },
+    /// The mean age.
+    Exponential {
+        mean: f64,
+    },
 }
 
 impl KeyChooser {
@@ -65,17 +126,51 @@ impl KeyChooser {
                 zipf: Zipf::new(key_count, theta),
                 factor: coprime_factor(key_count),
             },
+            Distribution::Latest { theta } => Shape::Latest { zipf: Zipf::new(key_count, theta) },
+            Distribution::Hotspot { keys, requests } => {
+                assert!(keys > 0.0);
+                let hot_count = (key_count as f64 * keys).round() as u64;
+                Shape::Hotspot { hot_count: hot_count.clamp(1, key_count), requests }
+            }
+            Distribution::Exponential { keys, requests } => {
+                assert!(keys > 0.0);
+                assert!(requests > 0.0);
+                assert!(requests < 1.0);
+                Shape::Exponential { mean: -(key_count as f64) * keys / (1.0 - requests).ln() }
+            }
         };
         Self { key_count, shape }
     }
 
-    /// The next key, below the key count.
+    /// Whether what is drawn is the age of a key, 0 for the newest, instead of its number.
+    #[inline]
+    #[must_use]
+    pub fn goes_by_age(&self) -> bool {
+        matches!(self.shape, Shape::Latest { .. } | Shape::Exponential { .. })
+    }
+
+    /// The next key, or its age, below the key count.
     #[inline]
     pub fn draw(&self, rng: &mut Rng) -> u64 {
         match &self.shape {
             Shape::Uniform => rng.u64(..self.key_count),
             Shape::Zipfian { zipf, factor } => {
                 scatter(zipf.draw_rank(rng), *factor, self.key_count)
+            }
+            Shape::Latest { zipf } => zipf.draw_rank(rng),
+            Shape::Hotspot { hot_count, requests } => {
+                let is_hot = *hot_count == self.key_count || rng.f64() < *requests;
+                if is_hot { rng.u64(..*hot_count) } else { rng.u64(*hot_count..self.key_count) }
+            }
+            Shape::Exponential { mean } => {
+                for _ in 0..AGE_DRAWS_MAX {
+                    // 1 - [0, 1) is never 0, whose logarithm has no end.
+                    let age = (-(1.0 - rng.f64()).ln() * mean) as u64;
+                    if age < self.key_count {
+                        return age;
+                    }
+                }
+                rng.u64(..self.key_count)
             }
         }
     }
@@ -156,27 +251,20 @@ fn zeta(count: u64, theta: f64) -> f64 {
     sum + integral + ends + slopes
 }
 
-/// One key as text, `key:` and digits up to the full width; written again for each request.
+/// One key as text, `key:` and digits, filled up with zeros to its size; written again for each
+/// request.
 #[derive(Clone, Debug)]
 pub struct KeyBuffer {
+    sizes: Sizes,
+    seed: u64,
     bytes: Vec<u8>,
 }
 
 impl KeyBuffer {
-    /// Enough bytes for any key.
-    pub const KEY_BYTES_ANY: usize = KEY_PREFIX.len() + 20;
-
-    /// Room for keys of `key_bytes`.
-    ///
-    /// # Panics
-    ///
-    /// When that leaves no digit; see [`KeyBuffer::key_count_max`].
+    /// Keys of `sizes`; which key has which derives from the seed.
     #[must_use]
-    pub fn new(key_bytes: usize) -> Self {
-        assert!(key_bytes > KEY_PREFIX.len());
-        let mut bytes = vec![b'0'; key_bytes];
-        bytes[..KEY_PREFIX.len()].copy_from_slice(KEY_PREFIX);
-        Self { bytes }
+    pub fn new(sizes: Sizes, seed: u64) -> Self {
+        Self { sizes, seed, bytes: KEY_PREFIX.to_vec() }
     }
 
     /// How many keys differ at this width.
@@ -186,13 +274,19 @@ impl KeyBuffer {
         if digits == 0 { 0 } else { 10_u64.checked_pow(digits).unwrap_or(u64::MAX) }
     }
 
-    /// The text of `key`, which must fit the width.
+    /// The text of `key`; longer than its size where its digits do not fit.
     #[inline]
     pub fn write(&mut self, key: u64) -> &[u8] {
-        let digits = &mut self.bytes[KEY_PREFIX.len()..];
+        let size = match &self.sizes {
+            Sizes::Fixed(bytes) => *bytes,
+            sizes => sizes.draw(&mut stream_rng(self.seed, key)),
+        };
         let mut text = itoa::Buffer::new();
         let text = text.format(key).as_bytes();
-        let (zeros, tail) = digits.split_at_mut(digits.len() - text.len());
+        let size = size.max(KEY_PREFIX.len() + text.len());
+        self.bytes.resize(size, b'0');
+        let (zeros, tail) =
+            self.bytes[KEY_PREFIX.len()..].split_at_mut(size - KEY_PREFIX.len() - text.len());
         zeros.fill(b'0');
         tail.copy_from_slice(text);
         &self.bytes
@@ -286,9 +380,66 @@ mod tests {
     }
 
     #[test]
+    fn most_requests_go_to_the_hot_keys() {
+        let distribution = Distribution::Hotspot { keys: 0.2, requests: 0.8 };
+        let chooser = KeyChooser::new(1000, distribution);
+        let mut rng = Rng::with_seed(1);
+        let drawn: Vec<u64> = (0..DRAWS).map(|_| chooser.draw(&mut rng)).collect();
+        let hot = drawn.iter().filter(|it| **it < 200).count() as f64 / DRAWS as f64;
+        assert!((hot - 0.8).abs() < 0.01, "{hot}");
+        assert!(drawn.iter().all(|it| *it < 1000));
+        // Evenly among the hot ones.
+        let first = drawn.iter().filter(|it| **it < 100).count() as f64 / DRAWS as f64;
+        assert!((first - 0.4).abs() < 0.01, "{first}");
+    }
+
+    #[test]
+    fn ages_are_exponential_and_those_of_keys() {
+        let distribution = Distribution::Exponential { keys: 0.2, requests: 0.8 };
+        let chooser = KeyChooser::new(1000, distribution);
+        assert!(chooser.goes_by_age());
+        let mut rng = Rng::with_seed(1);
+        let drawn: Vec<u64> = (0..DRAWS).map(|_| chooser.draw(&mut rng)).collect();
+        assert!(drawn.iter().all(|it| *it < 1000));
+        // Ages beyond the last key, exp(-5 ln 5) of all, are drawn again.
+        let beyond = 0.2_f64.powi(5);
+        for young in [100, 200, 400] {
+            let share = drawn.iter().filter(|it| **it < young).count() as f64 / DRAWS as f64;
+            let law = (1.0 - 0.2_f64.powf(young as f64 / 200.0)) / (1.0 - beyond);
+            assert!((share - law).abs() < 0.01, "{young}: {share} for {law}");
+        }
+    }
+
+    #[test]
+    fn the_newest_key_has_the_lowest_rank() {
+        let chooser = KeyChooser::new(1000, Distribution::Latest { theta: 0.99 });
+        assert!(chooser.goes_by_age());
+        let mut rng = Rng::with_seed(1);
+        let newest = (0..DRAWS).filter(|_| chooser.draw(&mut rng) == 0).count() as f64;
+        let law = 1.0 / reference_zeta(1000, 0.99);
+        assert!((newest / DRAWS as f64 / law - 1.0).abs() < 0.03);
+    }
+
+    #[test]
+    fn keys_have_a_size_of_their_own() {
+        let mut key = KeyBuffer::new(Sizes::Uniform(10, 40), 1);
+        let all: Vec<Vec<u8>> = (0..10_000).map(|it| key.write(it).to_vec()).collect();
+        assert!(all.iter().enumerate().all(|(index, it)| key.write(index as u64) == it));
+        let mut sorted = all.clone();
+        sorted.sort();
+        sorted.dedup();
+        assert_eq!(sorted.len(), all.len());
+        for bytes in 10..=40 {
+            assert!(all.iter().any(|it| it.len() == bytes), "{bytes}");
+        }
+    }
+
+    #[test]
     fn keys_have_a_fixed_width_and_forget_the_one_before() {
-        let mut key = KeyBuffer::new(16);
+        let mut key = KeyBuffer::new(Sizes::Fixed(16), 1);
         assert_eq!(key.write(999_999_999_999), b"key:999999999999");
+        assert_eq!(key.write(12), b"key:000000000012");
+        assert_eq!(key.write(9_999_999_999_999), b"key:9999999999999");
         assert_eq!(key.write(12), b"key:000000000012");
         assert_eq!(KeyBuffer::key_count_max(16), 1_000_000_000_000);
         assert_eq!(KeyBuffer::key_count_max(4), 0);

@@ -6,14 +6,17 @@
 //! | [`keys`], [`workload`] | which requests, as a pure function of the seed |
 //! | [`pace`] | when a request is meant to start |
 //! | [`record`] | latencies and errors |
+//! | [`timeline`], [`progress`] | the same over time, and for who watches |
 //! | [`target`] | what is loaded |
 //! | [`server`] | servers that this program starts and stops |
 //! | [`interrupt`] | whether the user asks it to end |
 //! | [`proc`] | what `/proc` says of the server and the machine |
 //! | [`statistics`] | what some pairs of figures tell |
 //! | [`compare`] | two targets in turn |
+//! | [`cluster`] | nodes on this machine, and what faults do to them |
+//! | [`report`] | tables, JSON and pages |
+//! | [`responder`] | a server that does nothing, to measure this program with |
 //! | [`sweep`] | one target with many values of a knob |
-//! | [`report`] | tables and JSON |
 //!
 //! # Invariants
 //!
@@ -24,22 +27,30 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cluster;
 pub mod compare;
 pub mod interrupt;
 pub mod keys;
 pub mod options;
 pub mod pace;
 pub mod proc;
+pub mod progress;
 pub mod record;
 pub mod report;
+pub mod responder;
 pub mod server;
 pub mod statistics;
 pub mod sweep;
 pub mod target;
+pub mod timeline;
 pub mod workload;
 
-use options::{Command, CompareOptions, RunOptions, SweepOptions};
-use report::{CompareReport, Figures, RunReport, Setting};
+use options::{
+    ClusterOptions, Command, CompareOptions, OutputOptions, RespondOptions, RunOptions,
+    SweepOptions,
+};
+use report::{ClusterReport, CompareReport, Figures, Report, RunReport, Setting, publish};
+use responder::Responder;
 use server::{Running, Side, Values};
 
 /// Does what the command line says, and prints the report.
@@ -53,6 +64,8 @@ pub fn execute(command: Command, command_line: String) -> Result<(), String> {
     match command {
         Command::Run(options) => run(&options, command_line),
         Command::Compare(options) => compare_targets(&options, command_line),
+        Command::Cluster(options) => load_cluster(&options, command_line),
+        Command::Respond(options) => respond(&options),
         Command::Sweep(options) => sweep_target(&options, command_line),
     }
 }
@@ -73,10 +86,11 @@ fn run(options: &RunOptions, command_line: String) -> Result<(), String> {
     if figures.partial.is_none() && interrupt::is_set() {
         figures.partial = Some(interrupt::REASON.to_owned());
     }
-    let partial = figures.partial.clone();
+    let errors_max = options.measure.errors_max;
+    let wrong = verdict(figures.partial.clone(), std::iter::once(&figures), errors_max);
     let report = RunReport { setting, target: name.to_string(), preparation, figures };
-    write(options.json.as_deref(), &report, report::print_run)?;
-    partial.map_or(Ok(()), |why| Err(with_obituary(why, [&mut server])))
+    write(&options.output, &report)?;
+    wrong.map_or(Ok(()), |why| Err(with_obituary(why, [&mut server])))
 }
 
 fn compare_targets(options: &CompareOptions, command_line: String) -> Result<(), String> {
@@ -96,11 +110,12 @@ fn compare_targets(options: &CompareOptions, command_line: String) -> Result<(),
     let alternated = compare::alternate(&mut *a, &mut *b, options.pairs);
     let (preparations, comparison) = alternated
         .map_err(|failure| with_obituary(text(failure), [&mut a_server, &mut b_server]))?;
-    let partial = comparison.partial.clone();
+    let runs = comparison.a.iter().chain(&comparison.b);
+    let wrong = verdict(comparison.partial.clone(), runs, options.measure.errors_max);
     let targets = [a_name.to_string(), b_name.to_string()];
     let report = CompareReport { setting, targets, preparations, comparison };
-    write(options.json.as_deref(), &report, report::print_comparison)?;
-    partial.map_or(Ok(()), |why| Err(with_obituary(why, [&mut a_server, &mut b_server])))
+    write(&options.output, &report)?;
+    wrong.map_or(Ok(()), |why| Err(with_obituary(why, [&mut a_server, &mut b_server])))
 }
 
 fn sweep_target(options: &SweepOptions, command_line: String) -> Result<(), String> {
@@ -112,8 +127,34 @@ fn sweep_target(options: &SweepOptions, command_line: String) -> Result<(), Stri
     }
     let setting = Setting::observe(command_line, &workload, &measure, &[plan.target()]);
     let report = plan.run(setting)?;
-    write(options.json.as_deref(), &report, report::print_sweep)?;
-    report.partial.map_or(Ok(()), Err)
+    write(&options.output, &report)?;
+    let found = report.points.iter().map(|it| &it.figures).filter(|_| options.knee.is_none());
+    verdict(report.partial.clone(), found, options.measure.errors_max).map_or(Ok(()), Err)
+}
+
+fn load_cluster(options: &ClusterOptions, command_line: String) -> Result<(), String> {
+    let workload = options.measure.workload.workload()?;
+    // Before any node is started.
+    options.faults().map_err(text)?;
+    let observe = |target| Setting::observe(command_line, &workload, &options.measure, &[target]);
+    let outcome = cluster::run(options, &workload).map_err(text)?;
+    let figures = Figures::new(&outcome.measurement);
+    let errors_max = options.measure.errors_max;
+    let wrong = verdict(figures.partial.clone(), std::iter::once(&figures), errors_max);
+    let report = ClusterReport {
+        setting: observe(&outcome.target),
+        nodes: options.nodes,
+        replicas: options.replica_count(),
+        consistency: options.consistency.clone(),
+        node_options: options.node.iter().flat_map(|it| it.0.iter().cloned()).collect(),
+        target: outcome.target.to_string(),
+        preparation: outcome.preparation,
+        figures,
+        events: outcome.events,
+        effects: outcome.effects,
+    };
+    write(&options.output, &report)?;
+    wrong.map_or(Ok(()), Err)
 }
 
 /// A failure, and which server died of it.
@@ -124,17 +165,26 @@ fn with_obituary<'a>(why: String, servers: impl IntoIterator<Item = &'a mut Runn
     }
 }
 
-/// The table, unless JSON takes its place on standard output; and JSON to a file, if one is named.
-fn write<T: serde::Serialize>(
-    json: Option<&str>,
-    report: &T,
-    print: fn(&T) -> std::io::Result<()>,
-) -> Result<(), String> {
-    let failed = |error: std::io::Error| format!("cannot write the report: {error}");
-    if json != Some("-") {
-        print(report).map_err(failed)?;
-    }
-    json.map_or(Ok(()), |path| report::print_json(path, report)).map_err(failed)
+/// Serves until a signal comes.
+fn respond(options: &RespondOptions) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("cannot serve at {}: {error}", options.listen);
+    let responder = Responder::bind(options.listen, options.stall()).map_err(failed)?;
+    let address = responder.address().map_err(failed)?;
+    report::print(&format!("listening at {address}\n")).map_err(failed)?;
+    responder.serve(interrupt::flag()).map_err(failed)
+}
+
+fn write(output: &OutputOptions, report: &impl Report) -> Result<(), String> {
+    publish(output, report).map_err(|error| format!("cannot write the report: {error}"))
+}
+
+/// Why what was measured is not all that was asked for, or not to be relied on.
+fn verdict<'a>(
+    partial: Option<String>,
+    mut figures: impl Iterator<Item = &'a Figures>,
+    errors_max: f64,
+) -> Option<String> {
+    partial.or_else(|| figures.find_map(|it| it.too_many_errors(errors_max)))
 }
 
 fn text(error: impl std::error::Error) -> String {

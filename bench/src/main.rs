@@ -13,6 +13,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let command_line = std::env::args().collect::<Vec<_>>().join(" ");
+    let command_line = gridkv_bench::options::without_password(&command_line);
     match execute(Cli::parse().command, command_line) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {

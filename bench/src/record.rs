@@ -1,11 +1,12 @@
 //! What came of the requests: latencies, and whatever went wrong.
 
 use std::fmt::Display;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use crate::timeline::Feed;
 use crate::workload::Operation;
 
 /// Latencies beyond this count as this.
@@ -13,6 +14,9 @@ const LATENCY_MAX: Duration = Duration::from_secs(3600);
 
 /// Three digits of every latency are kept.
 const SIGNIFICANT_DIGITS: u8 = 3;
+
+/// Points of a percentile curve in each halving of the distance to 100 %.
+const CURVE_TICKS_PER_HALF: u32 = 5;
 
 /// Latencies of one kind.
 #[derive(Clone, Debug)]
@@ -58,6 +62,22 @@ impl Latencies {
     pub fn count_above(&self, bound: Duration) -> u64 {
         let bound = u64::try_from(bound.as_nanos()).unwrap_or(u64::MAX);
         self.count() - self.nanoseconds.count_between(0, bound)
+    }
+
+    /// The histogram, in nanoseconds.
+    #[must_use]
+    pub fn histogram(&self) -> &Histogram<u64> {
+        &self.nanoseconds
+    }
+
+    /// Latencies in microseconds by quantile, from 0 to below 1: denser towards the end.
+    #[must_use]
+    pub fn curve(&self) -> Vec<(f64, f64)> {
+        self.nanoseconds
+            .iter_quantiles(CURVE_TICKS_PER_HALF)
+            .map(|it| (it.quantile_iterated_to(), it.value_iterated_to() as f64 / 1000.0))
+            .filter(|it| it.0 < 1.0)
+            .collect()
     }
 
     /// Their percentiles; `None` when there are none.
@@ -148,6 +168,28 @@ pub enum Answer {
     Missing,
     /// Refused.
     Refused,
+    /// Given up: the connection ended, or the time was over.
+    Unanswered,
+}
+
+impl Answer {
+    /// Whether the request failed.
+    #[inline]
+    #[must_use]
+    pub fn is_error(self) -> bool {
+        matches!(self, Self::Refused | Self::Unanswered)
+    }
+}
+
+/// How long one request took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// When it ended.
+    pub ended_at: Instant,
+    /// From its intended start on.
+    pub response: Duration,
+    /// From its actual start on, where that is another.
+    pub service: Option<Duration>,
 }
 
 /// What a group of requests came to, without their latencies.
@@ -166,10 +208,10 @@ pub struct Group {
 /// What one load thread measured.
 #[derive(Clone, Debug, Default)]
 pub struct Recorder {
-    /// Of reads.
-    pub gets: Latencies,
-    /// Of writes.
-    pub sets: Latencies,
+    /// By the place of the operation.
+    operations: Vec<Option<Box<Latencies>>>,
+    /// From the actual starts of requests on, in an open loop.
+    pub service: Option<Box<Latencies>>,
     /// Waits of requests that were never sent.
     pub unsent: Latencies,
     /// How much later than intended requests of an open loop were sent.
@@ -180,17 +222,22 @@ pub struct Recorder {
     pub missing: u64,
     /// What went wrong.
     pub errors: Errors,
+    /// Where it is told over time.
+    feed: Option<Feed>,
 }
 
 impl Recorder {
+    /// One that tells a time line too.
+    #[must_use]
+    pub fn feeding(feed: Feed) -> Self {
+        Self { feed: Some(feed), ..Self::default() }
+    }
+
     /// Adds an answered request. Refusals are counted and their latency is kept, for a client waits
     /// for them too.
     #[inline]
     pub fn record(&mut self, operation: Operation, latency: Duration, answer: Answer) {
-        match operation {
-            Operation::Get => self.gets.record(latency),
-            Operation::Set => self.sets.record(latency),
-        }
+        self.latencies_of(operation).record(latency);
         match answer {
             Answer::Done => self.completed += 1,
             Answer::Missing => {
@@ -198,28 +245,41 @@ impl Recorder {
                 self.missing += 1;
             }
             Answer::Refused => self.errors.error_replies += 1,
+            Answer::Unanswered => self.errors.unanswered += 1,
+        }
+    }
+
+    /// The same, with all that is known of its time.
+    #[inline]
+    pub fn record_sample(&mut self, operation: Operation, sample: Sample, answer: Answer) {
+        self.record(operation, sample.response, answer);
+        if let Some(service) = sample.service {
+            self.service.get_or_insert_default().record(service);
+        }
+        if let Some(feed) = &mut self.feed {
+            feed.record(sample.ended_at, sample.response, answer);
         }
     }
 
     /// Adds a request that was refused in so many words.
-    pub fn refuse(&mut self, operation: Operation, latency: Duration, error: &dyn Display) {
+    pub fn refuse(&mut self, operation: Operation, sample: Sample, error: &dyn Display) {
         if self.errors.first_error_reply.is_none() {
             self.errors.first_error_reply = Some(error.to_string());
         }
-        self.record(operation, latency, Answer::Refused);
+        self.record_sample(operation, sample, Answer::Refused);
     }
 
     /// Adds a group of requests of which one was timed.
-    pub fn record_group(&mut self, timed: Operation, latency: Duration, group: &Group) {
-        match timed {
-            Operation::Get => self.gets.record(latency),
-            Operation::Set => self.sets.record(latency),
-        }
+    pub fn record_group(&mut self, timed: Operation, sample: Sample, group: &Group) {
+        self.latencies_of(timed).record(sample.response);
         self.completed += group.count - group.refused;
         self.missing += group.missing;
         self.errors.error_replies += group.refused;
         if self.errors.first_error_reply.is_none() {
             self.errors.first_error_reply.clone_from(&group.first_error);
+        }
+        if let Some(feed) = &mut self.feed {
+            feed.record_group(sample.ended_at, sample.response, group.count, group.refused);
         }
     }
 
@@ -229,24 +289,60 @@ impl Recorder {
         self.unsent.record(wait);
     }
 
+    /// Tells the time line what it does not know yet.
+    pub fn flush(&mut self) {
+        if let Some(feed) = &mut self.feed {
+            feed.flush();
+        }
+    }
+
     /// Adds what another thread measured.
     pub fn add(&mut self, other: &Self) {
+        for (index, latencies) in other.operations.iter().enumerate() {
+            if let Some(latencies) = latencies {
+                self.latencies_at(index).add(latencies);
+            }
+        }
+        if let Some(service) = &other.service {
+            self.service.get_or_insert_default().add(service);
+        }
         self.unsent.add(&other.unsent);
-        self.gets.add(&other.gets);
-        self.sets.add(&other.sets);
         self.send_delays.add(&other.send_delays);
         self.completed += other.completed;
         self.missing += other.missing;
         self.errors.add(&other.errors);
     }
 
-    /// Latencies of reads and writes together, and the waits of what was never sent.
+    /// Latencies of all operations together, and the waits of what was never sent.
     #[must_use]
     pub fn all(&self) -> Latencies {
-        let mut all = self.gets.clone();
-        all.add(&self.sets);
-        all.add(&self.unsent);
+        let mut all = self.unsent.clone();
+        self.operations.iter().flatten().for_each(|it| all.add(it));
         all
+    }
+
+    /// The place of each operation that there was, with its latencies.
+    pub fn by_operation(&self) -> impl Iterator<Item = (usize, &Latencies)> {
+        self.operations.iter().enumerate().filter_map(|(place, it)| Some((place, it.as_deref()?)))
+    }
+
+    /// Latencies of one operation; `None` when there was none.
+    #[must_use]
+    pub fn of(&self, operation: Operation) -> Option<&Latencies> {
+        self.operations.get(operation.index())?.as_deref()
+    }
+
+    #[inline]
+    fn latencies_of(&mut self, operation: Operation) -> &mut Latencies {
+        self.latencies_at(operation.index())
+    }
+
+    #[inline]
+    fn latencies_at(&mut self, index: usize) -> &mut Latencies {
+        if self.operations.len() <= index {
+            self.operations.resize_with(index + 1, || None);
+        }
+        self.operations[index].get_or_insert_default()
     }
 }
 
@@ -287,6 +383,18 @@ mod tests {
     }
 
     #[test]
+    fn a_curve_ends_at_the_largest_and_never_falls() {
+        let mut latencies = Latencies::new();
+        (1..=100_000).for_each(|it| latencies.record(Duration::from_nanos(it * 100)));
+        let curve = latencies.curve();
+        assert!(curve.windows(2).all(|it| it[0].0 <= it[1].0 && it[0].1 <= it[1].1));
+        assert!(curve.len() > 50);
+        for (quantile, micros) in curve.iter().filter(|it| it.0 > 0.1) {
+            assert!((micros / (quantile * 10_000.0) - 1.0).abs() < 0.002, "{quantile}: {micros}");
+        }
+    }
+
+    #[test]
     fn no_latencies_have_no_percentiles() {
         assert_eq!(Latencies::new().summary(), None);
     }
@@ -310,7 +418,10 @@ mod tests {
         first.add(&second);
 
         assert_eq!((first.completed, first.missing), (2, 1));
-        assert_eq!((first.gets.count(), first.sets.count(), first.all().count()), (2, 1, 3));
+        let count = |operation| first.of(operation).map(Latencies::count);
+        let counts = [Operation::Get, Operation::Set, Operation::Delete].map(count);
+        assert_eq!(counts, [Some(2), Some(1), None]);
+        assert_eq!(first.all().count(), 3);
         let errors = Errors {
             error_replies: 1,
             lost_connections: 2,

@@ -2,30 +2,33 @@
 //!
 //! JSON fields carry their unit. A figure that could not be measured is absent (`null`), never zero.
 
+mod cluster;
 pub mod hgrm;
 pub mod html;
+mod publish;
 mod sweep;
 mod text;
 
 use std::collections::BTreeSet;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
 use crate::compare::Comparison;
-use crate::keys::Distribution;
 use crate::options::{CallStyle, MeasureOptions, TargetName};
 use crate::pace::{Arrivals, Pace};
 use crate::proc::Machine;
-use crate::record::{Errors, LatencySummary};
+use crate::record::{Errors, Latencies, LatencySummary};
 use crate::target::{Measurement, Preparation};
-use crate::workload::Workload;
+use crate::timeline::TimelinePoint;
+use crate::workload::{Operation, Workload};
 
+pub use cluster::ClusterReport;
+pub use publish::{Report, print, print_failure, publish};
 pub use sweep::{KneeReport, KnobReport, PointReport, SweepReport};
-pub use text::{print_comparison, print_failure, print_json, print_run, print_sweep};
 
 /// Names the form of the JSON; changes when a field changes its meaning or goes away.
-pub const SCHEMA: &str = "gridkv-bench/1";
+pub const SCHEMA: &str = "gridkv-bench/2";
 
 /// What was run, where and when.
 #[derive(Clone, Debug, Serialize)]
@@ -66,32 +69,63 @@ impl Setting {
 
 /// A [`Workload`].
 #[derive(Clone, Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are those of the workload")]
 pub struct WorkloadReport {
+    /// Its name, where it has one.
+    pub name: Option<&'static str>,
+    /// How many keys there are.
     pub keys: u64,
-    pub key_bytes: usize,
-    pub value_bytes_min: usize,
-    pub value_bytes_max: usize,
-    pub reads: f64,
-    pub distribution: &'static str,
-    pub zipf_theta: Option<f64>,
+    /// The size of keys, as the option has it.
+    pub key_bytes: String,
+    /// The size of values, as the option has it.
+    pub value_bytes: String,
+    /// Whether values have nothing in common.
+    pub distinct: bool,
+    /// What requests do; shares add up to 1.
+    pub mix: Vec<OperationShare>,
+    /// How they spread over keys.
+    pub distribution: String,
+    /// How many rows a scan reads, from the first number to the second, where there are scans.
+    pub scan_rows: Option<(u32, u32)>,
+    /// How long what is written lives, from the first time to the second.
+    pub ttl_seconds: Option<(f64, f64)>,
+    /// What all randomness derived from.
     pub seed: u64,
+}
+
+/// A part of a mix.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperationShare {
+    /// What the operation is called.
+    pub operation: String,
+    /// The command, where it is one of the user's own.
+    pub command: Option<String>,
+    /// From 0 to 1.
+    pub share: f64,
 }
 
 impl WorkloadReport {
     fn new(workload: &Workload) -> Self {
-        let (distribution, zipf_theta) = match workload.distribution {
-            Distribution::Uniform => ("uniform", None),
-            Distribution::Zipfian { theta } => ("zipfian", Some(theta)),
-        };
+        let mix = workload.mix.parts().iter().map(|&(operation, share)| OperationShare {
+            operation: workload.name_of(operation).to_owned(),
+            command: match operation {
+                Operation::Command(index) => {
+                    Some(workload.commands[usize::from(index)].text.clone())
+                }
+                _ => None,
+            },
+            share,
+        });
+        let seconds = |time: (Duration, Duration)| (time.0.as_secs_f64(), time.1.as_secs_f64());
         Self {
+            name: workload.name,
             keys: workload.key_count,
-            key_bytes: workload.key_bytes,
-            value_bytes_min: workload.value_sizes.bytes_min,
-            value_bytes_max: workload.value_sizes.bytes_max,
-            reads: workload.reads,
-            distribution,
-            zipf_theta,
+            key_bytes: workload.key_sizes.to_string(),
+            value_bytes: workload.value_sizes.to_string(),
+            distinct: workload.is_distinct,
+            mix: mix.collect(),
+            distribution: workload.distribution.to_string(),
+            scan_rows: workload.mix.has(Operation::Scan).then_some(workload.scan_rows),
+            ttl_seconds: workload.time_to_live.map(seconds),
             seed: workload.seed,
         }
     }
@@ -127,7 +161,7 @@ impl LoadReport {
             pace,
             offered_rate,
             arrivals,
-            connections: any(|it| matches!(it, TargetName::Resp(_)))
+            connections: any(|it| matches!(it, TargetName::Remote(_)))
                 .then(|| options.connections.max(options.threads)),
             pipeline: is_called.then_some(options.pipeline),
             threads: is_called.then_some(options.threads),
@@ -157,12 +191,12 @@ pub struct Figures {
     pub errors: Errors,
     /// Reads that found no key.
     pub missing_keys: u64,
-    /// All latencies.
+    /// All latencies; in an open loop from the intended starts on: response time.
     pub latency: Option<LatencySummary>,
-    /// Those of reads.
-    pub latency_get: Option<LatencySummary>,
-    /// Those of writes.
-    pub latency_set: Option<LatencySummary>,
+    /// In an open loop, from the actual starts on: service time.
+    pub latency_service: Option<LatencySummary>,
+    /// Those of each operation.
+    pub operations: Vec<OperationFigures>,
     /// How much later than intended an open loop sent.
     pub send_delay: Option<LatencySummary>,
     /// What it cost the server.
@@ -175,6 +209,24 @@ pub struct Figures {
     pub rate_per_core: Option<f64>,
     /// One request in so many was timed.
     pub latency_stride: u64,
+    /// Latencies by quantile: quantile from 0 to below 1, microseconds.
+    pub curve: Vec<(f64, f64)>,
+    /// The same of service times.
+    pub curve_service: Vec<(f64, f64)>,
+    /// Rate and latencies over time.
+    pub timeline: Vec<TimelinePoint>,
+    /// All latencies, for whoever writes them down or adds them up.
+    #[serde(skip)]
+    pub latencies: Latencies,
+}
+
+/// The latencies of one operation.
+#[derive(Clone, Debug, Serialize)]
+pub struct OperationFigures {
+    /// What it is called.
+    pub operation: String,
+    /// Its latencies.
+    pub latency: LatencySummary,
 }
 
 /// What a measurement cost the server, by the CPU time of its process.
@@ -218,6 +270,7 @@ impl Figures {
         let Measurement { recorder, window, partial, server, generator, .. } = measurement;
         let seconds = window.as_secs_f64();
         let answered = recorder.completed + recorder.errors.error_replies;
+        let all = recorder.all();
         let per = |amount: f64, of: f64| (of > 0.0).then(|| amount / of);
         Self {
             partial: partial.clone(),
@@ -226,12 +279,12 @@ impl Figures {
             rate: per(recorder.completed as f64, seconds),
             errors: recorder.errors.clone(),
             missing_keys: recorder.missing,
-            latency: recorder.all().summary(),
-            latency_get: recorder.gets.summary(),
-            latency_set: recorder.sets.summary(),
+            latency: all.summary(),
+            latency_service: recorder.service.as_ref().and_then(|it| it.summary()),
+            operations: operations(measurement),
             send_delay: recorder.send_delays.summary(),
             server: server.as_ref().map(|server| {
-                let micros = |time: std::time::Duration| time.as_secs_f64() * 1e6;
+                let micros = |time: Duration| time.as_secs_f64() * 1e6;
                 ServerFigures {
                     process_ids: server.process_ids.clone(),
                     includes_callers: server.includes_callers,
@@ -255,8 +308,43 @@ impl Figures {
                 seconds * measurement.engine_cpus.len() as f64,
             ),
             latency_stride: measurement.latency_stride,
+            curve: all.curve(),
+            curve_service: recorder.service.as_ref().map(|it| it.curve()).unwrap_or_default(),
+            timeline: measurement.timeline.clone(),
+            latencies: all,
         }
     }
+
+    /// Of the requests that were sent, the share that failed.
+    #[must_use]
+    pub fn error_share(&self) -> f64 {
+        let failed = (self.errors.error_replies + self.errors.unanswered) as f64;
+        if failed > 0.0 { failed / (failed + self.requests as f64) } else { 0.0 }
+    }
+
+    /// Why the figures are not to be relied on, if more requests failed than `share` of them.
+    #[must_use]
+    pub fn too_many_errors(&self, share: f64) -> Option<String> {
+        let found = self.error_share();
+        (found > share).then(|| {
+            let first = self.errors.first_error_reply.as_ref();
+            let first = first.map(|it| format!("; the first: {it}")).unwrap_or_default();
+            format!(
+                "{:.4} % of the requests failed, --errors-max is {:.4} %{first}",
+                found * 100.0,
+                share * 100.0
+            )
+        })
+    }
+}
+
+fn operations(measurement: &Measurement) -> Vec<OperationFigures> {
+    let latencies = measurement.recorder.by_operation();
+    let named = latencies.filter_map(|(place, latencies)| {
+        let operation = measurement.operation_names[place].clone();
+        Some(OperationFigures { operation, latency: latencies.summary()? })
+    });
+    named.collect()
 }
 
 /// The report of `run`.
@@ -285,6 +373,53 @@ pub struct CompareReport {
     pub preparations: [Preparation; 2],
     /// What came of it.
     pub comparison: Comparison,
+}
+
+impl Report for RunReport {
+    fn table(&self) -> String {
+        text::run_table(self)
+    }
+
+    fn latencies(&self) -> Vec<(&'static str, Latencies)> {
+        vec![("", self.figures.latencies.clone())]
+    }
+}
+
+impl Report for CompareReport {
+    fn table(&self) -> String {
+        text::comparison_table(self)
+    }
+
+    fn latencies(&self) -> Vec<(&'static str, Latencies)> {
+        vec![("a", sum(&self.comparison.a)), ("b", sum(&self.comparison.b))]
+    }
+}
+
+impl Report for SweepReport {
+    fn table(&self) -> String {
+        text::sweep_table(self)
+    }
+
+    fn latencies(&self) -> Vec<(&'static str, Latencies)> {
+        Vec::new()
+    }
+}
+
+impl Report for ClusterReport {
+    fn table(&self) -> String {
+        text::cluster_table(self)
+    }
+
+    fn latencies(&self) -> Vec<(&'static str, Latencies)> {
+        vec![("", self.figures.latencies.clone())]
+    }
+}
+
+/// The latencies of several runs together.
+fn sum(runs: &[Figures]) -> Latencies {
+    let mut sum = Latencies::new();
+    runs.iter().for_each(|it| sum.add(&it.latencies));
+    sum
 }
 
 #[cfg(test)]

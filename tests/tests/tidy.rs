@@ -16,9 +16,6 @@ const LONG_FILES: [&str; 0] = [];
 const FUNCTION_LINES_MAX: usize = 70;
 const LONG_FUNCTIONS: [&str; 0] = [];
 
-/// Measurements, which have no right or wrong, among the tests.
-const MEASUREMENTS: [&str; 1] = ["bench/src/target/resp/tests.rs"];
-
 /// The only files with unsafe code: one small room for each reason.
 const UNSAFE_FILES: [&str; 9] = [
     "engine/src/core/disk.rs",
@@ -176,8 +173,7 @@ fn nothing_is_left_over() {
     let mut found = Vec::new();
     for (name, text) in sources() {
         for (number, line) in code_lines(&text) {
-            let is_ignored =
-                line.contains(concat!("#[", "ignore")) && !MEASUREMENTS.contains(&name.as_str());
+            let is_ignored = line.contains(concat!("#[", "ignore"));
             if is_ignored || leftovers.iter().any(|it| line.contains(it)) {
                 found.push(format!("{name}:{number}: {}", line.trim()));
             }

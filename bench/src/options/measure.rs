@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{TargetName, WorkloadOptions, positive};
+use super::{TargetName, WorkloadOptions, positive, share};
 use crate::pace::{Arrivals, Pace};
 use crate::proc::parse_cpu_list;
 
@@ -51,6 +51,16 @@ pub struct MeasureOptions {
     /// Give up when no reply arrives for this long.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     pub reply_timeout: Duration,
+    /// Give up a connection whose oldest request is older than this: its requests count as
+    /// unanswered, and another server of the address takes its place. Default: no such limit.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub request_timeout: Option<Duration>,
+    /// Go on for this long trying to reach servers that are gone.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub reconnect_for: Duration,
+    /// Fail when more than this share of the requests is refused or stays unanswered.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = share)]
+    pub errors_max: f64,
     /// Report the server's resident memory before and after --load, and the overhead per key.
     #[arg(long, requires = "load")]
     pub report_rss: bool,
@@ -119,7 +129,7 @@ impl MeasureOptions {
     ///
     /// A sentence, when it cannot.
     pub fn check(&self, target: &TargetName) -> Result<(), String> {
-        let is_resp = matches!(target, TargetName::Resp(_));
+        let is_resp = matches!(target, TargetName::Remote(_));
         let wrong = match target {
             TargetName::InCore if self.rate.is_some() => "has no open loop: leave out --rate",
             TargetName::Embedded if self.calls_one_by_one() && self.pipeline > 1 => {

@@ -1,6 +1,9 @@
 //! The command line.
 
+mod cluster;
 mod measure;
+mod output;
+mod respond;
 mod server;
 mod sweep;
 mod target;
@@ -8,11 +11,14 @@ mod workload;
 
 use clap::{Args, Parser, Subcommand};
 
+pub use cluster::{ClusterOptions, Words};
 pub use measure::{CallStyle, CpuList, EngineOptions, EngineSetting, MeasureOptions};
+pub use output::OutputOptions;
+pub use respond::RespondOptions;
 pub use server::ServerOptions;
 pub use sweep::SweepOptions;
-pub use target::TargetName;
-pub use workload::{DistributionName, WorkloadOptions};
+pub use target::{TargetName, without_password};
+pub use workload::{DistributionName, TimeRange, WorkloadOptions};
 
 use crate::proc::parse_cpu_list;
 use crate::server::{CommandTemplate, TargetTemplate};
@@ -33,6 +39,10 @@ pub enum Command {
     Run(RunOptions),
     /// Load two targets in turn (A B A B ...) and report the ratios, and whether they differ from 1.
     Compare(CompareOptions),
+    /// Start a cluster on this machine, load it, do things to its nodes, and report what that did.
+    Cluster(ClusterOptions),
+    /// Serve RESP and do nothing, to find out what this program can do and what it sees.
+    Respond(RespondOptions),
     /// Load one target again and again with other values of one or two knobs, or search the highest
     /// rate at which it still answers in time.
     Sweep(SweepOptions),
@@ -55,9 +65,9 @@ pub struct RunOptions {
     /// How to load it.
     #[command(flatten)]
     pub measure: MeasureOptions,
-    /// Write the report as JSON to this file; `-` for standard output, in place of the table.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<String>,
+    /// Where the report goes.
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 /// Options of `compare`.
@@ -86,9 +96,9 @@ pub struct CompareOptions {
     /// How to load them.
     #[command(flatten)]
     pub measure: MeasureOptions,
-    /// Write the report as JSON to this file; `-` for standard output, in place of the table.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<String>,
+    /// Where the report goes.
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 fn cpu_list(text: &str) -> Result<CpuList, String> {
@@ -102,6 +112,13 @@ fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("expected a number from 0 to 1".to_owned()),
+    }
+}
+
 /// The options of a run against `target`, for tests.
 #[cfg(test)]
 pub(crate) fn parse_measure(target: &str, line: &str) -> MeasureOptions {
@@ -109,7 +126,7 @@ pub(crate) fn parse_measure(target: &str, line: &str) -> MeasureOptions {
     let arguments = arguments.chain(line.split_ascii_whitespace());
     match Cli::try_parse_from(arguments).unwrap_or_else(|error| panic!("{error}")).command {
         Command::Run(options) => options.measure,
-        Command::Compare(_) | Command::Sweep(_) => unreachable!("the line says run"),
+        _ => unreachable!("the line says run"),
     }
 }
 
@@ -118,36 +135,71 @@ mod tests {
     use super::*;
     use crate::keys::Distribution;
     use crate::pace::{Arrivals, Pace};
-    use crate::workload::{ValueSizes, Workload};
+    use crate::workload::{CommandTemplate, Mix, Operation, Preset, Sizes, Workload};
+    use std::time::Duration;
 
     fn parse(line: &str) -> Result<RunOptions, String> {
         let arguments = ["gridkv-bench", "run", "resp://[::1]:7000"];
         let arguments = arguments.into_iter().chain(line.split_ascii_whitespace());
         match Cli::try_parse_from(arguments).map_err(|it| it.to_string())?.command {
             Command::Run(options) => Ok(options),
-            Command::Compare(_) | Command::Sweep(_) => unreachable!("the line says run"),
+            _ => unreachable!("the line says run"),
         }
     }
 
     #[test]
     fn options_describe_a_workload() {
         let options = parse(
-            "--mix get=0.95,set=0.05 --keys 500 --key-size 32 --value-size 16-1024 \
-             --distribution zipfian --seed 9",
+            "--mix get=95,ttl=5 --keys 500 --key-size 32 --value-size 16-1024 --distinct \
+             --distribution zipfian --zipf-theta 0.9 --scan-rows 5 --ttl 10s-1m --seed 9 \
+             --command ttl=TTL_{key}",
         )
         .unwrap();
         let workload = Workload {
+            name: None,
             key_count: 500,
-            key_bytes: 32,
-            value_sizes: ValueSizes { bytes_min: 16, bytes_max: 1024 },
-            reads: 0.95,
-            distribution: Distribution::Zipfian { theta: 0.99 },
+            key_sizes: Sizes::Fixed(32),
+            value_sizes: Sizes::Uniform(16, 1024),
+            is_distinct: true,
+            mix: Mix::new(&[(Operation::Get, 95.0), (Operation::Command(0), 5.0)]).unwrap(),
+            commands: vec![CommandTemplate::parse("ttl=TTL_{key}").unwrap()],
+            distribution: Distribution::Zipfian { theta: 0.9 },
+            scan_rows: (5, 5),
+            time_to_live: Some((Duration::from_secs(10), Duration::from_secs(60))),
             seed: 9,
         };
         assert_eq!(options.measure.workload.workload(), Ok(workload));
-        let target = TargetName::Resp("[::1]:7000".to_owned());
+        let target = TargetName::Remote("resp://[::1]:7000".to_owned());
         assert_eq!(options.target, TargetTemplate::Plain(target));
         assert_eq!(options.measure.pace(), Pace::Closed);
+    }
+
+    #[test]
+    fn options_go_before_what_a_workload_by_name_says() {
+        let workload = |line| parse(line).unwrap().measure.workload.workload().unwrap();
+        let named = workload("--workload ycsb-d");
+        let preset = Preset::named("ycsb-d").unwrap();
+        assert_eq!((named.name, named.mix), (Some("ycsb-d"), preset.mix));
+        assert_eq!(
+            (named.value_sizes, named.distribution),
+            (Sizes::Fixed(1000), preset.distribution)
+        );
+        let changed = workload("--workload ycsb-d --reads 1 --distribution uniform --value-size 5");
+        assert_eq!(
+            (changed.mix, changed.distribution),
+            (Mix::of_reads(1.0), Distribution::Uniform)
+        );
+        assert_eq!(changed.value_sizes, Sizes::Fixed(5));
+    }
+
+    #[test]
+    fn what_is_unknown_is_told_with_what_is_known() {
+        let error = parse("--workload ycsb-g").unwrap_err();
+        assert!(error.contains("there are ycsb-a, ycsb-b"), "{error}");
+        let mix = |line| parse(line).unwrap().measure.workload.workload().unwrap_err();
+        assert!(mix("--mix get=0.5,fly=0.5").contains("there are get, set"));
+        assert_eq!(mix("--mix get=0.5"), "--mix: shares add up to 0.5, not to 1 or 100");
+        assert_eq!(mix("--command x=PING"), "--command x is not part of --mix");
     }
 
     #[test]
@@ -159,7 +211,7 @@ mod tests {
     #[test]
     fn targets_have_the_options_that_make_sense_for_them() {
         let (in_core, embedded) = (TargetName::InCore, TargetName::Embedded);
-        let resp = TargetName::Resp("host:1".to_owned());
+        let resp = TargetName::Remote("resp://host:1".to_owned());
         for (line, target, expected) in [
             ("--rate 5", &in_core, "in-core has no open loop: leave out --rate"),
             ("--idle-connections 5", &embedded, "embedded has no --idle-connections"),
@@ -180,8 +232,11 @@ mod tests {
         for line in [
             "--reads 0.5 --mix get=1",
             "--reads 1.5",
-            "--mix get=0.5",
-            "--mix get=0.5,del=0.5",
+            "--hot-keys 0",
+            "--scan-rows 5-2",
+            "--ttl 0s",
+            "--value-size 1:x",
+            "--key-size 70000",
             "--rate 0",
             "--rate inf",
             "--connections 0",

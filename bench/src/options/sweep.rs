@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{MeasureOptions, ServerOptions};
+use super::{MeasureOptions, OutputOptions, ServerOptions};
 use crate::server::{CommandTemplate, TargetTemplate};
 use crate::sweep::{Knob, POINTS_MAX};
 
@@ -41,9 +41,9 @@ pub struct SweepOptions {
     /// How to load it.
     #[command(flatten)]
     pub measure: MeasureOptions,
-    /// Write the report as JSON to this file; `-` for standard output, in place of the table.
-    #[arg(long, value_name = "FILE")]
-    pub json: Option<String>,
+    /// Where the report goes.
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 impl SweepOptions {

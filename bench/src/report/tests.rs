@@ -3,19 +3,28 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::*;
+use crate::keys::Distribution;
 use crate::proc::CpuTime;
+use crate::record::Sample;
 use crate::record::{Answer, Recorder};
 use crate::sweep::knee::{End, Outcome, Point, Reason};
 use crate::target::{GeneratorCost, Idle, LoadMemory, Loading, ServerCost};
-use crate::workload::{Operation, ValueSizes};
+use crate::timeline::Timeline;
+use crate::workload::{Mix, Sizes};
+use std::time::Instant;
 
 fn workload() -> Workload {
     Workload {
+        name: Some("ycsb-a"),
         key_count: 1000,
-        key_bytes: 16,
-        value_sizes: ValueSizes { bytes_min: 64, bytes_max: 64 },
-        reads: 0.5,
+        key_sizes: Sizes::Fixed(16),
+        value_sizes: Sizes::Fixed(64),
+        is_distinct: false,
+        mix: Mix::of_reads(0.5),
+        commands: Vec::new(),
         distribution: Distribution::Zipfian { theta: 0.99 },
+        scan_rows: (1, 100),
+        time_to_live: None,
         seed: 1,
     }
 }
@@ -48,18 +57,25 @@ fn setting() -> Setting {
 }
 
 fn measurement() -> Measurement {
-    let mut recorder = Recorder::default();
+    let timeline = Timeline::new(Instant::now());
+    let mut recorder = Recorder::feeding(timeline.feed());
     for micros in 1..=80 {
-        recorder.record(Operation::Get, Duration::from_micros(micros), Answer::Done);
+        let response = Duration::from_micros(micros);
+        let sample = Sample { ended_at: timeline.origin(), response, service: None };
+        recorder.record_sample(Operation::Get, sample, Answer::Done);
     }
+    recorder.flush();
     for _ in 0..20 {
         recorder.record(Operation::Set, Duration::from_micros(100), Answer::Refused);
     }
     recorder.errors.first_error_reply = Some("OOM".to_owned());
     let cpu = CpuTime { user: Duration::from_micros(150), system: Duration::from_micros(50) };
+    let window = Duration::from_secs(2);
     Measurement {
+        operation_names: workload().operation_names(),
         recorder,
-        window: Duration::from_secs(2),
+        timeline: timeline.points(window),
+        window,
         partial: None,
         server: Some(ServerCost {
             process_ids: vec![42],
@@ -144,7 +160,7 @@ fn what_was_not_measured_is_absent() {
         ..measurement()
     };
     let figures = serde_json::to_value(Figures::new(&nothing)).unwrap();
-    for field in ["rate", "latency", "latency_get", "send_delay", "server"] {
+    for field in ["rate", "latency", "latency_service", "send_delay", "server"] {
         assert_eq!(figures[field], Value::Null, "{field}");
     }
 }
@@ -167,11 +183,19 @@ fn fields(report: &impl Serialize) -> Vec<String> {
 
 #[test]
 fn the_form_of_the_json_is_stable() {
-    let expected: Vec<&str> = include_str!("run_fields.txt").lines().collect();
-    assert_eq!(fields(&run_report()), expected);
+    assert_fields(&run_report(), "run_fields.txt");
 
-    let expected: Vec<&str> = include_str!("compare_fields.txt").lines().collect();
-    assert_eq!(fields(&compare_report(1)), expected);
+    assert_fields(&compare_report(1), "compare_fields.txt");
+}
+
+/// With `UPDATE_EXPECT=1` the file is written anew instead.
+fn assert_fields(report: &impl Serialize, file: &str) {
+    let path = format!("{}/src/report/{file}", env!("CARGO_MANIFEST_DIR"));
+    let found = fields(report).join("\n") + "\n";
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        std::fs::write(&path, &found).unwrap();
+    }
+    assert_eq!(found, std::fs::read_to_string(&path).unwrap());
 }
 
 /// Of two equal sides.
@@ -206,6 +230,33 @@ fn errors_stand_beside_the_rate() {
                     ERRORS: 20 error replies, 0 lost connections, 0 unanswered, 0 unsent";
     assert_eq!(line, expected);
     assert!(table.contains("\nfirst error   OOM\n"), "{table}");
+}
+
+#[test]
+fn response_and_service_time_stand_side_by_side() {
+    let mut report = run_report();
+    assert!(!text::run_table(&report).contains("response"));
+    let latency = report.figures.latency.clone().unwrap();
+    report.figures.latency_service = Some(LatencySummary { p99_us: 7.0, ..latency });
+    let table = text::run_table(&report);
+    for (name, p99) in [("  response", " 100.0 "), ("  service", " 7.000 ")] {
+        let line = table.lines().find(|it| it.starts_with(name)).unwrap();
+        assert!(line.contains(p99), "{line}");
+    }
+}
+
+#[test]
+fn each_operation_has_a_line_and_the_workload_is_told_in_words() {
+    let table = text::run_table(&run_report());
+    let names: Vec<&str> = table
+        .lines()
+        .filter(|it| it.starts_with("  "))
+        .filter_map(|it| it.split_ascii_whitespace().next())
+        .collect();
+    assert_eq!(names[..3], ["all", "get", "set"]);
+    let expected = "workload      ycsb-a: 50.0000 % get, 50.0000 % set; 1000 keys of 16 B, \
+                    zipfian 0.99; values of 64 B; seed 1\n";
+    assert!(table.contains(expected), "{table}");
 }
 
 #[test]
@@ -274,8 +325,7 @@ fn sweep_report() -> SweepReport {
 
 #[test]
 fn the_form_of_the_json_of_a_sweep_is_stable() {
-    let expected: Vec<&str> = include_str!("sweep_fields.txt").lines().collect();
-    assert_eq!(fields(&sweep_report()), expected);
+    assert_fields(&sweep_report(), "sweep_fields.txt");
 }
 
 #[test]

@@ -1,65 +1,23 @@
-//! Tables for people, and where all output goes.
+//! Tables for people.
 
+mod cluster;
 mod ratios;
 mod sweep;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 
-use serde::Serialize;
-
-use super::{CompareReport, Figures, RunReport, Setting};
+use super::{CompareReport, Figures, OperationShare, RunReport, Setting, WorkloadReport};
 use crate::compare::Compared;
 use crate::record::{Errors, LatencySummary};
 use crate::statistics::Spread;
 use crate::target::Preparation;
 
-pub use sweep::print_sweep;
-#[cfg(test)]
+pub(super) use cluster::cluster_table;
 pub(super) use sweep::sweep_table;
 
 /// Stands for a figure that was not measured.
 const ABSENT: &str = "-";
-
-/// Prints the table of a run.
-///
-/// # Errors
-///
-/// When standard output is closed.
-pub fn print_run(report: &RunReport) -> io::Result<()> {
-    print(&run_table(report))
-}
-
-/// Prints the tables of a comparison.
-///
-/// # Errors
-///
-/// When standard output is closed.
-pub fn print_comparison(report: &CompareReport) -> io::Result<()> {
-    print(&comparison_table(report))
-}
-
-/// Writes a report as JSON to the file `path`, or to standard output for `-`.
-///
-/// # Errors
-///
-/// When that fails.
-pub fn print_json(path: &str, report: &impl Serialize) -> io::Result<()> {
-    let mut text = serde_json::to_string_pretty(report)?;
-    text.push('\n');
-    if path == "-" { print(&text) } else { std::fs::write(path, text) }
-}
-
-/// Says on standard error why there is no report, or no whole one.
-pub fn print_failure(failure: &str) {
-    // Nobody is left to tell when standard error is closed.
-    let _ = writeln!(io::stderr(), "gridkv-bench: {failure}");
-}
-
-fn print(text: &str) -> io::Result<()> {
-    io::stdout().lock().write_all(text.as_bytes())
-}
 
 /// A table under construction. Writing to a string cannot fail.
 #[derive(Default)]
@@ -96,20 +54,7 @@ fn setting(table: &mut Table, setting: &Setting) {
         "{date}, {}, {} CPUs, Linux {}, load average {}",
         machine.cpu_model, machine.cpu_count, machine.kernel, machine.load_average
     ));
-    let sizes = if workload.value_bytes_min == workload.value_bytes_max {
-        workload.value_bytes_max.to_string()
-    } else {
-        format!("{} to {}", workload.value_bytes_min, workload.value_bytes_max)
-    };
-    let theta = workload.zipf_theta.map(|it| format!(" {it}")).unwrap_or_default();
-    table.line(format_args!(
-        "workload      {:.4} % GET, others SET; {} keys of {} B, {}{theta}; values of {sizes} B; seed {}",
-        workload.reads * 100.0,
-        workload.keys,
-        workload.key_bytes,
-        workload.distribution,
-        workload.seed
-    ));
+    table.line(format_args!("workload      {}", workload_line(workload)));
     let pace = match (load.offered_rate, load.arrivals) {
         (Some(rate), Some(arrivals)) => format!("open loop, {rate} req/s, {arrivals} arrivals"),
         _ => "closed loop".to_owned(),
@@ -126,6 +71,29 @@ fn setting(table: &mut Table, setting: &Setting) {
         part("in-core batches of ", load.batch, ""),
         load.warmup_seconds
     ));
+}
+
+fn workload_line(workload: &WorkloadReport) -> String {
+    let share = |it: &OperationShare| {
+        let command = it.command.as_ref().map(|text| format!(" ({text})")).unwrap_or_default();
+        format!("{:.4} % {}{command}", it.share * 100.0, it.operation)
+    };
+    let mix: Vec<String> = workload.mix.iter().map(share).collect();
+    let name = workload.name.map(|it| format!("{it}: ")).unwrap_or_default();
+    let rows = workload.scan_rows.map(|it| format!("; scans of {} to {} rows", it.0, it.1));
+    let life = workload.ttl_seconds.map(|it| format!("; written for {} to {} s", it.0, it.1));
+    format!(
+        "{name}{}{}; {} keys of {} B, {}; {}values of {} B{}; seed {}",
+        mix.join(", "),
+        rows.unwrap_or_default(),
+        workload.keys,
+        workload.key_bytes,
+        workload.distribution,
+        if workload.distinct { "distinct " } else { "" },
+        workload.value_bytes,
+        life.unwrap_or_default(),
+        workload.seed
+    )
 }
 
 fn preparation(table: &mut Table, label: &str, preparation: &Preparation) {
@@ -168,6 +136,23 @@ fn preparation(table: &mut Table, label: &str, preparation: &Preparation) {
     }
 }
 
+fn latencies(table: &mut Table, figures: &Figures) {
+    let names = ["count", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
+    table.row("latency (us)", &names.map(str::to_owned));
+    let all = if figures.latency_service.is_some() { "  response" } else { "  all" };
+    let mut rows = vec![(all.to_owned(), figures.latency.as_ref())];
+    rows.push(("  service".to_owned(), figures.latency_service.as_ref()));
+    for it in &figures.operations {
+        rows.push((format!("  {}", it.operation), Some(&it.latency)));
+    }
+    rows.push(("  sent late by".to_owned(), figures.send_delay.as_ref()));
+    for (name, summary) in rows {
+        if let Some(summary) = summary {
+            table.row(&name, &latency_cells(summary));
+        }
+    }
+}
+
 fn figures(table: &mut Table, figures: &Figures) {
     if let Some(reason) = &figures.partial {
         table.line(format_args!("PARTIAL       {reason}"));
@@ -185,18 +170,7 @@ fn figures(table: &mut Table, figures: &Figures) {
     if figures.missing_keys > 0 {
         table.line(format_args!("missing keys  {} reads found none", figures.missing_keys));
     }
-    let names = ["count", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"];
-    table.row("latency (us)", &names.map(str::to_owned));
-    for (name, summary) in [
-        ("  all", &figures.latency),
-        ("  get", &figures.latency_get),
-        ("  set", &figures.latency_set),
-        ("  sent late by", &figures.send_delay),
-    ] {
-        if let Some(summary) = summary {
-            table.row(name, &latency_cells(summary));
-        }
-    }
+    latencies(table, figures);
     if figures.latency_stride > 1 {
         table.line(format_args!(
             "              one request in {} was timed",

@@ -96,6 +96,11 @@ impl Process {
         }
     }
 
+    /// Sends a signal to it and all that it started.
+    pub fn send(&mut self, signal: Signal) {
+        self.signal(signal);
+    }
+
     /// Asks it and all that it started to end, and does not wait.
     pub fn ask_to_stop(&mut self) {
         if !self.is_asked {

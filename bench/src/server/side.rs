@@ -193,7 +193,7 @@ impl Running {
     }
 
     fn await_ready(&mut self, timeout: Duration) -> Result<(), Error> {
-        let is_resp = matches!(self.target, TargetName::Resp(_));
+        let is_resp = self.target.is_plain_resp();
         let deadline = Instant::now() + timeout;
         let ports: Vec<_> = self.servers.iter().map(|it| it.port).collect();
         for (index, port) in ports.into_iter().enumerate() {
@@ -282,9 +282,13 @@ fn directory(options: &ServerOptions) -> Result<TempDir, Error> {
 fn with_peers(target: TargetName, ports: impl Iterator<Item = u16>) -> TargetName {
     let peers: Vec<String> = ports.map(|port| format!("127.0.0.1:{port}")).collect();
     match target {
-        TargetName::Resp(address) if !peers.is_empty() && !address.contains("peers=") => {
+        TargetName::Remote(address)
+            if !address.starts_with("memcached:")
+                && !peers.is_empty()
+                && !address.contains("peers=") =>
+        {
             let mark = if address.contains('?') { '&' } else { '?' };
-            TargetName::Resp(format!("{address}{mark}peers={}", peers.join(",")))
+            TargetName::Remote(format!("{address}{mark}peers={}", peers.join(",")))
         }
         other => other,
     }
@@ -356,7 +360,7 @@ mod tests {
 
     #[test]
     fn peers_that_the_target_names_itself_stay() {
-        let name = |text: &str| TargetName::Resp(text.to_owned());
+        let name = |text: &str| TargetName::Remote(format!("resp://{text}"));
         assert_eq!(with_peers(name("h:1?peers=h:3"), [2].into_iter()), name("h:1?peers=h:3"));
         let expected = name("h:1?wait=1&peers=127.0.0.1:2");
         assert_eq!(with_peers(name("h:1?wait=1"), [2].into_iter()), expected);

@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_target_may_have_placeholders() {
         let target = |text: &str| text.parse::<TargetTemplate>().unwrap().fill(&values());
-        let resp = |address: &str| TargetName::Resp(address.to_owned());
+        let resp = |address: &str| TargetName::Remote(format!("resp://{address}"));
         assert_eq!(target("auto").unwrap(), resp("127.0.0.1:7000"));
         assert_eq!(target("resp://h:{port}?wait=1").unwrap(), resp("h:7000?wait=1"));
         assert_eq!(target("in-core").unwrap(), TargetName::InCore);

@@ -24,7 +24,7 @@ pub(super) fn check(
     measure: &MeasureOptions,
     placeholders: &BTreeSet<String>,
 ) -> Result<(), String> {
-    let is_resp = matches!(target, TargetName::Resp(_));
+    let is_resp = matches!(target, TargetName::Remote(_));
     let is_in_core = *target == TargetName::InCore;
     let batches = is_resp || (!is_in_core && measure.engine.calls != CallStyle::Blocking);
     let keeps_files =
@@ -41,7 +41,7 @@ pub(super) fn check(
         }
         "cores" if measure.engine.cpus.is_some() => "cannot be used with --cpus",
         "durability" if !keeps_files => "needs an --engine storage= that keeps files",
-        "consistency" if !is_resp => "needs a server",
+        "consistency" if !is_resp => "needs a server that speaks RESP",
         "cores" | "durability" | "consistency" => return Ok(()),
         name if CLIENT_KNOBS.contains(&name) => return Ok(()),
         _ => {
@@ -98,12 +98,12 @@ pub(super) fn apply(name: &str, value: &str, measure: &mut MeasureOptions) -> Re
 
 /// The target, asked at a level of consistency.
 pub(super) fn with_consistency(target: TargetName, level: &str) -> TargetName {
-    let TargetName::Resp(text) = target else { return target };
+    let TargetName::Remote(text) = target else { return target };
     let (address, query) = text.split_once('?').unwrap_or((&text, ""));
     let others = query.split('&').filter(|it| !it.is_empty() && !it.starts_with("consistency="));
     let mut query: Vec<String> = others.map(str::to_owned).collect();
     query.push(format!("consistency={level}"));
-    TargetName::Resp(format!("{address}?{}", query.join("&")))
+    TargetName::Remote(format!("{address}?{}", query.join("&")))
 }
 
 #[cfg(test)]
@@ -112,7 +112,7 @@ mod tests {
     use crate::options::parse_measure;
 
     fn resp(text: &str) -> TargetName {
-        TargetName::Resp(text.to_owned())
+        TargetName::Remote(format!("resp://{text}"))
     }
 
     #[test]
@@ -134,7 +134,7 @@ mod tests {
         let engine = &measure.engine;
         assert_eq!((measure.pipeline, measure.threads, measure.connections), (7, 2, 3));
         assert_eq!((measure.workload.keys, measure.rate), (500, Some(1000.0)));
-        assert_eq!(measure.workload.value_size.bytes_max, 32);
+        assert_eq!(measure.workload.value_size, Some(crate::workload::Sizes::Uniform(16, 32)));
         assert_eq!((engine.batch, engine.cores), (9, 4));
         assert_eq!(engine.settings.len(), 1);
         assert_eq!(engine.settings[0].value, "commit");

@@ -155,7 +155,7 @@ impl Runner<'_> {
         let target = self.start(combination)?;
         let mut measure = combination.measure.clone();
         measure.rate = rate;
-        let stays = matches!(target, TargetName::Resp(_));
+        let stays = matches!(target, TargetName::Remote(_));
         // An engine in this process is opened anew for each point.
         measure.load &= !stays || self.loaded.as_ref() != Some(&combination.workload);
         let failed = |failure: target::Failure| failure.to_string();
@@ -351,6 +351,8 @@ mod tests {
             recorder.send_delays.record(Duration::from_millis(late_ms));
             let cpus = std::collections::BTreeSet::new();
             let figures = Figures::new(&Measurement {
+                operation_names: Vec::new(),
+                timeline: Vec::new(),
                 recorder,
                 window: Duration::from_secs(1),
                 partial: None,

@@ -1,28 +1,18 @@
 //! The engine from outside of its cores: threads of the process that call its API.
 
 use std::collections::BTreeSet;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use futures_lite::future::block_on;
 use futures_util::future::join_all;
-use gridkv::{BatchResult, Blocking, Error, Handle};
+use gridkv::{Batch, BatchResult, Error, Expiry, Handle, SetOptions};
 
+use super::callers::{Calls, OwnedRequest, call};
 use super::engine::EngineSlot;
-use super::{
-    Failure, GeneratorCost, Measurement, Preparation, ServerCost, Target, pin, thread_cpu_time,
-};
+use super::{Failure, Measurement, Preparation, Target};
 use crate::options::{CallStyle, MeasureOptions};
-use crate::pace::{Pace, Schedule};
-use crate::proc::{CpuTime, ServerProcess, online_cpus, thread_cpu_wait};
-use crate::record::{Answer, Recorder};
-use crate::workload::{Generator, Operation, Workload, stream_rng};
-
-/// Streams of randomness for schedules, apart from those for requests.
-const SCHEDULE_STREAMS: u64 = 1 << 32;
-
-/// How often the main thread looks whether the callers are done.
-const WATCH_INTERVAL: Duration = Duration::from_millis(1);
+use crate::proc::online_cpus;
+use crate::record::Answer;
+use crate::workload::{Operation, Workload};
 
 /// The target `embedded`.
 pub struct EmbeddedTarget {
@@ -39,53 +29,37 @@ impl EmbeddedTarget {
 
 impl Target for EmbeddedTarget {
     fn prepare(&mut self) -> Result<Preparation, Failure> {
+        let (workload, style) = (&self.slot.workload, self.slot.options.engine.calls);
+        let refused = workload.mix.parts().iter().find(|it| !is_offered(it.0, style));
+        if let Some((operation, _)) = refused {
+            let what = if style == CallStyle::Batch { "its batches have" } else { "its API has" };
+            return Err(Failure::Unfit {
+                target: "embedded".to_owned(),
+                why: format!("{what} no {}", workload.name_of(*operation)),
+            });
+        }
         self.slot.prepare()
     }
 
     fn measure(&mut self) -> Result<Measurement, Failure> {
         let (workload, options) = (self.slot.workload.clone(), self.slot.options.clone());
         let engine = self.slot.engine()?;
+        let engine_cpus: BTreeSet<usize> = engine.cpus().iter().copied().collect();
         let cpus = match &options.client_cpus {
             Some(list) => list.0.clone(),
-            None => &online_cpus() - &engine.cpus().iter().copied().collect::<BTreeSet<_>>(),
+            None => &online_cpus() - &engine_cpus,
         };
-        let start = Instant::now();
-        let measure_at = start + options.warmup;
-        let callers = (0..options.threads)
-            .map(|thread| Caller::new(&workload, &options, &engine.handle, thread, start))
-            .collect();
-        let duration = options.requests.is_none().then_some(options.duration);
-        let (outcomes, cost) = run(callers, &cpus, measure_at, duration)?;
-        let mut recorder = Recorder::default();
-        let mut finished_at = measure_at;
-        let (mut busy, mut starved, mut wall) = (0.0, 0.0, f64::MIN_POSITIVE);
-        for outcome in outcomes {
-            recorder.add(&outcome.recorder);
-            finished_at = finished_at.max(outcome.finished_at);
-            busy += outcome.cpu.as_secs_f64();
-            starved += outcome.cpu_wait.as_secs_f64();
-            wall += outcome.wall.as_secs_f64();
+        let calls = |_| -> Box<dyn Calls> {
+            let (style, handle) = (options.engine.calls, engine.handle.clone());
+            Box::new(EngineCalls { style, handle })
+        };
+        let calls = (0..options.threads).map(calls).collect();
+        let mut measurement = call(calls, &workload, &options, &cpus)?;
+        measurement.engine_cpus = engine.cpus().to_vec();
+        if let Some(server) = &mut measurement.server {
+            server.pinned_cpus = engine_cpus;
         }
-        Ok(Measurement {
-            recorder,
-            window: duration.unwrap_or(finished_at - measure_at),
-            partial: None,
-            server: cost.map(|(cpu, cpu_wait)| ServerCost {
-                process_ids: vec![std::process::id()],
-                pinned_cpus: engine.cpus().iter().copied().collect(),
-                includes_callers: true,
-                cpu,
-                cpu_wait,
-            }),
-            generator: Some(GeneratorCost {
-                threads: options.threads,
-                cpus,
-                busy_share: busy / wall,
-                starved_share: starved / wall,
-            }),
-            engine_cpus: engine.cpus().to_vec(),
-            latency_stride: 1,
-        })
+        Ok(measurement)
     }
 
     fn rest(&mut self) {
@@ -93,246 +67,128 @@ impl Target for EmbeddedTarget {
     }
 }
 
-/// Runs all callers, a thread for each. Returns also what the process cost meanwhile.
-fn run(
-    callers: Vec<Caller>,
-    cpus: &BTreeSet<usize>,
-    measure_at: Instant,
-    duration: Option<Duration>,
-) -> Result<(Vec<Outcome>, Option<ProcessCost>), Failure> {
-    let process = ServerProcess::this();
-    let observe = || Some((process.cpu_time()?, process.cpu_wait()?));
-    let sleep_until = |at: Instant| thread::sleep(at.saturating_duration_since(Instant::now()));
-    thread::scope(|scope| {
-        let threads: Vec<_> = callers
-            .into_iter()
-            .map(|caller| scope.spawn(move || pin(cpus).map(|()| caller.run())))
-            .collect();
-        sleep_until(measure_at);
-        let before = observe();
-        match duration {
-            Some(duration) => sleep_until(measure_at + duration),
-            None => {
-                while !threads.iter().all(thread::ScopedJoinHandle::is_finished) {
-                    thread::sleep(WATCH_INTERVAL);
-                }
-            }
-        }
-        let cost = observe()
-            .zip(before)
-            .map(|(after, before)| (after.0.since(before.0), after.1.saturating_sub(before.1)));
-        let outcomes: Result<Vec<Outcome>, Failure> =
-            threads.into_iter().map(|it| it.join().expect("a caller does not panic")).collect();
-        outcomes.map(|it| (it, cost))
-    })
-}
-
-/// CPU time, and waits for a CPU.
-type ProcessCost = (CpuTime, Duration);
-
-/// A thread that calls the engine.
-struct Caller {
-    calls: Calls,
-    requests: Generator,
-    schedule: Option<Schedule>,
-    pipeline: usize,
-    measure_at: Instant,
-    end_at: Option<Instant>,
-    /// Requests to measure.
-    left: u64,
-    recorder: Recorder,
-    batch: Vec<Owned>,
-}
-
-/// A request that outlives the drawing of the next.
-struct Owned {
-    operation: Operation,
-    key: Vec<u8>,
-    value: Vec<u8>,
-    started_at: Instant,
-}
-
-struct Outcome {
-    recorder: Recorder,
-    finished_at: Instant,
-    cpu: Duration,
-    cpu_wait: Duration,
-    wall: Duration,
-}
-
-impl Caller {
-    fn new(
-        workload: &Workload,
-        options: &MeasureOptions,
-        handle: &Handle,
-        thread: usize,
-        start: Instant,
-    ) -> Self {
-        let (stream, count) = (thread as u64, options.threads as u64);
-        let measure_at = start + options.warmup;
-        let (handle, blocking) = (handle.clone(), handle.blocking());
-        Self {
-            calls: Calls { style: options.engine.calls, handle, blocking },
-            requests: workload.requests(stream),
-            schedule: match options.pace() {
-                Pace::Closed => None,
-                Pace::Open { rate, arrivals } => {
-                    let rng = stream_rng(workload.seed, SCHEDULE_STREAMS + stream);
-                    let part = (thread, options.threads);
-                    Some(Schedule::new(start, rate, arrivals, part, rng))
-                }
-            },
-            pipeline: options.pipeline,
-            measure_at,
-            end_at: options.requests.is_none().then(|| measure_at + options.duration),
-            left: options
-                .requests
-                .map_or(u64::MAX, |it| it / count + u64::from(stream < it % count)),
-            recorder: Recorder::default(),
-            batch: Vec::with_capacity(options.pipeline),
-        }
-    }
-
-    fn run(mut self) -> Outcome {
-        let (start, cpu, cpu_wait) = (Instant::now(), thread_cpu_time(), thread_cpu_wait());
-        let mut now = start;
-        while self.left > 0 && self.draw(now) {
-            let answers = self.calls.make(&mut self.batch);
-            now = Instant::now();
-            for (request, answer) in self.batch.drain(..).zip(answers) {
-                if request.started_at < self.measure_at {
-                    continue;
-                }
-                let latency = now - request.started_at;
-                match answer {
-                    Ok(answer) => self.recorder.record(request.operation, latency, answer),
-                    Err(error) => self.recorder.refuse(request.operation, latency, &error),
-                }
-            }
-        }
-        self.count_unsent(now);
-        Outcome {
-            recorder: self.recorder,
-            finished_at: now,
-            cpu: thread_cpu_time().saturating_sub(cpu),
-            cpu_wait: thread_cpu_wait().saturating_sub(cpu_wait),
-            wall: now - start,
-        }
-    }
-
-    /// Draws the requests of the next call; `false` when it is over.
-    fn draw(&mut self, mut now: Instant) -> bool {
-        let is_over = |at: Instant| self.end_at.is_some_and(|end| at >= end);
-        let count = usize::try_from(self.left).unwrap_or(usize::MAX).min(self.pipeline);
-        let Some(schedule) = &mut self.schedule else {
-            for _ in 0..count {
-                self.batch.push(owned(&mut self.requests, now));
-            }
-            // The clock is read when all are drawn: drawing is no latency.
-            now = Instant::now();
-            self.batch.iter_mut().for_each(|it| it.started_at = now);
-            if now >= self.measure_at {
-                self.left -= count as u64;
-            }
-            return !is_over(now);
-        };
-        if is_over(now) || is_over(schedule.next_at()) {
-            return false;
-        }
-        while now < schedule.next_at() {
-            std::hint::spin_loop();
-            now = Instant::now();
-        }
-        while self.batch.len() < count && schedule.next_at() <= now {
-            let intended_at = schedule.next_at();
-            self.batch.push(owned(&mut self.requests, intended_at));
-            schedule.advance();
-            if intended_at >= self.measure_at {
-                self.left -= 1;
-                self.recorder.send_delays.record(now - intended_at);
-            }
-        }
-        true
-    }
-
-    /// Counts what was due and not sent, with the wait so far.
-    fn count_unsent(&mut self, now: Instant) {
-        let Some(schedule) = &mut self.schedule else { return };
-        let end = self.end_at.unwrap_or(now).min(now);
-        while self.left > 0 && schedule.next_at() < end {
-            if schedule.next_at() >= self.measure_at {
-                self.recorder.record_unsent(now - schedule.next_at());
-                self.left -= 1;
-            }
-            schedule.advance();
-        }
-    }
-}
-
-fn owned(requests: &mut Generator, started_at: Instant) -> Owned {
-    let request = requests.draw();
-    Owned {
-        operation: request.operation,
-        key: request.key.to_vec(),
-        value: request.value.to_vec(),
-        started_at,
+/// Whether the engine's API has `operation`.
+fn is_offered(operation: Operation, style: CallStyle) -> bool {
+    match operation {
+        Operation::Get
+        | Operation::Set
+        | Operation::Insert
+        | Operation::Delete
+        | Operation::Increment
+        | Operation::Scan => true,
+        Operation::ReadModifyWrite | Operation::Exists => style != CallStyle::Batch,
+        Operation::Append | Operation::Command(_) => false,
     }
 }
 
 /// How requests become calls.
-struct Calls {
+struct EngineCalls {
     style: CallStyle,
     handle: Handle,
-    blocking: Blocking,
 }
 
-impl Calls {
-    /// Makes the calls for `requests`, whose values it takes; answers are in their order.
-    fn make(&self, requests: &mut [Owned]) -> Vec<Result<Answer, Error>> {
+impl Calls for EngineCalls {
+    fn make(&mut self, requests: &mut [OwnedRequest]) -> Vec<Result<Answer, String>> {
         match self.style {
             CallStyle::Blocking => requests
                 .iter_mut()
-                .map(|it| match it.operation {
-                    Operation::Get => self.blocking.get(&it.key).map(found),
-                    Operation::Set => {
-                        let value = std::mem::take(&mut it.value);
-                        self.blocking.set(&it.key, value).map(|()| Answer::Done)
-                    }
-                })
+                .map(|it| block_on(one(&self.handle, it)).map_err(|error| error.to_string()))
                 .collect(),
             CallStyle::Async => {
-                block_on(join_all(requests.iter_mut().map(async |it| match it.operation {
-                    Operation::Get => self.handle.get(&it.key).await.map(found),
-                    Operation::Set => {
-                        let value = std::mem::take(&mut it.value);
-                        self.handle.set(&it.key, value).await.map(|()| Answer::Done)
-                    }
-                })))
+                let answers = join_all(requests.iter_mut().map(|it| one(&self.handle, it)));
+                let answers = block_on(answers).into_iter();
+                answers.map(|it| it.map_err(|error| error.to_string())).collect()
             }
-            CallStyle::Batch => {
-                let batch = requests.iter_mut().fold(self.handle.batch(), |batch, it| {
-                    let key = std::mem::take(&mut it.key);
-                    match it.operation {
-                        Operation::Get => batch.get(key),
-                        Operation::Set => batch.set(key, std::mem::take(&mut it.value)),
-                    }
-                });
-                let answer = |result| match result {
-                    BatchResult::Value(value) => found(value),
-                    _ => Answer::Done,
-                };
-                batch.run_blocking().into_iter().map(|it| it.map(answer)).collect()
-            }
+            CallStyle::Batch => self.batch(requests),
         }
     }
 }
 
-fn found(value: Option<Vec<u8>>) -> Answer {
-    if value.is_some() { Answer::Done } else { Answer::Missing }
+impl EngineCalls {
+    fn batch(&self, requests: &mut [OwnedRequest]) -> Vec<Result<Answer, String>> {
+        let lengths: Vec<usize> = requests.iter().map(|it| it.rows.len().max(1)).collect();
+        let batch = requests.iter_mut().fold(self.handle.batch(), add);
+        let mut results = batch.run_blocking().into_iter();
+        let answer = |length| {
+            // Of a scan, the first row's answer, or the first refusal.
+            let mut first = Ok(Answer::Done);
+            for (index, result) in results.by_ref().take(length).enumerate() {
+                let result = result.map(answer_of).map_err(|error| error.to_string());
+                if index == 0 || (result.is_err() && first.is_ok()) {
+                    first = result;
+                }
+            }
+            first
+        };
+        lengths.into_iter().map(answer).collect()
+    }
+}
+
+fn add(batch: Batch, request: &mut OwnedRequest) -> Batch {
+    let key = std::mem::take(&mut request.key);
+    let value = std::mem::take(&mut request.value);
+    match request.operation {
+        Operation::Scan => request.rows.drain(..).fold(batch, Batch::get),
+        Operation::Delete => batch.delete(key),
+        Operation::Increment => batch.increment(key, 1),
+        Operation::Set | Operation::Insert => match request.time_to_live {
+            None => batch.set(key, value),
+            Some(time) => batch.set_with(key, value, expiring(time)),
+        },
+        Operation::Get
+        | Operation::ReadModifyWrite
+        | Operation::Exists
+        | Operation::Append
+        | Operation::Command(_) => batch.get(key),
+    }
+}
+
+fn answer_of(result: BatchResult) -> Answer {
+    match result {
+        BatchResult::Value(None) | BatchResult::Deleted(false) => Answer::Missing,
+        _ => Answer::Done,
+    }
+}
+
+async fn one(handle: &Handle, request: &mut OwnedRequest) -> Result<Answer, Error> {
+    let key = &request.key;
+    let write = async |value| match request.time_to_live {
+        None => handle.set(key, value).await.map(|()| Answer::Done),
+        Some(time) => handle.set_with(key, value, expiring(time)).await.map(|_| Answer::Done),
+    };
+    let value = std::mem::take(&mut request.value);
+    match request.operation {
+        Operation::Get => Ok(found(handle.get(key).await?.is_some())),
+        Operation::Set | Operation::Insert => write(value).await,
+        Operation::ReadModifyWrite => {
+            handle.get(key).await?;
+            write(value).await
+        }
+        Operation::Scan => {
+            let rows = join_all(request.rows.iter().map(|row| handle.get(row))).await;
+            rows.into_iter().collect::<Result<Vec<_>, Error>>().map(|_| Answer::Done)
+        }
+        Operation::Delete => Ok(found(handle.delete(key).await?)),
+        Operation::Exists => Ok(found(handle.exists(key).await?)),
+        Operation::Increment => handle.increment(key, 1).await.map(|_| Answer::Done),
+        Operation::Append | Operation::Command(_) => {
+            unreachable!("refused when the target was prepared")
+        }
+    }
+}
+
+fn expiring(time: std::time::Duration) -> SetOptions {
+    SetOptions { expiry: Expiry::After(time), ..SetOptions::default() }
+}
+
+fn found(is_found: bool) -> Answer {
+    if is_found { Answer::Done } else { Answer::Missing }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::options::parse_measure;
 

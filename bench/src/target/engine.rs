@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use gridkv::{Engine, Handle, Shard};
 
 use super::{Failure, LoadMemory, Loading, Preparation};
-use crate::keys::KeyBuffer;
 use crate::options::{EngineOptions, MeasureOptions};
 use crate::proc::ServerProcess;
 use crate::record::{Errors, Latencies};
@@ -15,6 +14,9 @@ use crate::workload::{Generator, Workload};
 /// How long a closure keeps a core: long beside the hop to it, short beside what else a core does
 /// between its turns.
 pub(super) const SLICE: Duration = Duration::from_millis(20);
+
+/// How often the main thread looks whether the shards are done.
+const WATCH_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How many keys are looked at between two looks at the clock while loading.
 const LOADING_STRIDE: u64 = 256;
@@ -92,7 +94,7 @@ impl OpenEngine {
         let engine = builder.open().map_err(|error| failed(&error))?;
         let handle = engine.handle();
         let mut shard_keys = vec![None; usize::from(handle.shard_count())];
-        let mut key = KeyBuffer::new(workload.key_bytes.max(KeyBuffer::KEY_BYTES_ANY));
+        let mut key = workload.key_buffer();
         for index in 0.. {
             let text = key.write(index);
             shard_keys[usize::from(handle.shard_of(text))].get_or_insert_with(|| text.to_vec());
@@ -117,6 +119,7 @@ impl OpenEngine {
         &self,
         states: Vec<S>,
         work: fn(&mut S, &mut Shard) -> Turn,
+        watch: &mut dyn FnMut(),
     ) -> Result<Vec<S>, Failure> {
         assert_eq!(states.len(), self.shard_count());
         let run = |mut state: S, key: &[u8]| {
@@ -141,6 +144,10 @@ impl OpenEngine {
                 .zip(&self.shard_keys)
                 .map(|(state, key)| scope.spawn(move || run(state, key)))
                 .collect();
+            while !threads.iter().all(thread::ScopedJoinHandle::is_finished) {
+                thread::sleep(WATCH_INTERVAL);
+                watch();
+            }
             threads.into_iter().map(|it| it.join().expect("a driver does not panic")).collect()
         })
     }
@@ -158,7 +165,7 @@ impl OpenEngine {
             .collect();
         let before = resident();
         let start = Instant::now();
-        let states = self.on_each_shard(states, LoadingShard::work)?;
+        let states = self.on_each_shard(states, LoadingShard::work, &mut || ())?;
         let seconds = start.elapsed().as_secs_f64();
         let memory = before.zip(resident()).filter(|_| options.report_rss);
         let mut growth = Latencies::new();

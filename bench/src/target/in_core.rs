@@ -2,19 +2,21 @@
 //!
 //! This is the price of the store alone: no socket, no hop. What a request costs is of the order of
 //! what drawing one costs, so each shard's requests are drawn beforehand and gone through again and
-//! again; and one request in [`SAMPLE_STRIDE`] is timed, so that the clock does not dominate. The
-//! latencies include one reading of the clock.
+//! again (what it inserts is new in the first round only); and one request in [`SAMPLE_STRIDE`] is
+//! timed, so that the clock does not dominate. The latencies include one reading of the clock.
 
 use std::time::{Duration, Instant};
 
-use gridkv::{Error, Handle, Shard};
+use gridkv::{Error, Expiry, Handle, SetOptions, Shard};
 
 use super::engine::{EngineSlot, SLICE, Turn};
 use super::{Failure, GeneratorCost, Measurement, Preparation, Target, thread_cpu_time};
 use crate::options::MeasureOptions;
 use crate::proc::thread_cpu_wait;
-use crate::record::{Group, Recorder};
-use crate::workload::{Operation, Workload, stream_rng};
+use crate::progress::{Goal, Progress};
+use crate::record::{Group, Recorder, Sample};
+use crate::timeline::Timeline;
+use crate::workload::{Operation, Part, Workload, stream_rng};
 
 /// Requests drawn beforehand, for each shard; fewer where there are fewer keys.
 const PREPARED_MAX: u64 = 1 << 21;
@@ -24,6 +26,9 @@ const PREPARED_MIN: u64 = 1 << 12;
 
 /// One request in so many is timed; with batches, one batch in as many batches as make so many.
 const SAMPLE_STRIDE: usize = 64;
+
+/// No more bytes of keys are drawn beforehand.
+const KEY_BYTES_MAX: usize = 1 << 30;
 
 /// Random bytes that values are cut from.
 const VALUE_POOL_BYTES: usize = 1 << 16;
@@ -46,6 +51,12 @@ impl InCoreTarget {
 
 impl Target for InCoreTarget {
     fn prepare(&mut self) -> Result<Preparation, Failure> {
+        let workload = &self.slot.workload;
+        let refused = workload.mix.parts().iter().find(|it| !is_offered(it.0));
+        if let Some((operation, _)) = refused {
+            let why = format!("a shard has no {}", workload.name_of(*operation));
+            return Err(Failure::Unfit { target: "in-core".to_owned(), why });
+        }
         self.slot.prepare()
     }
 
@@ -72,10 +83,17 @@ impl Target for InCoreTarget {
             })
             .collect();
         let measure_at = Instant::now() + options.warmup;
+        let timeline = Timeline::new(measure_at);
         for state in &mut states {
             state.measure_at = measure_at;
+            state.recorder = Recorder::feeding(timeline.feed());
         }
-        let states = engine.on_each_shard(states, ShardLoad::work)?;
+        let goal = options.requests.map_or(Goal::Duration(options.duration), Goal::Requests);
+        let mut progress = Progress::new(goal);
+        let watch = &mut || progress.tick(&timeline);
+        let mut states = engine.on_each_shard(states, ShardLoad::work, watch)?;
+        drop(progress);
+        states.iter_mut().for_each(|it| it.recorder.flush());
         let mut recorder = Recorder::default();
         let (mut busy, mut starved, mut wall) = (0.0, 0.0, f64::MIN_POSITIVE);
         let mut window: Option<(Instant, Instant)> = None;
@@ -88,10 +106,13 @@ impl Target for InCoreTarget {
                 window = window.map_or(Some((from, to)), |it| Some((it.0.min(from), it.1.max(to))));
             }
         }
+        let window = window.map_or(Duration::ZERO, |(from, to)| to - from);
         Ok(Measurement {
+            operation_names: workload.operation_names(),
             recorder,
-            window: window.map_or(Duration::ZERO, |(from, to)| to - from),
-            partial: None,
+            timeline: timeline.points(window),
+            window,
+            partial: crate::interrupt::reason(),
             server: None,
             generator: Some(GeneratorCost {
                 threads: engine.cpus().len(),
@@ -109,61 +130,90 @@ impl Target for InCoreTarget {
     }
 }
 
+/// Whether the API of a shard has `operation`, for keys that are its own.
+fn is_offered(operation: Operation) -> bool {
+    match operation {
+        Operation::Get
+        | Operation::Set
+        | Operation::Insert
+        | Operation::ReadModifyWrite
+        | Operation::Delete
+        | Operation::Exists
+        | Operation::Increment => true,
+        Operation::Scan | Operation::Append | Operation::Command(_) => false,
+    }
+}
+
 /// Requests of one shard, in the order in which they are made.
 struct Prepared {
-    key_bytes: usize,
     keys: Vec<u8>,
-    /// For each key, where in the pool its value lies; `None` to read.
-    values: Vec<Option<(u32, u32)>>,
+    requests: Vec<PreparedRequest>,
     pool: Vec<u8>,
     next: usize,
+}
+
+/// Where a request's key and value lie.
+#[derive(Clone, Copy)]
+struct PreparedRequest {
+    operation: Operation,
+    key_start: u32,
+    key_len: u16,
+    value_start: u32,
+    value_len: u32,
+    time_to_live: Option<Duration>,
 }
 
 impl Prepared {
     fn draw(workload: &Workload, handle: &Handle, shard: u64) -> Self {
         let count = (workload.key_count * 4 / u64::from(handle.shard_count()))
             .clamp(PREPARED_MIN, PREPARED_MAX);
-        let value_bytes_max = workload.value_sizes.bytes_max;
         let mut rng = stream_rng(workload.seed, VALUE_STREAM + shard);
-        let mut pool = vec![0; VALUE_POOL_BYTES + value_bytes_max];
+        let mut pool = vec![0; VALUE_POOL_BYTES + workload.value_sizes.max()];
         rng.fill(&mut pool);
-        let mut requests = workload.requests(shard);
-        let mut prepared =
-            Self { key_bytes: workload.key_bytes, keys: vec![], values: vec![], pool, next: 0 };
+        let shard_count = u64::from(handle.shard_count());
+        let mut drawn =
+            workload.requests(Part { index: shard, count: shard_count, in_flight_max: 0 });
+        let mut prepared = Self { keys: vec![], requests: vec![], pool, next: 0 };
         // With very few keys a shard may own none of them.
-        for _ in 0..count.saturating_mul(u64::from(handle.shard_count()) * 8) {
-            let request = requests.draw();
+        for _ in 0..count.saturating_mul(shard_count * 8) {
+            let request = drawn.draw();
             if u64::from(handle.shard_of(request.key)) != shard {
                 continue;
             }
+            // Keys have at most 64 KiB, values and the pool far less than 4 GiB.
+            prepared.requests.push(PreparedRequest {
+                operation: request.operation,
+                key_start: prepared.keys.len() as u32,
+                key_len: request.key.len() as u16,
+                value_start: rng.usize(..VALUE_POOL_BYTES) as u32,
+                value_len: request.value.len() as u32,
+                time_to_live: request.time_to_live,
+            });
             prepared.keys.extend_from_slice(request.key);
-            // Both are below the size of the pool, which is far from 4 GiB.
-            let value = (rng.usize(..VALUE_POOL_BYTES) as u32, request.value.len() as u32);
-            prepared.values.push((request.operation == Operation::Set).then_some(value));
-            if prepared.values.len() as u64 == count {
+            let is_full = prepared.keys.len() > KEY_BYTES_MAX;
+            if prepared.requests.len() as u64 == count || is_full {
                 break;
             }
         }
         prepared
     }
 
-    /// The index of the next request.
+    /// The next request.
     #[inline]
-    fn take(values: &[Option<(u32, u32)>], next: &mut usize) -> usize {
+    fn take(requests: &[PreparedRequest], next: &mut usize) -> PreparedRequest {
         let index = *next;
-        *next = if index + 1 == values.len() { 0 } else { index + 1 };
-        index
+        *next = if index + 1 == requests.len() { 0 } else { index + 1 };
+        requests[index]
     }
 
     #[inline]
-    fn key(&self, index: usize) -> &[u8] {
-        &self.keys[index * self.key_bytes..(index + 1) * self.key_bytes]
+    fn key(&self, request: &PreparedRequest) -> &[u8] {
+        &self.keys[request.key_start as usize..][..usize::from(request.key_len)]
     }
 
     #[inline]
-    fn value(&self, index: usize) -> Option<&[u8]> {
-        let (start, len) = self.values[index]?;
-        Some(&self.pool[start as usize..start as usize + len as usize])
+    fn value(&self, request: &PreparedRequest) -> &[u8] {
+        &self.pool[request.value_start as usize..][..request.value_len as usize]
     }
 }
 
@@ -205,10 +255,49 @@ impl Tally {
         }
     }
 
+    /// Makes one request.
+    #[inline]
+    fn make(&mut self, shard: &mut Shard, request: &PreparedRequest, key: &[u8], value: &[u8]) {
+        let result = match request.operation {
+            Operation::Get => shard.get(key).map(|it| self.see(it)),
+            Operation::ReadModifyWrite => shard
+                .get(key)
+                .map(|it| self.see(it))
+                .and_then(|()| write(shard, request, key, value)),
+            Operation::Delete => shard.delete(key).map(|it| self.missing += u64::from(!it)),
+            Operation::Exists => shard.exists(key).map(|it| self.missing += u64::from(!it)),
+            Operation::Increment => shard.increment(key, 1).map(|_| ()),
+            Operation::Set
+            | Operation::Insert
+            | Operation::Scan
+            | Operation::Append
+            | Operation::Command(_) => write(shard, request, key, value),
+        };
+        if let Err(error) = result {
+            self.refuse(error);
+        }
+    }
+
     #[cold]
     fn refuse(&mut self, error: Error) {
         self.refused += 1;
         self.error.get_or_insert(error);
+    }
+}
+
+#[inline]
+fn write(
+    shard: &mut Shard,
+    request: &PreparedRequest,
+    key: &[u8],
+    value: &[u8],
+) -> Result<(), Error> {
+    match request.time_to_live {
+        None => shard.set(key, value),
+        Some(time) => {
+            let options = SetOptions { expiry: Expiry::After(time), ..SetOptions::default() };
+            shard.set_with(key, value, &options).map(|_| ())
+        }
     }
 }
 
@@ -224,7 +313,7 @@ impl ShardLoad {
     }
 
     fn slice(&mut self, shard: &mut Shard) -> Turn {
-        if self.prepared.values.is_empty() {
+        if self.prepared.requests.is_empty() || crate::interrupt::is_set() {
             return Turn::Done;
         }
         let start = Instant::now();
@@ -276,23 +365,13 @@ impl ShardLoad {
             }
             left -= batch;
             for _ in 0..batch {
-                let index = Prepared::take(&self.prepared.values, &mut next);
-                let key = self.prepared.key(index);
-                match self.prepared.value(index) {
-                    Some(value) => {
-                        last_operation = Operation::Set;
-                        if let Err(error) = shard.set(key, value) {
-                            tally.refuse(error);
-                        }
-                    }
-                    None if self.batch > 1 => keys.push(key),
-                    None => {
-                        last_operation = Operation::Get;
-                        match shard.get(key) {
-                            Ok(value) => tally.see(value),
-                            Err(error) => tally.refuse(error),
-                        }
-                    }
+                let request = Prepared::take(&self.prepared.requests, &mut next);
+                let key = self.prepared.key(&request);
+                last_operation = request.operation;
+                if request.operation == Operation::Get && self.batch > 1 {
+                    keys.push(key);
+                } else {
+                    tally.make(shard, &request, key, self.prepared.value(&request));
                 }
             }
             if !keys.is_empty() {
@@ -314,7 +393,8 @@ impl ShardLoad {
                 refused: tally.refused,
                 first_error: tally.error.map(|it| it.to_string()),
             };
-            self.recorder.record_group(last_operation, now - start, &group);
+            let sample = Sample { ended_at: now, response: now - start, service: None };
+            self.recorder.record_group(last_operation, sample, &group);
         }
         now
     }

@@ -1,9 +1,10 @@
 //! What is loaded.
 
+pub mod callers;
 mod embedded;
 mod engine;
 mod in_core;
-mod resp;
+mod remote;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,11 +17,12 @@ use serde::Serialize;
 use crate::options::{MeasureOptions, TargetName};
 use crate::proc::CpuTime;
 use crate::record::{Errors, LatencySummary, Recorder};
+use crate::timeline::TimelinePoint;
 use crate::workload::Workload;
 
 pub use embedded::EmbeddedTarget;
 pub use in_core::InCoreTarget;
-pub use resp::RespTarget;
+pub use remote::{OnTick, RemoteTarget};
 
 /// Something to load.
 pub trait Target {
@@ -54,8 +56,8 @@ pub fn open(
     options: &MeasureOptions,
 ) -> Result<Box<dyn Target>, Failure> {
     match name {
-        TargetName::Resp(address) => {
-            Ok(Box::new(RespTarget::open(address, workload.clone(), options.clone())?))
+        TargetName::Remote(url) => {
+            Ok(Box::new(RemoteTarget::open(url, workload.clone(), options.clone())?))
         }
         TargetName::InCore => Ok(Box::new(InCoreTarget::new(workload.clone(), options.clone()))),
         TargetName::Embedded => {
@@ -103,8 +105,24 @@ pub enum Failure {
         /// How many requests wait.
         requests: usize,
     },
+    /// It does not let this program in.
+    #[error("{target} refuses: {text}")]
+    Refused {
+        /// The address.
+        target: String,
+        /// In its words.
+        text: String,
+    },
+    /// The workload is not for this target.
+    #[error("{target} cannot be asked this: {why}")]
+    Unfit {
+        /// The address.
+        target: String,
+        /// What is not for it.
+        why: String,
+    },
     /// What arrives makes no sense.
-    #[error("{target} does not answer in RESP: {cause}")]
+    #[error("{target} does not answer in its protocol: {cause}")]
     Protocol {
         /// The address.
         target: String,
@@ -219,8 +237,12 @@ pub struct Idle {
 /// What came of [`Target::measure`].
 #[derive(Clone, Debug)]
 pub struct Measurement {
+    /// What operations are called, by their place ([`crate::workload::Operation::index`]).
+    pub operation_names: Vec<String>,
     /// Latencies and errors, of all threads.
     pub recorder: Recorder,
+    /// The same over time.
+    pub timeline: Vec<TimelinePoint>,
     /// How long was measured.
     pub window: Duration,
     /// Why it ended early, if it did.

@@ -1,21 +1,10 @@
 //! The tables of a sweep.
 
-use std::io;
-
-use super::{ABSENT, Table, errors, micros, number, percent, print, setting};
+use super::{ABSENT, Table, errors, micros, number, percent, setting};
 use crate::record::LatencySummary;
 use crate::report::{KneeReport, PointReport, SweepReport};
 use crate::server::Values;
 use crate::sweep::knee::{End, Point, Reason};
-
-/// Prints the tables of a sweep.
-///
-/// # Errors
-///
-/// When standard output is closed.
-pub fn print_sweep(report: &SweepReport) -> io::Result<()> {
-    print(&sweep_table(report))
-}
 
 pub(in crate::report) fn sweep_table(report: &SweepReport) -> String {
     let mut table = Table::default();

@@ -1,4 +1,5 @@
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -46,15 +47,18 @@ impl Responder {
         Self { address }
     }
 
-    fn target(&self, options: &str) -> RespTarget {
+    fn target(&self, options: &str) -> RemoteTarget {
         open(self.address, options).unwrap_or_else(|failure| panic!("{failure}"))
     }
 }
 
-fn open(address: SocketAddr, options: &str) -> Result<RespTarget, Failure> {
-    let address = address.to_string();
-    let options = parse_measure(&format!("resp://{address}"), options);
-    RespTarget::open(&address, options.workload.workload().unwrap(), options)
+fn open(address: SocketAddr, options: &str) -> Result<RemoteTarget, Failure> {
+    open_url(&format!("resp://{address}"), options)
+}
+
+fn open_url(url: &str, options: &str) -> Result<RemoteTarget, Failure> {
+    let options = parse_measure(url, options);
+    RemoteTarget::open(url, options.workload.workload().unwrap(), options)
 }
 
 fn serve(mut stream: TcpStream, react: &React, requests: &AtomicU64) {
@@ -69,12 +73,17 @@ fn serve(mut stream: TcpStream, react: &React, requests: &AtomicU64) {
         while let Step::Request { consumed } =
             parser.parse(&input[taken..filled], &limits, &mut arguments).unwrap()
         {
+            taken += consumed;
+            let request = &input[taken - consumed..filled];
+            if arguments.get(0, request) == b"PING" {
+                output.extend_from_slice(b"+PONG\r\n");
+                continue;
+            }
             let number = requests.fetch_add(1, Ordering::Relaxed) + 1;
-            match react(number, arguments.get(0, &input[taken..filled])) {
+            match react(number, arguments.get(0, request)) {
                 Reaction::Reply(reply) => output.extend_from_slice(reply),
                 Reaction::Close => return,
             }
-            taken += consumed;
         }
         input.copy_within(taken..filled, 0);
         filled -= taken;
@@ -207,7 +216,7 @@ fn a_server_that_falls_silent_is_given_up() {
 #[test]
 fn what_is_no_reply_is_told() {
     for (reply, expected) in [
-        (&b"hello\r\n"[..], "does not answer in RESP: reply of unknown type"),
+        (&b"hello\r\n"[..], "does not answer in its protocol: reply of unknown type"),
         (b"+OK\r\n-ERR max number of clients\r\n", "a reply to no request: ERR max number"),
     ] {
         let responder = Responder::start(move |_, _| Reaction::Reply(reply));
@@ -252,24 +261,4 @@ fn idle_connections_are_opened_and_answer() {
     let idle = target.prepare().unwrap().idle_connections.unwrap();
     assert_eq!(idle.connections, 20);
     assert!(idle.bytes_per_connection.is_some());
-}
-
-#[test]
-#[ignore = "a measurement, without right or wrong; build it with --release"]
-fn how_fast_the_generator_is() {
-    let responder = Responder::start(|_, name| match name {
-        b"GET" => Reaction::Reply(b"$16\r\n0123456789abcdef\r\n"),
-        _ => OK,
-    });
-    for options in ["-c 4 -P 64", "-c 4 -P 64 --distribution zipfian", "-c 1 -P 1", "-c 50 -P 16"] {
-        let line = format!("{options} --client-cpus 1 --duration 2s --warmup 200ms");
-        let measurement = responder.target(&line).measure().unwrap();
-        let rate = measurement.recorder.completed as f64 / measurement.window.as_secs_f64();
-        let GeneratorCost { busy_share, starved_share, .. } = measurement.generator.unwrap();
-        let per_busy_second = rate / busy_share;
-        println!(
-            "{options}: {rate:.0} req/s, {busy_share:.2} busy, {starved_share:.2} starved: \
-             {per_busy_second:.0} req/s of a whole core"
-        );
-    }
 }

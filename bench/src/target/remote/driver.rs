@@ -9,6 +9,8 @@
 //! - A request counts when it was meant to start within the window, however late its reply.
 //! - The clock is read after what it times: once the batch is encoded, once the replies have been
 //!   read.
+//! - A request that is given up, since its connection ended or its time was over, keeps its latency
+//!   so far: a client would have waited for it too.
 //!
 //! # Why an open loop does not sleep
 //!
@@ -16,8 +18,8 @@
 //! as latency of the target. So it polls whenever the next start is near.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,13 +29,13 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::io::Errno;
 
-use super::connection::{Connection, Received};
-use super::manner::Manner;
+use super::address::Address;
+use super::connection::{Connection, Received, Sent, Stage};
 use crate::pace::Schedule;
 use crate::proc::thread_cpu_wait;
-use crate::record::{Answer, Recorder};
+use crate::record::{Answer, Recorder, Sample};
 use crate::target::{Failure, thread_cpu_time};
-use crate::workload::Generator;
+use crate::workload::{CommandTemplate, Generator};
 
 /// How long an open loop goes on sending what was due by the end.
 const BACKLOG_DRAIN_MAX: Duration = Duration::from_secs(1);
@@ -44,7 +46,17 @@ const TICK: Duration = Duration::from_millis(20);
 /// An open loop sleeps only when the next start is further away than this, and wakes that early.
 const POLL_BEFORE_START: Duration = Duration::from_millis(2);
 
+/// How long a connection may take to be of use.
+const GREETING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long all servers are left alone when none of them can be reached.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
 const EVENTS_MAX: usize = 1024;
+
+/// The low bits of an event's data are a connection's index.
+const INDEX_BITS: u32 = 32;
+const INDEX_MASK: u64 = u32::MAX as u64;
 
 /// When measuring ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +67,8 @@ pub(super) enum End {
 
 /// What one thread is to do.
 pub(super) struct Plan {
-    pub(super) address: SocketAddr,
-    pub(super) manner: Manner,
+    pub(super) address: Arc<Address>,
+    pub(super) commands: Arc<[CommandTemplate]>,
     pub(super) connections: Vec<Connection>,
     pub(super) pipeline: usize,
     /// `None` for a closed loop.
@@ -64,7 +76,13 @@ pub(super) struct Plan {
     pub(super) requests: Generator,
     pub(super) measure_at: Instant,
     pub(super) end: End,
+    /// Without any reply for this long, the target is given up.
     pub(super) reply_timeout: Duration,
+    /// A connection whose oldest request is older is given up.
+    pub(super) request_timeout: Option<Duration>,
+    /// How long servers that cannot be reached are tried again.
+    pub(super) reconnect_for: Duration,
+    pub(super) recorder: Recorder,
 }
 
 /// What came of it.
@@ -79,8 +97,23 @@ pub(super) struct Outcome {
     pub(super) wall: Duration,
 }
 
+/// A server that could not be reached, or that ended a connection.
+#[derive(Clone, Debug, Default)]
+struct Trouble {
+    /// Attempts since the last reply.
+    attempts: usize,
+    /// When it began, and what it was at first.
+    first: Option<(Instant, String)>,
+    /// When to try again, after all servers were tried.
+    retry_at: Option<Instant>,
+}
+
 pub(super) struct Driver<'a> {
     plan: Plan,
+    /// For each connection.
+    troubles: Vec<Trouble>,
+    /// How often each connection was replaced: an event may be of the one before.
+    generations: Vec<u32>,
     /// Set when any thread fails.
     stop: &'a AtomicBool,
     epoll: OwnedFd,
@@ -92,11 +125,13 @@ pub(super) struct Driver<'a> {
     measured: u64,
     progress_at: Instant,
     finished_at: Instant,
+    /// When connections were last looked at that are late or to be replaced.
+    looked_at: Instant,
     recorder: Recorder,
 }
 
 impl<'a> Driver<'a> {
-    pub(super) fn new(plan: Plan, stop: &'a AtomicBool) -> Result<Self, Failure> {
+    pub(super) fn new(mut plan: Plan, stop: &'a AtomicBool) -> Result<Self, Failure> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(generator("epoll_create"))?;
         let now = Instant::now();
         let mut driver = Self {
@@ -106,7 +141,10 @@ impl<'a> Driver<'a> {
             measured: 0,
             progress_at: now,
             finished_at: now,
-            recorder: Recorder::default(),
+            looked_at: now,
+            troubles: vec![Trouble::default(); plan.connections.len()],
+            generations: vec![0; plan.connections.len()],
+            recorder: std::mem::take(&mut plan.recorder),
             plan,
             stop,
             epoll,
@@ -129,8 +167,11 @@ impl<'a> Driver<'a> {
         if self.stop.load(Ordering::Relaxed) {
             self.finished_at = now;
         }
-        self.recorder.errors.unanswered += self.in_flight as u64;
+        for index in 0..self.plan.connections.len() {
+            self.give_up(index, now);
+        }
         self.count_unsent(now);
+        self.recorder.flush();
         Outcome {
             recorder: self.recorder,
             failure,
@@ -156,7 +197,7 @@ impl<'a> Driver<'a> {
                 self.progress_at = now; // Nothing to wait for.
             } else if now - self.progress_at > self.plan.reply_timeout {
                 return Err(Failure::Silent {
-                    target: self.plan.address.to_string(),
+                    target: self.plan.address.name(),
                     seconds: (now - self.progress_at).as_secs_f64(),
                     requests: self.in_flight,
                 });
@@ -165,8 +206,41 @@ impl<'a> Driver<'a> {
             for event in events.drain(..) {
                 self.on_event(event)?;
             }
+            if now - self.looked_at >= TICK {
+                self.looked_at = now;
+                self.look_after(now)?;
+            }
         }
         Ok(())
+    }
+
+    /// Gives up connections that are late, and tries again those that were given up.
+    fn look_after(&mut self, now: Instant) -> Result<(), Failure> {
+        for index in 0..self.plan.connections.len() {
+            let connection = &self.plan.connections[index];
+            if self.troubles[index].retry_at.is_some_and(|at| now >= at) {
+                self.reconnect(index)?;
+                continue;
+            }
+            let is_late = |limit| {
+                let oldest = connection.in_flight.front();
+                oldest.is_some_and(|it| now.saturating_duration_since(it.sent_at) > limit)
+            };
+            let age = now.saturating_duration_since(connection.opened_at);
+            if !connection.is_usable() && !self.is_resting(index) && age > GREETING_TIMEOUT {
+                self.lose(index, "it does not answer")?;
+                continue;
+            }
+            if let Some(limit) = self.plan.request_timeout.filter(|limit| is_late(*limit)) {
+                self.lose(index, &format!("no reply for {} s", limit.as_secs_f64()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether connection `index` has ended, and its successor is yet to be begun.
+    fn is_resting(&self, index: usize) -> bool {
+        self.troubles[index].retry_at.is_some()
     }
 
     fn is_sending(&self, now: Instant) -> bool {
@@ -210,7 +284,7 @@ impl<'a> Driver<'a> {
             let connection = &mut self.plan.connections[index];
             connection.is_ready = false;
             for _ in 0..batch {
-                connection.push(self.plan.requests.draw(), now);
+                connection.push(&self.plan.requests.draw(), now, now);
             }
             self.in_flight += batch;
             let start = Instant::now();
@@ -244,7 +318,7 @@ impl<'a> Driver<'a> {
             if connection.is_flushed() {
                 self.unflushed.push(index);
             }
-            connection.push(self.plan.requests.draw(), intended_at);
+            connection.push(&self.plan.requests.draw(), intended_at, now);
             self.in_flight += 1;
             connection.is_ready = connection.in_flight.len() < self.plan.pipeline;
             if connection.is_ready {
@@ -293,8 +367,8 @@ impl<'a> Driver<'a> {
             Ok(is_done) if is_done == connection.awaits_room => {
                 connection.awaits_room = !is_done;
                 let flags = if is_done { EventFlags::IN } else { EventFlags::IN | EventFlags::OUT };
-                let data = EventData::new_u64(index as u64);
-                epoll::modify(&self.epoll, &connection.stream, data, flags)
+                let data = event_data(index, self.generations[index]);
+                epoll::modify(&self.epoll, &connection.stream.socket, data, flags)
                     .map_err(generator("epoll_ctl"))
             }
             Ok(_) => Ok(()),
@@ -302,33 +376,48 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// The data of an event is the index of its connection.
     fn on_event(&mut self, event: Event) -> Result<(), Failure> {
-        let index = usize::try_from(event.data.u64()).expect("an index is a usize");
-        let flags = event.flags;
+        let (data, flags) = (event.data.u64(), event.flags);
+        let (index, generation) = ((data & INDEX_MASK) as usize, data >> INDEX_BITS);
+        if generation != u64::from(self.generations[index]) {
+            return Ok(());
+        }
+        if self.plan.connections[index].is_connecting {
+            return match self.plan.connections[index].finish_connecting() {
+                Ok(()) => {
+                    self.offer(index);
+                    self.flush(index)
+                }
+                Err(error) => self.lose(index, &error.to_string()),
+            };
+        }
         if flags.contains(EventFlags::OUT) {
             self.flush(index)?;
         }
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return Ok(());
         }
-        match self.plan.connections[index].receive() {
-            Received::Nothing => Ok(()),
-            Received::Bytes => self.take_replies(index),
-            Received::End(cause) => self.lose(index, &cause),
+        loop {
+            match self.plan.connections[index].receive() {
+                Received::Nothing => return Ok(()),
+                Received::Bytes => self.take_replies(index)?,
+                Received::End(cause) => return self.lose(index, &cause),
+            }
+            // Epoll tells again of what is left in a socket.
+            if !self.plan.connections[index].stream.may_hold_more() {
+                return Ok(());
+            }
         }
     }
 
     fn take_replies(&mut self, index: usize) -> Result<(), Failure> {
         let now = Instant::now();
-        self.progress_at = now;
-        let connection = &mut self.plan.connections[index];
-        connection.has_replied = true;
         loop {
+            let connection = &mut self.plan.connections[index];
             let reply = match connection.take_reply() {
                 Ok(Some(reply)) => reply,
                 Ok(None) => break,
-                Err(error) => return Err(self.protocol(error.to_string())),
+                Err(error) => return Err(self.protocol(error)),
             };
             let answer = match reply.kind {
                 ReplyKind::Push => continue,
@@ -340,63 +429,153 @@ impl<'a> Driver<'a> {
                 let cause = format!("a reply to no request: {}", connection.reply_text(reply));
                 return Err(self.protocol(cause));
             };
-            self.in_flight -= 1;
-            if answer == Answer::Refused && self.recorder.errors.first_error_reply.is_none() {
-                self.recorder.errors.first_error_reply = Some(connection.reply_text(reply));
+            if !connection.has_replied {
+                connection.has_replied = true;
+                self.troubles[index] = Trouble::default();
             }
-            if sent.started_at >= self.plan.measure_at {
-                self.recorder.record(sent.operation, now - sent.started_at, answer);
-                self.finished_at = now;
+            if answer == Answer::Refused {
+                let text = connection.reply_text(reply);
+                if sent.stage == Stage::Greeting {
+                    return Err(Failure::Refused { target: self.plan.address.name(), text });
+                }
+                self.recorder.errors.first_error_reply.get_or_insert(text);
             }
+            self.on_answer(index, sent, answer, now);
         }
+        self.progress_at = now;
+        self.offer(index);
+        // The second halves of read-modify-writes, or what a session has to say.
+        if self.plan.connections[index].is_flushed() { Ok(()) } else { self.flush(index) }
+    }
+
+    #[inline]
+    fn on_answer(&mut self, index: usize, sent: Sent, answer: Answer, now: Instant) {
+        match sent.stage {
+            Stage::Greeting => return,
+            Stage::Read if answer != Answer::Refused => {
+                let bytes = self.plan.requests.key_and_value(sent.key_index, sent.value_id);
+                self.plan.connections[index].push_write(&sent, bytes);
+                return;
+            }
+            Stage::Whole | Stage::Read | Stage::Write => {}
+        }
+        self.in_flight -= 1;
+        self.record(&sent, answer, now);
+    }
+
+    #[inline]
+    fn record(&mut self, sent: &Sent, answer: Answer, now: Instant) {
+        if sent.started_at < self.plan.measure_at {
+            return;
+        }
+        let service =
+            self.plan.schedule.as_ref().map(|_| now.saturating_duration_since(sent.sent_at));
+        let response = now.saturating_duration_since(sent.started_at);
+        let sample = Sample { ended_at: now, response, service };
+        self.recorder.record_sample(sent.operation, sample, answer);
+        self.finished_at = now;
+    }
+
+    /// Puts a connection that has room among those that are ready.
+    fn offer(&mut self, index: usize) {
+        let connection = &mut self.plan.connections[index];
         let has_room = match self.plan.schedule {
             Some(_) => connection.in_flight.len() < self.plan.pipeline,
             None => connection.in_flight.is_empty(),
         };
-        if has_room && !connection.is_ready {
+        if has_room && !connection.is_ready && connection.is_usable() {
             connection.is_ready = true;
             self.ready.push_back(index);
         }
-        Ok(())
     }
 
     fn protocol(&self, cause: String) -> Failure {
-        Failure::Protocol { target: self.plan.address.to_string(), cause }
+        Failure::Protocol { target: self.plan.address.name(), cause }
     }
 
-    /// Replaces a connection that ended. A server that ends one without having answered anything
-    /// on it is as good as dead.
-    fn lose(&mut self, index: usize, cause: &str) -> Result<(), Failure> {
-        let died = |again: String| Failure::Died {
-            target: self.plan.address.to_string(),
-            cause: cause.to_owned(),
-            again,
-        };
-        let lost = &self.plan.connections[index];
-        self.recorder.errors.lost_connections += 1;
-        self.recorder.errors.unanswered += lost.in_flight.len() as u64;
-        self.in_flight -= lost.in_flight.len();
-        if !lost.has_replied {
-            return Err(died("it ends connections without a reply".to_owned()));
+    /// Counts what a connection still has in flight as unanswered.
+    fn give_up(&mut self, index: usize, now: Instant) {
+        let in_flight = std::mem::take(&mut self.plan.connections[index].in_flight);
+        for sent in in_flight.iter().filter(|it| it.stage != Stage::Greeting) {
+            self.in_flight -= 1;
+            self.record(sent, Answer::Unanswered, now);
         }
-        let connection = Connection::open(self.plan.address, &self.plan.manner)
-            .map_err(|error| died(error.to_string()))?;
+    }
+
+    /// Replaces a connection that ended, by one to the next server. One that ends without having
+    /// answered anything is an attempt that failed.
+    fn lose(&mut self, index: usize, cause: &str) -> Result<(), Failure> {
+        let now = Instant::now();
+        self.recorder.errors.lost_connections += 1;
+        self.give_up(index, now);
+        self.fail(index, cause, now)
+    }
+
+    fn fail(&mut self, index: usize, cause: &str, now: Instant) -> Result<(), Failure> {
+        let connection = &mut self.plan.connections[index];
+        let trouble = &mut self.troubles[index];
+        let is_first = trouble.first.is_none();
+        let (since, first) = trouble.first.get_or_insert_with(|| (now, cause.to_owned())).clone();
+        trouble.attempts += usize::from(!is_first || !connection.has_replied);
         self.ready.retain(|&it| it != index);
         self.unflushed.retain(|&it| it != index);
-        self.plan.connections[index] = connection;
-        self.watch(index)
+        // Nothing more of it is wanted, and no event may come for it.
+        let _ = epoll::delete(&self.epoll, &connection.stream.socket);
+        connection.is_ready = false;
+        let server_count = self.plan.address.endpoints.len();
+        if trouble.attempts > 0 && trouble.attempts.is_multiple_of(server_count) {
+            if now - since >= self.plan.reconnect_for {
+                let again = if is_first {
+                    "it ends connections without a reply".to_owned()
+                } else {
+                    cause.to_owned()
+                };
+                let target = self.plan.address.name();
+                return Err(Failure::Died { target, cause: first, again });
+            }
+            trouble.retry_at = Some(now + RETRY_PAUSE);
+            return Ok(());
+        }
+        self.reconnect(index)
+    }
+
+    /// Connects to the server after the one before.
+    fn reconnect(&mut self, index: usize) -> Result<(), Failure> {
+        self.troubles[index].retry_at = None;
+        let server_count = self.plan.address.endpoints.len();
+        let endpoint = (self.plan.connections[index].endpoint + 1) % server_count;
+        match Connection::start(&self.plan.address, &self.plan.commands, endpoint) {
+            Ok(connection) => {
+                self.plan.connections[index] = connection;
+                self.watch(index)
+            }
+            Err(error) => {
+                self.plan.connections[index].endpoint = endpoint;
+                self.plan.connections[index].has_replied = false;
+                self.fail(index, &error.to_string(), Instant::now())
+            }
+        }
     }
 
     /// Begins to use connection `index`, which is new.
     fn watch(&mut self, index: usize) -> Result<(), Failure> {
         let connection = &mut self.plan.connections[index];
-        let data = EventData::new_u64(index as u64);
-        epoll::add(&self.epoll, &connection.stream, data, EventFlags::IN)
+        // A socket that is being connected has room once it is.
+        connection.awaits_room = connection.is_connecting || !connection.is_flushed();
+        let flags =
+            if connection.awaits_room { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        self.generations[index] = self.generations[index].wrapping_add(1);
+        let data = event_data(index, self.generations[index]);
+        epoll::add(&self.epoll, &connection.stream.socket, data, flags)
             .map_err(generator("epoll_ctl"))?;
-        connection.is_ready = true;
-        self.ready.push_back(index);
+        self.offer(index);
         Ok(())
     }
+}
+
+/// What tells an event's connection: its index, and how often it was replaced.
+fn event_data(index: usize, generation: u32) -> EventData {
+    EventData::new_u64(index as u64 | u64::from(generation) << INDEX_BITS)
 }
 
 fn generator(context: &'static str) -> impl Fn(Errno) -> Failure {

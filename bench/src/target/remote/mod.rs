@@ -1,12 +1,16 @@
-//! Any server that speaks RESP.
+//! Servers that speak RESP, or the text protocol of memcached.
 
+mod address;
 mod connection;
 mod driver;
-mod manner;
+mod encode;
+mod memcached;
+mod probe;
+mod tls;
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,14 +21,18 @@ use super::{
     Failure, GeneratorCost, Idle, LoadMemory, Loading, Measurement, Preparation, ServerCost,
     Target, pin,
 };
+use crate::interrupt;
 use crate::options::MeasureOptions;
 use crate::pace::{Pace, Schedule};
 use crate::proc::{CpuTime, ServerProcess, online_cpus};
+use crate::progress::{Goal, Progress};
 use crate::record::Recorder;
-use crate::workload::{Generator, Workload, stream_rng};
+use crate::timeline::{Feed, Timeline, TimelinePoint};
+use crate::workload::{CommandTemplate, Generator, Part, Workload, stream_rng};
+use address::{Address, Protocol};
 use connection::Connection;
 use driver::{Driver, End, Outcome, Plan};
-use manner::Manner;
+use probe::Probe;
 
 /// Requests on their way at once on each connection of the load phase.
 const LOADING_PIPELINE: usize = 64;
@@ -35,20 +43,24 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// Streams of randomness for schedules, apart from those for requests.
 const SCHEDULE_STREAMS: u64 = 1 << 32;
 
-/// A server at an address.
-pub struct RespTarget {
-    address: SocketAddr,
-    manner: Manner,
+/// Servers at an address.
+pub struct RemoteTarget {
+    address: Arc<Address>,
     workload: Workload,
     options: MeasureOptions,
     server: Option<ServerProcess>,
     client_cpus: BTreeSet<usize>,
-    idle: Vec<TcpStream>,
+    idle: Vec<Probe>,
+    on_tick: RefCell<Option<OnTick>>,
 }
+
+/// What is called every few milliseconds of a measurement, with the time since its begin.
+pub type OnTick = Box<dyn FnMut(Duration)>;
 
 /// One round of all load threads.
 struct Round {
     recorder: Recorder,
+    timeline: Vec<TimelinePoint>,
     window: Duration,
     failure: Option<Failure>,
     /// Of the server, within the window: CPU time, and waits for a CPU.
@@ -57,27 +69,57 @@ struct Round {
     starved_share: f64,
 }
 
-impl RespTarget {
-    /// The server at `host:port`, with options behind a `?`; it must accept connections.
+/// What the load threads of a round do.
+#[derive(Clone, Copy)]
+struct Task {
+    warmup: Duration,
+    /// `None` for a number of requests.
+    duration: Option<Duration>,
+    goal: Goal,
+}
+
+impl RemoteTarget {
+    /// The servers at an address as [`address`] describes it; one of them must answer.
     ///
     /// # Errors
     ///
-    /// When it does not.
-    pub fn open(
-        host_and_port: &str,
-        workload: Workload,
-        options: MeasureOptions,
-    ) -> Result<Self, Failure> {
-        let (address, manner) = manner::parse(host_and_port)?;
-        drop(connect(address)?);
-        let peers = manner.peers.iter().map(|peer| ServerProcess::find(*peer));
-        // Without the time of a peer there is none of the whole.
-        let server = peers.fold(ServerProcess::find(address), |all, peer| Some(all?.with(peer?)));
+    /// When none does, or the address or the workload is not for them.
+    pub fn open(url: &str, workload: Workload, options: MeasureOptions) -> Result<Self, Failure> {
+        let address = Arc::new(Address::parse(url)?);
+        check(&address, &workload)?;
+        let answers = (0..address.endpoints.len()).map(|it| Probe::open(&address, it));
+        // A member of a cluster may be away; if all are, the first says why.
+        let mut failures = Vec::new();
+        for answer in answers {
+            failures.extend(answer.err());
+        }
+        if failures.len() == address.endpoints.len() {
+            return Err(failures.swap_remove(0));
+        }
+        let all =
+            address.endpoints.iter().map(|it| it.address).chain(address.peers.iter().copied());
+        let mut processes = all.map(ServerProcess::find);
+        // Without the time of one there is none of the whole.
+        let first = processes.next().flatten();
+        let server = processes.fold(first, |all, one| Some(all?.with(one?)));
         let client_cpus = match &options.client_cpus {
             Some(list) => list.0.clone(),
             None => server.as_ref().map(free_cpus).unwrap_or_default(),
         };
-        Ok(Self { address, manner, workload, options, server, client_cpus, idle: Vec::new() })
+        Ok(Self {
+            address,
+            workload,
+            options,
+            server,
+            client_cpus,
+            idle: Vec::new(),
+            on_tick: RefCell::new(None),
+        })
+    }
+
+    /// Calls `on_tick` every few milliseconds while something is measured.
+    pub fn on_tick(&mut self, on_tick: OnTick) {
+        self.on_tick = RefCell::new(Some(on_tick));
     }
 
     fn load(&self) -> Result<Loading, Failure> {
@@ -85,7 +127,9 @@ impl RespTarget {
         let was_empty = self.is_empty();
         let before = resident();
         let thread_count = self.options.threads as u64;
-        let round = self.run_threads(Duration::ZERO, None, |thread, _, _| {
+        let goal = Goal::Loading(self.workload.key_count);
+        let task = Task { warmup: Duration::ZERO, duration: None, goal };
+        let round = self.run_threads(task, |thread, _, _| {
             let keys = self.workload.loading_range(thread as u64, thread_count);
             let end = End::After(keys.end - keys.start);
             (self.workload.loading(keys), None, end, LOADING_PIPELINE)
@@ -96,7 +140,7 @@ impl RespTarget {
         let (keys, errors) = (self.workload.key_count, round.recorder.errors);
         if round.recorder.completed < keys {
             return Err(Failure::Loading {
-                target: self.address.to_string(),
+                target: self.address.name(),
                 refused: keys - round.recorder.completed,
                 keys,
                 first: errors.first_error_reply.unwrap_or_else(|| "connection lost".to_owned()),
@@ -117,12 +161,7 @@ impl RespTarget {
 
     /// Whether it holds no key; `None` when it does not say.
     fn is_empty(&self) -> Option<bool> {
-        let mut stream = connect(self.address).ok()?;
-        stream.set_read_timeout(Some(self.options.reply_timeout)).ok()?;
-        stream.write_all(b"DBSIZE\r\n").ok()?;
-        let mut reply = [0; 4];
-        stream.read_exact(&mut reply).ok()?;
-        (reply[0] == b':').then_some(&reply == b":0\r\n")
+        Probe::open(&self.address, 0).ok()?.is_empty()
     }
 
     fn open_idle(&mut self, count: usize) -> Result<Idle, Failure> {
@@ -130,12 +169,8 @@ impl RespTarget {
         let before = resident();
         allow_open_files();
         for _ in 0..count {
-            let mut stream = connect(self.address)?;
-            ping(&mut stream, self.options.reply_timeout).map_err(|source| Failure::Connect {
-                target: format!("{} ({} idle connections)", self.address, self.idle.len()),
-                source,
-            })?;
-            self.idle.push(stream);
+            let endpoint = self.idle.len() % self.address.endpoints.len();
+            self.idle.push(Probe::open(&self.address, endpoint)?);
         }
         let after = resident();
         let growth = before.zip(after).map(|(before, after)| after as f64 - before as f64);
@@ -150,50 +185,96 @@ impl RespTarget {
     fn connect_all(&self) -> Result<Vec<Vec<Connection>>, Failure> {
         allow_open_files();
         let (threads, connections) = (self.options.threads, self.options.connections);
+        let commands = self.workload.commands.clone().into();
         // No thread without a connection.
         let count = connections.max(threads);
         let mut all: Vec<Vec<Connection>> = (0..threads).map(|_| Vec::new()).collect();
         for index in 0..count {
-            let connection = Connection::open(self.address, &self.manner)
-                .map_err(|source| Failure::Connect { target: self.address.to_string(), source })?;
-            all[index % threads].push(connection);
+            all[index % threads].push(self.connect(&commands, index)?);
         }
         Ok(all)
     }
 
-    /// Runs all load threads: `warmup`, then until `duration` is over or each has sent its number.
+    /// A connection to the server of `index`, or to the next one that can be reached.
+    fn connect(
+        &self,
+        commands: &Arc<[CommandTemplate]>,
+        index: usize,
+    ) -> Result<Connection, Failure> {
+        let server_count = self.address.endpoints.len();
+        let mut failure = None;
+        for attempt in 0..server_count {
+            let endpoint = (index + attempt) % server_count;
+            match Connection::open(&self.address, commands, endpoint) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        let source = failure.expect("an address has a server");
+        Err(Failure::Connect { target: self.address.name(), source })
+    }
+
+    fn tick(&self, task: Task, measure_at: Instant) {
+        let is_measured = !matches!(task.goal, Goal::Loading(_));
+        if let Some(elapsed) = Instant::now().checked_duration_since(measure_at)
+            && is_measured
+            && let Some(on_tick) = &mut *self.on_tick.borrow_mut()
+        {
+            on_tick(elapsed);
+        }
+    }
+
+    /// One load thread's plan.
+    fn plan(
+        &self,
+        connections: Vec<Connection>,
+        (requests, schedule, end, pipeline): (Generator, Option<Schedule>, End, usize),
+        measure_at: Instant,
+        feed: Feed,
+    ) -> Plan {
+        Plan {
+            address: Arc::clone(&self.address),
+            commands: self.workload.commands.clone().into(),
+            connections,
+            pipeline,
+            schedule,
+            requests,
+            measure_at,
+            end,
+            reply_timeout: self.options.reply_timeout,
+            request_timeout: self.options.request_timeout,
+            reconnect_for: self.options.reconnect_for,
+            recorder: Recorder::feeding(feed),
+        }
+    }
+
+    /// Runs all load threads: warm-up, then until the duration is over or each has sent its number.
     /// `plan` says for a thread what to send, when, how much, and in batches of which size, given
     /// the start of the round and the end of warm-up.
     fn run_threads(
         &self,
-        warmup: Duration,
-        duration: Option<Duration>,
+        task: Task,
         plan: impl Fn(usize, Instant, Instant) -> (Generator, Option<Schedule>, End, usize),
     ) -> Result<Round, Failure> {
         let connections = self.connect_all()?;
         let stop = AtomicBool::new(false);
         let start = Instant::now();
-        let measure_at = start + warmup;
-        let mut drivers = Vec::with_capacity(connections.len());
-        for (thread, connections) in connections.into_iter().enumerate() {
-            let (requests, schedule, end, pipeline) = plan(thread, start, measure_at);
-            let (address, reply_timeout) = (self.address, self.options.reply_timeout);
-            let plan = Plan {
-                address,
-                manner: self.manner.clone(),
-                connections,
-                pipeline,
-                schedule,
-                requests,
-                measure_at,
-                end,
-                reply_timeout,
-            };
-            drivers.push(Driver::new(plan, &stop)?);
-        }
+        let measure_at = start + task.warmup;
+        let timeline = Timeline::new(measure_at);
+        let drivers = connections
+            .into_iter()
+            .enumerate()
+            .map(|(thread, connections)| {
+                let plan = plan(thread, start, measure_at);
+                let plan = self.plan(connections, plan, measure_at, timeline.feed());
+                Driver::new(plan, &stop)
+            })
+            .collect::<Result<Vec<_>, Failure>>()?;
+        let mut progress = Progress::new(task.goal);
         let (outcomes, server) = thread::scope(|scope| {
+            let cpus = &self.client_cpus;
             let pinned_to = |driver: Driver<'_>| {
-                pin(&self.client_cpus)?;
+                pin(cpus)?;
                 Ok(driver.run())
             };
             let threads: Vec<_> =
@@ -202,18 +283,23 @@ impl RespTarget {
                 let server = self.server.as_ref()?;
                 Some((server.cpu_time()?, server.cpu_wait()?))
             };
-            let wait_until = |until: Option<Instant>| {
+            let mut wait_until = |until: Option<Instant>| {
                 let is_over = |now| until.is_some_and(|until| now >= until);
                 while !is_over(Instant::now())
                     && !stop.load(Ordering::Relaxed)
                     && !threads.iter().all(thread::ScopedJoinHandle::is_finished)
                 {
                     thread::sleep(WATCH_INTERVAL);
+                    progress.tick(&timeline);
+                    self.tick(task, measure_at);
+                    if interrupt::is_set() {
+                        stop.store(true, Ordering::Relaxed);
+                    }
                 }
             };
             wait_until(Some(measure_at));
             let before = observe();
-            wait_until(duration.map(|it| measure_at + it));
+            wait_until(task.duration.map(|it| measure_at + it));
             let server = observe()
                 .zip(before)
                 .map(|(after, before)| (after.0.since(before.0), after.1.saturating_sub(before.1)));
@@ -223,7 +309,11 @@ impl RespTarget {
                 .collect();
             outcomes.map(|it| (it, server))
         })?;
-        Ok(Round::new(outcomes, measure_at, duration, server))
+        drop(progress);
+        let duration = task.duration.filter(|_| !interrupt::is_set());
+        let mut round = Round::new(outcomes, measure_at, duration, server);
+        round.timeline = timeline.points(round.window);
+        Ok(round)
     }
 }
 
@@ -253,11 +343,12 @@ impl Round {
             None => measured,
         };
         let (busy_share, starved_share) = (busy / wall, starved / wall);
-        Self { recorder, window, failure, server, busy_share, starved_share }
+        let timeline = Vec::new();
+        Self { recorder, timeline, window, failure, server, busy_share, starved_share }
     }
 }
 
-impl Target for RespTarget {
+impl Target for RemoteTarget {
     fn prepare(&mut self) -> Result<Preparation, Failure> {
         let loading = if self.options.load { Some(self.load()?) } else { None };
         let idle_connections = match self.options.idle_connections {
@@ -270,7 +361,9 @@ impl Target for RespTarget {
     fn measure(&mut self) -> Result<Measurement, Failure> {
         let options = &self.options;
         let duration = options.requests.is_none().then_some(options.duration);
-        let round = self.run_threads(options.warmup, duration, |thread, start, measure_at| {
+        let goal = options.requests.map_or(Goal::Duration(options.duration), Goal::Requests);
+        let task = Task { warmup: options.warmup, duration, goal };
+        let round = self.run_threads(task, |thread, start, measure_at| {
             let (stream, thread_count) = (thread as u64, options.threads as u64);
             let schedule = match options.pace() {
                 Pace::Closed => None,
@@ -285,7 +378,10 @@ impl Target for RespTarget {
                 }
                 None => End::At(measure_at + options.duration),
             };
-            (self.workload.requests(stream), schedule, end, options.pipeline)
+            let share = options.connections.max(options.threads).div_ceil(options.threads);
+            let in_flight_max = (share * options.pipeline) as u64;
+            let part = Part { index: stream, count: thread_count, in_flight_max };
+            (self.workload.requests(part), schedule, end, options.pipeline)
         })?;
         let server =
             self.server.as_ref().zip(round.server).map(|(server, (cpu, cpu_wait))| ServerCost {
@@ -296,9 +392,11 @@ impl Target for RespTarget {
                 cpu_wait,
             });
         Ok(Measurement {
+            operation_names: self.workload.operation_names(),
             recorder: round.recorder,
+            timeline: round.timeline,
             window: round.window,
-            partial: round.failure.map(|it| it.to_string()),
+            partial: round.failure.map(|it| it.to_string()).or_else(interrupt::reason),
             server,
             generator: Some(GeneratorCost {
                 threads: options.threads,
@@ -312,9 +410,21 @@ impl Target for RespTarget {
     }
 }
 
-fn connect(address: SocketAddr) -> Result<TcpStream, Failure> {
-    TcpStream::connect_timeout(&address, Duration::from_secs(2))
-        .map_err(|source| Failure::Connect { target: address.to_string(), source })
+/// Whether the servers can be asked what the workload asks.
+fn check(address: &Address, workload: &Workload) -> Result<(), Failure> {
+    let unfit = |why: String| Err(Failure::Unfit { target: address.name(), why });
+    if address.protocol == Protocol::Resp {
+        return Ok(());
+    }
+    let refused = workload.mix.parts().iter().find_map(|it| memcached::refusal(it.0));
+    if let Some(why) = refused {
+        return unfit(why.to_owned());
+    }
+    let key_bytes = workload.key_sizes.max();
+    if key_bytes > memcached::KEY_BYTES_MAX {
+        return unfit(format!("keys have at most {} B there", memcached::KEY_BYTES_MAX));
+    }
+    Ok(())
 }
 
 /// CPUs that no thread of `server` is pinned to; none when it is pinned nowhere, or everywhere.
@@ -329,18 +439,6 @@ fn allow_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let _ = setrlimit(Resource::Nofile, raised);
-}
-
-/// Makes sure that the server has accepted a connection.
-fn ping(stream: &mut TcpStream, timeout: Duration) -> io::Result<()> {
-    stream.set_read_timeout(Some(timeout))?;
-    stream.write_all(b"PING\r\n")?;
-    let mut reply = [0; 7];
-    stream.read_exact(&mut reply)?;
-    if &reply == b"+PONG\r\n" {
-        return Ok(());
-    }
-    Err(io::Error::other(format!("answered {:?}", String::from_utf8_lossy(&reply))))
 }
 
 #[cfg(test)]
