@@ -66,11 +66,11 @@ fn effect(event: &Done, end: f64, points: &[TimelinePoint]) -> Effect {
         at_seconds: at,
         rate_before,
         rate_lowest: lowest,
+        // From 0 on: the sum of nothing is -0 otherwise.
         seconds_without_answers: after
             .iter()
             .filter(|it| it.rate <= 0.0)
-            .map(|it| it.seconds)
-            .sum(),
+            .fold(0.0, |sum, it| sum + it.seconds),
         seconds_until_back,
         errors: after.iter().map(|it| it.errors).sum(),
         latency_max_us: after.iter().filter_map(|it| it.max_us).max_by(f64::total_cmp),
@@ -116,6 +116,7 @@ mod tests {
         assert!((back - 1.8).abs() < 1e-9, "{back}");
         assert_eq!(effects[0].latency_max_us, Some(100.0));
         assert_eq!(effects[1].rate_lowest, Some(90.0));
+        assert!(effects[1].seconds_without_answers.is_sign_positive());
         assert_eq!(effects[1].seconds_until_back, Some(0.0));
     }
 

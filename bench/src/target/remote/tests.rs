@@ -1,3 +1,5 @@
+mod manners;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -61,7 +63,7 @@ fn open_url(url: &str, options: &str) -> Result<RemoteTarget, Failure> {
     RemoteTarget::open(url, options.workload.workload().unwrap(), options)
 }
 
-fn serve(mut stream: TcpStream, react: &React, requests: &AtomicU64) {
+fn serve(mut stream: impl Read + Write, react: &React, requests: &AtomicU64) {
     let limits = Limits::new(1 << 20, 1 << 21);
     let (mut parser, mut arguments) = (Parser::new(), Arguments::new());
     let (mut input, mut filled) = (vec![0; 1 << 18], 0);
