@@ -47,7 +47,7 @@ pub mod workload;
 
 use options::{
     ClusterOptions, Command, CompareOptions, OutputOptions, RespondOptions, RunOptions,
-    SweepOptions,
+    SweepOptions, TargetName,
 };
 use report::{ClusterReport, CompareReport, Figures, Report, RunReport, Setting, publish};
 use responder::Responder;
@@ -112,7 +112,10 @@ fn compare_targets(options: &CompareOptions, command_line: String) -> Result<(),
         .map_err(|failure| with_obituary(text(failure), [&mut a_server, &mut b_server]))?;
     let runs = comparison.a.iter().chain(&comparison.b);
     let wrong = verdict(comparison.partial.clone(), runs, options.measure.errors_max);
-    let targets = [a_name.to_string(), b_name.to_string()];
+    let called = |name: &Option<String>, target: &TargetName| {
+        name.clone().unwrap_or_else(|| target.to_string())
+    };
+    let targets = [called(&options.a_name, &a_name), called(&options.b_name, &b_name)];
     let report = CompareReport { setting, targets, preparations, comparison };
     write(&options.output, &report)?;
     wrong.map_or(Ok(()), |why| Err(with_obituary(why, [&mut a_server, &mut b_server])))

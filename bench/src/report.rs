@@ -5,9 +5,14 @@
 mod cluster;
 pub mod hgrm;
 pub mod html;
+mod markdown;
+mod notes;
+mod pages;
 mod publish;
 mod sweep;
+mod tables;
 mod text;
+mod words;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
@@ -23,8 +28,10 @@ use crate::target::{Measurement, Preparation};
 use crate::timeline::TimelinePoint;
 use crate::workload::{Operation, Workload};
 
+use html::{Note, Page};
+
 pub use cluster::ClusterReport;
-pub use publish::{Report, print, print_failure, publish};
+pub use publish::{Report, print, print_failure, publish, write_json};
 pub use sweep::{KneeReport, KnobReport, PointReport, SweepReport};
 
 /// Names the form of the JSON; changes when a field changes its meaning or goes away.
@@ -144,6 +151,7 @@ pub struct LoadReport {
     pub calls: Option<&'static str>,
     pub batch: Option<usize>,
     pub warmup_seconds: f64,
+    pub errors_max: f64,
 }
 
 impl LoadReport {
@@ -172,6 +180,7 @@ impl LoadReport {
             }),
             batch: any(|it| *it == TargetName::InCore).then_some(options.engine.batch),
             warmup_seconds: options.warmup.as_secs_f64(),
+            errors_max: options.errors_max,
         }
     }
 }
@@ -227,6 +236,8 @@ pub struct OperationFigures {
     pub operation: String,
     /// Its latencies.
     pub latency: LatencySummary,
+    /// The same by quantile, as in [`Figures::curve`].
+    pub curve: Vec<(f64, f64)>,
 }
 
 /// What a measurement cost the server, by the CPU time of its process.
@@ -342,7 +353,11 @@ fn operations(measurement: &Measurement) -> Vec<OperationFigures> {
     let latencies = measurement.recorder.by_operation();
     let named = latencies.filter_map(|(place, latencies)| {
         let operation = measurement.operation_names[place].clone();
-        Some(OperationFigures { operation, latency: latencies.summary()? })
+        Some(OperationFigures {
+            operation,
+            latency: latencies.summary()?,
+            curve: latencies.curve(),
+        })
     });
     named.collect()
 }
@@ -380,6 +395,18 @@ impl Report for RunReport {
         text::run_table(self)
     }
 
+    fn notes(&self) -> Vec<Note> {
+        notes::run(self)
+    }
+
+    fn page(&self) -> Page {
+        pages::run::page(self)
+    }
+
+    fn markdown(&self, title: Option<&str>) -> String {
+        markdown::run(title, self)
+    }
+
     fn latencies(&self) -> Vec<(&'static str, Latencies)> {
         vec![("", self.figures.latencies.clone())]
     }
@@ -388,6 +415,18 @@ impl Report for RunReport {
 impl Report for CompareReport {
     fn table(&self) -> String {
         text::comparison_table(self)
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        notes::compare(self)
+    }
+
+    fn page(&self) -> Page {
+        pages::compare::page(self)
+    }
+
+    fn markdown(&self, title: Option<&str>) -> String {
+        markdown::comparison(title, self)
     }
 
     fn latencies(&self) -> Vec<(&'static str, Latencies)> {
@@ -400,6 +439,18 @@ impl Report for SweepReport {
         text::sweep_table(self)
     }
 
+    fn notes(&self) -> Vec<Note> {
+        notes::sweep(self)
+    }
+
+    fn page(&self) -> Page {
+        pages::sweep::page(self)
+    }
+
+    fn markdown(&self, title: Option<&str>) -> String {
+        markdown::sweep(title, self)
+    }
+
     fn latencies(&self) -> Vec<(&'static str, Latencies)> {
         Vec::new()
     }
@@ -408,6 +459,18 @@ impl Report for SweepReport {
 impl Report for ClusterReport {
     fn table(&self) -> String {
         text::cluster_table(self)
+    }
+
+    fn notes(&self) -> Vec<Note> {
+        notes::cluster(self)
+    }
+
+    fn page(&self) -> Page {
+        pages::cluster::page(self)
+    }
+
+    fn markdown(&self, title: Option<&str>) -> String {
+        markdown::cluster(title, self)
     }
 
     fn latencies(&self) -> Vec<(&'static str, Latencies)> {

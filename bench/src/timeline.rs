@@ -1,6 +1,6 @@
 //! Rate and latency over time, for a plot and for who watches.
 //!
-//! Load threads gather on their own and hand over every [`WIDTH_MIN`], so a lock is taken ten times
+//! Load threads gather on their own and hand over every 100 ms, so a lock is taken ten times
 //! a second and thread. A long run has wider points instead of more of them.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,15 +3,23 @@
 //! Without a browser in the path these tests say so and pass, unless `REQUIRE_BROWSER` is set. With
 //! `KEEP_PAGE=<file>` the page with everything in it is left there to be looked at.
 
-use std::io::{self, Write as _};
+use std::io::{self, BufRead as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Stdio};
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
+use clap::Parser as _;
+use gridkv_bench::cluster::{Done, effects};
+use gridkv_bench::options::{Cli, Command};
+use gridkv_bench::record::{Answer, Recorder, Sample};
 use gridkv_bench::report::html::{
     Axis, Mark, Note, NoteKind, Page, Plot, Scale, Section, Series, SeriesStyle, Table, render,
 };
+use gridkv_bench::report::{ClusterReport, Figures, Report as _, Setting};
+use gridkv_bench::target::{Measurement, Preparation};
+use gridkv_bench::timeline::Timeline;
+use gridkv_bench::workload::Operation;
 
 const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
@@ -51,7 +59,7 @@ fn seen(html: &str) -> Option<Seen> {
     let page = directory.path().join("page.html");
     std::fs::write(&page, html).expect("the page is written");
     let file = |name: &str| std::fs::File::create(directory.path().join(name)).expect("a file");
-    let mut child = Command::new(browser)
+    let mut child = process::Command::new(browser)
         .args(["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"])
         .args(["--no-first-run", "--disable-background-networking", "--disable-component-update"])
         .args(["--enable-logging=stderr", "--v=0", "--window-size=1200,1600", "--dump-dom"])
@@ -352,4 +360,180 @@ fn no_label_of_a_plot_covers_another() {
     let Some(seen) = seen(&with_script(&render(&everything()), script)) else { return };
     let title = seen.dom.split("<title>").nth(1).and_then(|it| it.split("</title>").next());
     assert_eq!(title, Some("0 covered: "));
+}
+
+/// A server of this program, stopped in the end.
+struct Responder {
+    child: Child,
+    address: String,
+}
+
+impl Responder {
+    fn start() -> Self {
+        let mut child = process::Command::new(env!("CARGO_BIN_EXE_gridkv-bench"))
+            .args(["respond", "--listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the responder starts");
+        let mut line = String::new();
+        let stdout = child.stdout.as_mut().expect("its output is a pipe");
+        io::BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
+        let address = line.trim().trim_start_matches("listening at ").to_owned();
+        Self { child, address: format!("resp://{address}") }
+    }
+}
+
+impl Drop for Responder {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The page of a short run of the program.
+fn page_of(arguments: &[&str]) -> String {
+    let directory = tempfile::tempdir().expect("a directory for the page");
+    let page = directory.path().join("page.html");
+    let output = process::Command::new(env!("CARGO_BIN_EXE_gridkv-bench"))
+        .args(arguments)
+        .args(["--keys", "1000", "--warmup", "50ms"])
+        .args(["--html".as_ref(), page.as_os_str()])
+        .stdin(Stdio::null())
+        .output()
+        .expect("the program starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    std::fs::read_to_string(&page).unwrap_or_else(|_| panic!("no page: {stderr}"))
+}
+
+/// A page with its plots loads without a complaint, and has these words.
+fn assert_page(html: &str, plot_titles: &[&str], words: &[&str]) {
+    let Some(seen) = seen(html) else { return };
+    assert_eq!(faults(&seen, plot_titles.len()), Vec::<String>::new());
+    assert!(!seen.dom.contains("class=\"empty\""), "a plot of nothing");
+    for title in plot_titles {
+        assert!(seen.dom.contains(&format!("<figcaption>{title}</figcaption>")), "{title}");
+    }
+    for words in words {
+        assert!(seen.dom.contains(words), "{words}");
+    }
+}
+
+const RUN_PLOTS: [&str; 4] =
+    ["All requests", "Each operation", "Answered requests over time", "Latency over time"];
+
+#[test]
+fn the_page_of_a_run_loads() {
+    let html = page_of(&["run", "in-core", "--duration", "300ms"]);
+    assert_page(&html, &RUN_PLOTS, &["The engine ran in this process", "One request in 64"]);
+}
+
+#[test]
+fn the_page_of_an_open_loop_shows_service_time() {
+    let responder = Responder::start();
+    let html = page_of(&["run", &responder.address, "--rate", "2000", "--duration", "300ms"]);
+    let words = ["service time, from the actual start", "sent late by", "Client and server"];
+    assert_page(&html, &RUN_PLOTS, &words);
+}
+
+#[test]
+fn the_page_of_a_comparison_loads() {
+    let responder = Responder::start();
+    let html =
+        page_of(&["compare", "in-core", &responder.address, "--pairs", "5", "--duration", "200ms"]);
+    let plots = [
+        "Latency by percentile, all runs of a side together",
+        "Rate of each pair",
+        "p99 of each pair",
+        "A divided by B within each pair",
+        "Answered requests over time, of the run of the median rate",
+    ];
+    assert_page(&html, &plots, &["A: in-core", "B: resp://127.0.0.1:", "A / B req/s"]);
+}
+
+#[test]
+fn the_page_of_a_sweep_loads() {
+    let responder = Responder::start();
+    let sweep = ["sweep", &responder.address, "--duration", "50ms", "--knob", "pipeline=1,16"];
+    let plots = ["Rate by pipeline", "Latency by pipeline", "CPU time of the server by pipeline"];
+    let throughput = "p99 over the achieved rate";
+    let html = page_of(&sweep);
+    assert_page(&html, &[&plots[..], &[throughput]].concat(), &["best"]);
+
+    let two = page_of(&[&sweep[..], &["--knob", "connections=1,2"]].concat());
+    let plots = ["Rate by", "p50 by", "p99 by", "p99.9 by", "CPU time of the server by"];
+    let plots = plots.map(|it| format!("{it} pipeline"));
+    let plots: Vec<&str> = plots.iter().map(String::as_str).chain([throughput]).collect();
+    assert_page(&two, &plots, &["connections=1", "connections=2"]);
+}
+
+#[test]
+fn the_page_of_a_search_for_a_knee_loads() {
+    let responder = Responder::start();
+    let knee = ["--knee", "1s", "--knee-start", "500", "--knee-precision", "1"];
+    // So slow a rate that few points are needed before connections or the generator limit it.
+    let sweep = ["sweep", &responder.address, "--duration", "50ms", "--connections", "1"];
+    let html = page_of(&[&sweep[..], &knee].concat());
+    let plots = ["p99.9 at offered rates", "Achieved at offered rates"];
+    assert_page(&html, &plots, &["bound", "knee"]);
+}
+
+/// A cluster whose second node was away for half a second.
+fn cluster_report() -> ClusterReport {
+    let line = ["gridkv-bench", "cluster", "--fault", "500ms:kill:2", "--fault", "1s:restart:2"];
+    let Command::Cluster(options) = Cli::parse_from(line).command else { unreachable!() };
+    let timeline = Timeline::new(Instant::now());
+    let mut recorder = Recorder::feeding(timeline.feed());
+    for index in 0..2000_u64 {
+        let is_away = (500..1000).contains(&index);
+        let answer = if is_away { Answer::Unanswered } else { Answer::Done };
+        let response = Duration::from_micros(if is_away { 90_000 } else { 200 + index % 7 });
+        let ended_at = timeline.origin() + Duration::from_millis(index);
+        recorder.record_sample(
+            Operation::Get,
+            Sample { ended_at, response, service: None },
+            answer,
+        );
+    }
+    recorder.flush();
+    let window = Duration::from_secs(2);
+    let figures = Figures::new(&Measurement {
+        operation_names: vec!["get".to_owned()],
+        recorder,
+        timeline: timeline.points(window),
+        window,
+        partial: None,
+        server: None,
+        generator: None,
+        engine_cpus: Vec::new(),
+        latency_stride: 1,
+    });
+    let done = |at_seconds, what: &str| Done { at_seconds, what: what.to_owned() };
+    let events = vec![done(0.5, "kill node 2"), done(1.0, "restart node 2")];
+    let workload = options.measure.workload.workload().expect("the defaults are a workload");
+    ClusterReport {
+        setting: Setting::observe(line.join(" "), &workload, &options.measure, &[]),
+        nodes: options.nodes,
+        replicas: options.replica_count(),
+        consistency: None,
+        node_options: vec!["--durability".to_owned(), "none".to_owned()],
+        target: "resp://127.0.0.1:1,127.0.0.1:2".to_owned(),
+        preparation: Preparation::default(),
+        effects: effects::of(&events, &figures.timeline),
+        figures,
+        events,
+    }
+}
+
+#[test]
+fn the_page_of_a_cluster_loads() {
+    let html = render(&cluster_report().page());
+    let plots = [
+        "All requests",
+        "Answered requests over time",
+        "Latency over time",
+        "Requests refused or given up over time",
+    ];
+    let words = ["kill node 2</text>", "restart node 2</th>", "--durability none", "All nodes"];
+    assert_page(&html, &plots, &words);
 }

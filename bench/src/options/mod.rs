@@ -90,6 +90,12 @@ pub struct CompareOptions {
     /// How to start them.
     #[command(flatten)]
     pub server: ServerOptions,
+    /// What the first target is called in the report. Default: its address.
+    #[arg(long, value_name = "NAME")]
+    pub a_name: Option<String>,
+    /// What the second target is called.
+    #[arg(long, value_name = "NAME")]
+    pub b_name: Option<String>,
     /// How often to run both, at least 5 times: fewer do not tell a difference from noise.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(5..))]
     pub pairs: u32,

@@ -2,7 +2,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::html::NoteKind;
 use super::*;
+use crate::cluster::{Done, effects};
 use crate::keys::Distribution;
 use crate::proc::CpuTime;
 use crate::record::Sample;
@@ -52,6 +54,7 @@ fn setting() -> Setting {
             calls: None,
             batch: None,
             warmup_seconds: 1.0,
+            errors_max: 0.0,
         },
     }
 }
@@ -184,14 +187,13 @@ fn fields(report: &impl Serialize) -> Vec<String> {
 #[test]
 fn the_form_of_the_json_is_stable() {
     assert_fields(&run_report(), "run_fields.txt");
-
     assert_fields(&compare_report(1), "compare_fields.txt");
 }
 
 /// With `UPDATE_EXPECT=1` the file is written anew instead.
-fn assert_fields(report: &impl Serialize, file: &str) {
+fn assert_fields(report: &impl Report, file: &str) {
     let path = format!("{}/src/report/{file}", env!("CARGO_MANIFEST_DIR"));
-    let found = fields(report).join("\n") + "\n";
+    let found = fields(&publish::Noted::new(report)).join("\n") + "\n";
     if std::env::var_os("UPDATE_EXPECT").is_some() {
         std::fs::write(&path, &found).unwrap();
     }
@@ -250,6 +252,7 @@ fn each_operation_has_a_line_and_the_workload_is_told_in_words() {
     let table = text::run_table(&run_report());
     let names: Vec<&str> = table
         .lines()
+        .skip_while(|it| !it.starts_with("latency"))
         .filter(|it| it.starts_with("  "))
         .filter_map(|it| it.split_ascii_whitespace().next())
         .collect();
@@ -329,6 +332,25 @@ fn the_form_of_the_json_of_a_sweep_is_stable() {
 }
 
 #[test]
+fn the_form_of_the_json_of_a_cluster_is_stable() {
+    let figures = Figures::new(&measurement());
+    let events = vec![Done { at_seconds: 1.0, what: "kill node 2".to_owned() }];
+    let report = ClusterReport {
+        setting: setting(),
+        nodes: 3,
+        replicas: 3,
+        consistency: Some("quorum".to_owned()),
+        node_options: Vec::new(),
+        target: "resp://host:1".to_owned(),
+        preparation: preparation(),
+        effects: effects::of(&events, &figures.timeline),
+        figures,
+        events,
+    };
+    assert_fields(&report, "cluster_fields.txt");
+}
+
+#[test]
 fn a_sweep_tells_its_knee_and_what_fails_above() {
     let table = text::sweep_table(&sweep_report());
     let end: Vec<&str> = table.lines().rev().take(2).collect();
@@ -349,4 +371,109 @@ fn the_best_point_is_one_without_errors() {
     let points = [point(5, false), point(7, false), point(9, true), point(6, false)];
     assert_eq!(SweepReport::best_of(&points), Some(1));
     assert_eq!(SweepReport::best_of(&points[2..3]), None);
+}
+
+/// Texts of one kind.
+fn notes_of(report: &impl Report, kind: NoteKind) -> Vec<String> {
+    let notes = report.notes().into_iter().filter(|it| it.kind == kind);
+    notes.map(|it| it.text).filter(|it| !it.contains("built without optimization")).collect()
+}
+
+#[test]
+fn notes_come_in_order_of_their_weight() {
+    let mut report = run_report();
+    report.figures.partial = Some("host died".to_owned());
+    report.figures.latency_stride = 64;
+    let kinds: Vec<NoteKind> = report.notes().iter().map(|it| it.kind).collect();
+    assert!(kinds.is_sorted(), "{kinds:?}");
+    assert_eq!(notes_of(&report, NoteKind::Partial), ["host died"]);
+    let failures = notes_of(&report, NoteKind::Failure);
+    assert!(failures[0].contains("20.0000 % of the requests failed"), "{failures:?}");
+    let all = notes_of(&report, NoteKind::Information).join("\n");
+    for part in ["on one machine", "ticks of 1/", "One request in 64 was timed"] {
+        assert!(all.contains(part), "{part}: {all}");
+    }
+}
+
+#[test]
+fn a_run_without_a_flaw_has_no_warning() {
+    assert_eq!(notes_of(&run_report(), NoteKind::Warning), Vec::<String>::new());
+}
+
+#[test]
+fn whatever_distorts_figures_is_a_warning() {
+    type Distort = fn(&mut RunReport);
+    let distorted: [(&str, Distort); 6] = [
+        ("were busy nearly all the time", |it| {
+            it.figures.generator.as_mut().unwrap().busy_share = 0.99;
+        }),
+        ("were kept from their CPUs", |it| {
+            it.figures.generator.as_mut().unwrap().starved_share = 0.2;
+        }),
+        ("pinned to the same CPUs", |it| {
+            it.figures.generator.as_mut().unwrap().pinned_cpus = [0].into();
+        }),
+        ("may have shared a CPU", |it| {
+            it.figures.generator.as_mut().unwrap().pinned_cpus.clear();
+        }),
+        ("waited for CPUs that others used", |it| {
+            it.figures.server.as_mut().unwrap().cpus_awaited = Some(0.3);
+        }),
+        ("were due and never sent", |it| it.figures.errors.unsent = 3),
+    ];
+    for (words, distort) in distorted {
+        let mut report = run_report();
+        distort(&mut report);
+        let notes = notes_of(&report, NoteKind::Warning);
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].contains(words), "{notes:?}");
+    }
+}
+
+#[test]
+fn an_open_loop_polls_and_warns_only_when_it_sends_late() {
+    let mut report = run_report();
+    report.setting.load.pace = "open";
+    report.figures.generator.as_mut().unwrap().busy_share = 1.0;
+    assert_eq!(notes_of(&report, NoteKind::Warning), Vec::<String>::new());
+    let latency = report.figures.latency.clone().unwrap();
+    report.figures.send_delay = Some(LatencySummary { p90_us: 150.0, ..latency });
+    let notes = notes_of(&report, NoteKind::Warning);
+    assert!(notes[0].contains("sent late"), "{notes:?}");
+}
+
+#[test]
+fn keys_that_are_missing_are_told_by_their_cause() {
+    let mut report = run_report();
+    report.figures.missing_keys = 20;
+    assert!(notes_of(&report, NoteKind::Warning)[0].contains("although all were loaded"));
+    report.preparation = Preparation::default();
+    let notes = notes_of(&report, NoteKind::Warning);
+    assert!(notes[0].ends_with("Was --load left out? (25.00 % of requests)"), "{notes:?}");
+    report.setting.workload.ttl_seconds = Some((1.0, 2.0));
+    assert_eq!(notes_of(&report, NoteKind::Warning), Vec::<String>::new());
+    assert!(notes_of(&report, NoteKind::Information).iter().any(|it| it.contains("keys expire")));
+}
+
+#[test]
+fn what_holds_for_several_runs_is_one_note() {
+    let mut report = compare_report(5);
+    for run in report.comparison.a.iter_mut().chain(report.comparison.b.first_mut()) {
+        run.generator.as_mut().unwrap().busy_share = 0.99;
+    }
+    let notes = notes_of(&report, NoteKind::Warning);
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    let end = "(A 1: 99 % busy; A 2: 99 % busy; A 3: 99 % busy; A 4: 99 % busy; and 2 more)";
+    assert!(notes[0].ends_with(end), "{notes:?}");
+}
+
+#[test]
+fn no_line_but_the_command_and_the_errors_is_wider_than_a_terminal() {
+    let mut report = compare_report(5);
+    report.setting.workload.distribution = "a distribution with many words ".repeat(8);
+    for table in [text::comparison_table(&report), text::sweep_table(&sweep_report())] {
+        for line in table.lines() {
+            assert!(line.len() <= 110, "{}: {line}", line.len());
+        }
+    }
 }

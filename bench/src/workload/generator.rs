@@ -20,7 +20,7 @@ pub struct Request<'a> {
     pub key: &'a [u8],
     /// The value to write; empty for an operation that writes none.
     pub value: &'a [u8],
-    /// The same, to be had again from [`Generator::value`].
+    /// The same, to be had again from [`Generator::key_and_value`].
     pub value_id: ValueId,
     /// The keys that a scan reads, `key` the first of them; none for other operations.
     pub rows: &'a [Vec<u8>],

@@ -32,6 +32,7 @@ mod thin;
 use std::fmt::Write as _;
 
 use escape::escaped;
+use serde::Serialize;
 
 pub use marks::Mark;
 pub use plot::{Plot, Series, SeriesStyle};
@@ -62,7 +63,7 @@ pub struct Page {
 }
 
 /// What a reader must know before the figures.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Note {
     /// How bad it is.
     pub kind: NoteKind,
@@ -71,14 +72,17 @@ pub struct Note {
 }
 
 /// How bad it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum NoteKind {
-    /// Good to know.
-    Information,
+    /// There is only a part of what was asked.
+    Partial,
+    /// The run failed: its figures are not to be relied on.
+    Failure,
     /// Figures may not be what they seem.
     Warning,
-    /// The run failed, or is only a part of what was asked.
-    Failure,
+    /// Good to know.
+    Information,
 }
 
 /// A part of the page.
@@ -160,6 +164,7 @@ fn header(page: &Page, out: &mut String) {
             NoteKind::Information => ("information", "Note"),
             NoteKind::Warning => ("warning", "Warning"),
             NoteKind::Failure => ("failure", "Failure"),
+            NoteKind::Partial => ("failure", "Partial"),
         };
         let text = escaped(&note.text);
         write_line(

@@ -104,7 +104,11 @@ impl Frame {
         let y = Range::around(plot.y.scale, points().map(|it| it.1))?;
         let y = Range::around(plot.y.scale, points().map(|it| it.1).chain(zero)).unwrap_or(y);
         let mark_places = plot.marks.iter().map(|it| it.at);
-        let x = Range::around(plot.x.scale, points().map(|it| it.0).chain(mark_places))?;
+        let x_places = points().map(|it| it.0).chain(mark_places);
+        let x = Range::around(plot.x.scale, x_places.clone())?;
+        // So is what is measured along the lower edge; what is chosen may be far from zero.
+        let zero = (plot.x.scale == Scale::Linear).then_some(0.0);
+        let x = Range::around(plot.x.scale, x_places.chain(zero)).unwrap_or(x);
         let y = y.rounded();
         let y_ticks = y.ticks(TICK_COUNT_Y);
         let label_len = y_ticks.iter().map(|it| it.label.len()).max().unwrap_or(0);

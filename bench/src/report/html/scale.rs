@@ -19,6 +19,8 @@ pub struct Axis {
 pub enum Scale {
     /// Evenly.
     Linear,
+    /// The same, of things that are counted: only whole values are written beside the axis.
+    Whole,
     /// By their logarithm; values that are not positive are left out.
     Log,
     /// Quantiles from 0 to below 1, by the logarithm of `1 / (1 - q)`: each nine as wide as another.
@@ -29,7 +31,7 @@ impl Scale {
     /// Its name in the page.
     pub(super) const fn name(self) -> &'static str {
         match self {
-            Self::Linear => "linear",
+            Self::Linear | Self::Whole => "linear",
             Self::Log => "log",
             Self::Percentile => "percentile",
         }
@@ -40,7 +42,7 @@ impl Scale {
         // Beyond these, sums and differences of values would not be finite, or not be told from zero.
         let is_usual = value.is_finite() && value.abs() <= 1e300;
         match self {
-            Self::Linear => is_usual.then_some(value),
+            Self::Linear | Self::Whole => is_usual.then_some(value),
             Self::Log => (is_usual && value >= 1e-300).then(|| value.log10()),
             Self::Percentile => (0.0..1.0).contains(&value).then(|| -(1.0 - value).log10()),
         }
@@ -76,12 +78,12 @@ impl Range {
         Some(match scale {
             Scale::Percentile => Self { scale, low: 0.0, high: high.max(1.0) },
             Scale::Log if high - low < 1e-9 => Self { scale, low: low - 0.2, high: high + 0.2 },
-            Scale::Linear if high - low <= 1e-9 * high.abs().max(low.abs()) => {
+            Scale::Linear | Scale::Whole if high - low <= 1e-9 * high.abs().max(low.abs()) => {
                 let half = if low.abs() < 1e-290 { 1.0 } else { low.abs() * 0.1 };
                 let floor = if low >= 0.0 { 0.0 } else { f64::MIN };
                 Self { scale, low: (low - half).max(floor), high: high + half }
             }
-            Scale::Log | Scale::Linear => Self { scale, low, high },
+            Scale::Log | Scale::Linear | Scale::Whole => Self { scale, low, high },
         })
     }
 
@@ -90,7 +92,7 @@ impl Range {
         let Self { scale, low, high } = self;
         match scale {
             Scale::Percentile => self,
-            Scale::Linear => {
+            Scale::Linear | Scale::Whole => {
                 let step = step(low, high, 6);
                 let (first, last) = ((low / step + 1e-9).floor(), (high / step - 1e-9).ceil());
                 Self { scale, low: first * step, high: last * step }
@@ -129,6 +131,12 @@ impl Range {
     pub(super) fn ticks(&self, count: usize) -> Vec<Tick> {
         match self.scale {
             Scale::Linear => self.even_ticks(self.low, self.high, count),
+            Scale::Whole => {
+                let whole = count.min((self.high - self.low).max(1.0) as usize);
+                let ticks = self.even_ticks(self.low, self.high, whole);
+                // Between two whole values there is none to write.
+                if ticks.is_empty() { self.even_ticks(self.low, self.high, count) } else { ticks }
+            }
             Scale::Log if self.is_narrow() => {
                 self.even_ticks(10_f64.powf(self.low), 10_f64.powf(self.high), count)
             }
@@ -233,6 +241,12 @@ mod tests {
     }
 
     #[test]
+    fn what_is_counted_has_no_halves() {
+        assert_eq!(labels(&range(Scale::Whole, &[1.0, 5.0]), 8), ["1", "2", "3", "4", "5"]);
+        assert_eq!(labels(&range(Scale::Whole, &[1.0, 2.0]), 8), ["1", "2"]);
+    }
+
+    #[test]
     fn even_ticks_are_one_two_or_five_apart() {
         let labels = |high: f64| labels(&range(Scale::Linear, &[0.0, high]).rounded(), 6);
         assert_eq!(labels(1.0), ["0", "0.2", "0.4", "0.6", "0.8", "1"]);
@@ -281,7 +295,7 @@ mod tests {
     #[test]
     fn odd_values_leave_finite_ranges() {
         let odd = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, f64::MAX, f64::MIN];
-        for scale in [Scale::Linear, Scale::Log, Scale::Percentile] {
+        for scale in [Scale::Linear, Scale::Whole, Scale::Log, Scale::Percentile] {
             assert_eq!(Range::around(scale, odd.into_iter()), None);
             for values in [[0.0, 0.5], [0.5, 0.5], [1e-320, 0.1], [1e-9, 1e300], [-1e300, 1e-5]] {
                 let Some(range) = Range::around(scale, odd.into_iter().chain(values)) else {

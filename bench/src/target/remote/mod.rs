@@ -79,7 +79,7 @@ struct Task {
 }
 
 impl RemoteTarget {
-    /// The servers at an address as [`address`] describes it; one of them must answer.
+    /// The servers at an address as `bench/src/target/remote/address.rs` describes it; one of them must answer.
     ///
     /// # Errors
     ///
