@@ -5,6 +5,7 @@
 #           quorum, linearizable and unreplicated requests beside each other.
 #   disk:   quorum writes with durability = commit beside an etcd of three members.
 # Usage: bench/compare_cluster.sh memory|disk DIR [PAIRS] [SECONDS]
+#   MARKDOWN=FILE in the environment appends what is measured to that file too.
 set -euo pipefail
 fail() { echo "compare_cluster: $*" >&2; exit 1; }
 [ $# -ge 2 ] || fail "memory or disk, and DIR are needed: a directory on the disk to measure"
@@ -24,6 +25,10 @@ cargo build --release -q -p gridkv -p gridkv-bench
 bin=${CARGO_TARGET_DIR:-target}/release
 data=$(mktemp -d "$dir/compare-cluster.XXXXXX")
 trap 'kill $(jobs -p) 2>/dev/null || true; wait 2>/dev/null || true; rm -rf "$data"' EXIT
+
+# What a report is called, and where else it goes.
+report() { printf '%s\n' --title "$1"; [ -z "${MARKDOWN:-}" ] || printf '%s\n' --markdown "$MARKDOWN"; }
+quote() { if [ -n "${MARKDOWN:-}" ]; then { printf '```text\n'; tee /dev/stderr; printf '```\n\n'; } >>"$MARKDOWN"; else cat; fi; }
 
 wait_for() { # what, command...
     local what=$1
@@ -70,28 +75,30 @@ if [ $kind = memory ]; then
     "$bin/gridkv-bench" run "$cluster" --load "${options[@]}" -P 16 --warmup 0s --duration 1s >/dev/null
     "$bin/gridkv-bench" run resp://127.0.0.1:17384 --load "${options[@]}" -P 16 --warmup 0s --duration 1s >/dev/null
     echo "== writes at quorum beside redis-server with two replicas and WAIT 1"
-    "$bin/gridkv-bench" compare "$cluster" "$redis" "${options[@]}" --reads 0 --pairs "$pairs" \
+    mapfile -t to < <(report "Writes of two of three copies: GridKV at quorum, redis-server with WAIT 1")
+    "$bin/gridkv-bench" compare "${to[@]}" --a-name GridKV --b-name redis-server "$cluster" "$redis" "${options[@]}" --reads 0 --pairs "$pairs" \
         --warmup 500ms --duration "${seconds}s"
     run() { # title, target, options...
         local title=$1 target=$2
         shift 2
         echo "== $title"
-        "$bin/gridkv-bench" run "$target" "${options[@]}" --warmup 500ms --duration "${seconds}s" "$@"
+        mapfile -t to < <(report "$title")
+        "$bin/gridkv-bench" run "$target" "${to[@]}" "${options[@]}" --warmup 500ms --duration "${seconds}s" "$@"
     }
     for level in quorum linearizable; do
         run "SET at $level" "$cluster&consistency=$level" --reads 0
         run "GET at $level" "$cluster&consistency=$level" --reads 1
     done
     redis-cli -p 17381 flushall >/dev/null
-    run "INCR, 100,000 keys" "$cluster&write=incr" --reads 0
+    run "INCR, 100,000 keys" "$cluster" --mix incr=1
     run "SET on one node without replicas" resp://127.0.0.1:17384 --reads 0
     run "GET on one node without replicas" resp://127.0.0.1:17384 --reads 1
     contend() { # keys: INCR from three nodes at the same time
         redis-cli -p 17381 flushall >/dev/null
         echo "== INCR of $1 key(s) through all three nodes, 16 connections each"
         for port in 17381 17382 17383; do
-            "$bin/gridkv-bench" run "resp://127.0.0.1:$port?write=incr" --keys "$1" --client-cpus 1 -c 16 \
-                --reads 0 --warmup 0s -n 40000 --json "$data/incr$port.json" >/dev/null &
+            "$bin/gridkv-bench" run "resp://127.0.0.1:$port" --keys "$1" --client-cpus 1 -c 16 \
+                --mix incr=1 --warmup 0s -n 40000 --json "$data/incr$port.json" >/dev/null &
             contenders[${#contenders[@]}]=$!
         done
         wait "${contenders[@]}"
@@ -118,12 +125,16 @@ else
     export ETCDCTL_API=3
     wait_for etcd etcdctl --endpoints 127.0.0.1:17591,127.0.0.1:17592,127.0.0.1:17593 endpoint health
     echo "== etcd, three members: its own load, up to 8,000 writes a second from 500 clients, for a minute"
-    taskset -c 1 etcdctl --endpoints 127.0.0.1:17591,127.0.0.1:17592,127.0.0.1:17593 check perf --load l \
-        2>&1 | tr '\r' '\n' | grep -aE 'FAIL|PASS' || true
+    {
+        echo '$ etcdctl check perf --load l    # three members on processor 0: at most 8,000 writes a second, 500 clients'
+        taskset -c 1 etcdctl --endpoints 127.0.0.1:17591,127.0.0.1:17592,127.0.0.1:17593 check perf --load l \
+            2>&1 | tr '\r' '\n' | grep -aE 'FAIL|PASS' || true
+    } | quote
     echo "== GridKV, writes at quorum, durability = commit"
     "$bin/gridkv-bench" run "$cluster" --load "${options[@]}" -P 16 --warmup 0s --duration 1s >/dev/null
     for connections in 50 500; do
-        "$bin/gridkv-bench" run "$cluster" --keys 100000 --value-size 64 --client-cpus 1 -c $connections \
+        mapfile -t to < <(report "GridKV: SET at quorum, three copies on disk, $connections connections")
+        "$bin/gridkv-bench" run "$cluster" "${to[@]}" --keys 100000 --value-size 64 --client-cpus 1 -c $connections \
             --reads 0 --warmup 1s --duration "$((seconds * pairs))s"
     done
 fi
