@@ -30,18 +30,21 @@ bin=${CARGO_TARGET_DIR:-target}/release
 out=$(mktemp)
 log=$(mktemp)
 responder=''
+failures=0
 trap 'kill $responder 2>/dev/null || true; rm -f "$out" "$log"' EXIT
 
 heading() { printf '\n## %s\n\n' "$*" >>"$out"; }
 say() { printf '%s\n\n' "$*" >>"$out"; }
 # What a program that is not gridkv-bench prints.
+# One measurement that fails does not take the others with it; RESULTS.md stays as it is, though.
+missed() { failures=$((failures + 1)); cat "$log" >&2; echo "results: FAILED: $*" >&2; printf 'FAILED: %s\n\n' "$*" >>"$out"; }
 quote() { { printf '```text\n$ %s\n' "$1"; tail -n "${2:-40}"; printf '```\n\n'; } >>"$out"; }
 
 bench() { # title, arguments of gridkv-bench...
     local title=$1
     shift
     echo "results: $title" >&2
-    "$bin/gridkv-bench" "$@" --title "$title" --markdown "$out" >"$log" 2>&1 || { cat "$log" >&2; fail "$title"; }
+    "$bin/gridkv-bench" "$@" --title "$title" --markdown "$out" >"$log" 2>&1 || missed "$title"
 }
 
 window=(--warmup 500ms --duration "${seconds}s")
@@ -103,7 +106,7 @@ durable() {
         bench "SET, $1 connections, pipeline $2" "${beside[@]}" --b-name redis-server \
             --a-cmd "$gridkv --data {dir}/data --durability commit" \
             --b-cmd "$redis --dir {dir} --appendonly yes --appendfsync always --auto-aof-rewrite-percentage 0" \
-            --load --keys 200000 --reads 0 -c "$1" -P "$2" --warmup 1s
+            --load --keys 200000 --reads 0 -c "$1" -P "$2"
     done
 }
 
@@ -144,15 +147,15 @@ stores() {
         line="--keys 200000 --load $line --pairs $pairs --warmup 500ms --duration ${seconds}s"
         # shellcheck disable=SC2086
         cargo bench -q -p gridkv-bench --bench stores -- --dir "$dir" $line 2>"$log" |
-            quote "cargo bench -p gridkv-bench --bench stores -- --dir DIR $line" 60 || { cat "$log" >&2; fail "stores $line"; }
+            quote "cargo bench -p gridkv-bench --bench stores -- --dir DIR $line" 60 || missed "stores $line"
     done
 }
 
 replicated() {
     heading "Three copies, beside redis-server with replicas and beside etcd"
     echo "results: replicated" >&2
-    MARKDOWN=$out bench/compare_cluster.sh memory "$dir" "$pairs" "$seconds" >"$log" 2>&1 || { cat "$log" >&2; fail "replicated, memory"; }
-    MARKDOWN=$out bench/compare_cluster.sh disk "$dir" "$pairs" "$seconds" >"$log" 2>&1 || { cat "$log" >&2; fail "replicated, disk"; }
+    MARKDOWN=$out bench/compare_cluster.sh memory "$dir" "$pairs" "$seconds" >"$log" 2>&1 || missed "replicated, in memory"
+    MARKDOWN=$out bench/compare_cluster.sh disk "$dir" "$pairs" "$seconds" >"$log" 2>&1 || missed "replicated, on disk"
 }
 
 faults() {
@@ -182,9 +185,9 @@ for section in "${sections[@]}"; do
 done
 # What only this script added to the commands, and its directory.
 sed -i -E -e "s/ --title ('[^']*'|[^ ]+)//; s/ --markdown [^ ]+//; s# --dir [^ ]+# --dir DIR#; s#$bin/##g" "$out"
-if [ $# -gt 0 ]; then
+if [ $# -gt 0 ] || [ $failures -gt 0 ]; then
     cat "$out"
-    exit
+    exit $((failures > 0))
 fi
 # Between its marks the file is written anew; what people have found stays below.
 awk -v file="$out" '
