@@ -184,7 +184,7 @@ for section in "${sections[@]}"; do
     case " ${all[*]} " in *" $section "*) "$section" ;; *) fail "no section $section: there are ${all[*]}" ;; esac
 done
 # What only this script added to the commands, and its directory.
-sed -i -E -e "s/ --title ('[^']*'|[^ ]+)//; s/ --markdown [^ ]+//; s# --dir [^ ]+# --dir DIR#; s#$bin/##g" "$out"
+sed -i -E -e "s/ --title ('[^']*'|[^ ]+)//; s/ --markdown [^ ]+//; s# --dir [^ ]+# --dir DIR#; s#^/[^ ]*/stores-[0-9a-f]+ #stores #; s#$bin/##g" "$out"
 if [ $# -gt 0 ] || [ $failures -gt 0 ]; then
     cat "$out"
     exit $((failures > 0))
