@@ -73,7 +73,11 @@ impl Progress {
 }
 
 fn figures(point: TimelinePoint) -> String {
-    let micros = |it: Option<f64>| it.map_or_else(|| "-".to_owned(), |it| format!("{it:.0} us"));
+    let micros = |it: Option<f64>| match it {
+        None => "-".to_owned(),
+        Some(it) if it < 10.0 => format!("{it:.2} us"),
+        Some(it) => format!("{it:.0} us"),
+    };
     format!("{:.0} req/s, p50 {}, p99 {}, ", point.rate, micros(point.p50_us), micros(point.p99_us))
 }
 
@@ -111,6 +115,20 @@ mod tests {
         );
         assert!(line(Goal::Requests(3998)).ends_with("1 errors, 50 %, 2 s left"));
         assert!(line(Goal::Loading(3998)).starts_with("loading: 1000 req/s"));
+    }
+
+    #[test]
+    fn short_latencies_are_not_told_as_none() {
+        let now = Instant::now();
+        let timeline = Timeline::new(now - Duration::from_secs(2));
+        let mut feed = timeline.feed();
+        for at in 0..2000 {
+            let ended_at = timeline.origin() + Duration::from_millis(at);
+            feed.record(ended_at, Duration::from_nanos(300), Answer::Done);
+        }
+        feed.flush();
+        let line = Progress::new(Goal::Requests(4000)).line(&timeline, now);
+        assert!(line.contains("p50 0.30 us"), "{line}");
     }
 
     #[test]
