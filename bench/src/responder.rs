@@ -250,29 +250,43 @@ mod tests {
         assert_eq!(measurement.recorder.errors.failed_requests(), 0);
     }
 
-    /// 100 ms without service at 2000 requests a second: 200 are late, the first by 100 ms and each
-    /// by half a millisecond less than the one before.
-    #[test]
-    fn a_stall_of_a_known_length_delays_as_many_requests_as_were_due_within() {
+    /// Late requests of a run with a stall of 100 ms, above 80, 60 and 40 ms; and where on the time
+    /// line there are any above 90 ms.
+    fn late() -> ([u64; 3], Vec<f64>) {
         let (after, length) = (Duration::from_millis(500), Duration::from_millis(100));
         let line = "-c 4 -P 1000 --rate 2000 --arrivals fixed --duration 1500ms --warmup 0s";
         let measurement = measure(Some(Stall { after, length }), line);
         let recorder = &measurement.recorder;
         assert_eq!((recorder.completed, recorder.errors.failed_requests()), (3000, 0));
         let all = recorder.all();
-        for (bound, expected) in [(80, 40), (60, 80), (40, 120)] {
-            let late = all.count_above(Duration::from_millis(bound));
-            // Less would be an omission. More happens when others keep this machine busy.
-            assert!((expected - 2..expected + 60).contains(&late), "{late} above {bound} ms");
-        }
-        // It is told where it happened: the points before are not touched by it.
-        let slow: Vec<f64> = measurement
+        let late = [80, 60, 40].map(|bound| all.count_above(Duration::from_millis(bound)));
+        let slow = measurement
             .timeline
             .iter()
             .filter(|it| it.max_us.is_some_and(|max| max > 90_000.0))
-            .map(|it| it.start_seconds)
-            .collect();
-        assert!(slow.iter().any(|start| (0.4..0.8).contains(start)), "{slow:?}");
+            .map(|it| it.start_seconds);
+        (late, slow.collect())
+    }
+
+    /// 100 ms without service at 2000 requests a second: 200 are late, the first by 100 ms and each
+    /// by half a millisecond less than the one before.
+    #[test]
+    fn a_stall_of_a_known_length_delays_as_many_requests_as_were_due_within() {
+        const EXPECTED: [u64; 3] = [40, 80, 120];
+        let mut seen = Vec::new();
+        // What else this machine does delays requests too: one run in which it does little shows
+        // that there are no more. There are never less, which would be an omission.
+        for _ in 0..20 {
+            let (late, slow) = late();
+            let mut pairs = late.iter().zip(EXPECTED);
+            assert!(pairs.clone().all(|(late, expected)| late + 2 >= expected), "{late:?}");
+            let is_right = pairs.all(|(late, expected)| *late <= expected + 10);
+            if is_right && slow.iter().all(|start| (0.4..0.8).contains(start)) && slow.len() == 1 {
+                return;
+            }
+            seen.push((late, slow));
+        }
+        panic!("{seen:?}");
     }
 
     #[test]

@@ -141,13 +141,16 @@ fn a_server_that_hangs_is_left_for_another_after_a_while() {
     let (good, _) = counting();
     let hanging = Responder::start(|_, _| Reaction::Reply(b""));
     let url = format!("resp://{},{}", good.address, hanging.address);
-    let options = "-n 5000 -c 4 --warmup 0s --reads 1 --request-timeout 100ms";
+    let options = "-n 5000 -c 4 --warmup 0s --reads 1 --request-timeout 300ms";
     let measurement = open_url(&url, options).unwrap().measure().unwrap();
     assert_eq!(measurement.partial, None);
     let errors = &measurement.recorder.errors;
-    assert_eq!((errors.lost_connections, errors.unanswered), (2, 2));
+    // On a busy machine the other server may be late too.
+    assert!(errors.lost_connections >= 2, "{errors:?}");
+    assert!(errors.unanswered >= 2, "{errors:?}");
+    assert_eq!(measurement.recorder.completed + errors.unanswered, 5000);
     // What was given up has waited for so long.
-    assert!(measurement.recorder.all().count_above(Duration::from_millis(99)) >= 2);
+    assert!(measurement.recorder.all().count_above(Duration::from_millis(299)) >= 2);
 }
 
 #[test]
