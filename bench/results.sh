@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures everything that bench/RESULTS.md tells, beside what people have, and writes it there.
 # Servers run on processor 0, the load on processor 1; each pair of a comparison is one run after
-# the other on the same machine. Takes about 25 minutes; nothing else should run meanwhile.
+# the other on the same machine. Takes about 20 minutes; nothing else should run meanwhile.
 #
 # Usage: bench/results.sh DIR [SECTION...]
 #   DIR       a directory on the disk to measure

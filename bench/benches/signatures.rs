@@ -1,5 +1,5 @@
-//! What it costs nodes to know each other, [`gridkv_cluster::identity`], and what it costs that they
-//! stay known, [`gridkv_net::wire::frame`].
+//! What it costs nodes to know each other, [`gridkv_cluster::identity`]. What it costs that they stay
+//! known is in the bench `frames`: the same frames with a checksum and with a key.
 //!
 //! ```text
 //! cargo bench -p gridkv-bench --bench signatures -- handshake
@@ -9,7 +9,6 @@
 //! |---|---|
 //! | `handshake` | both ends of a handshake, from the first message to the keys |
 //! | `datagram/seal`, `datagram/open` | a datagram of 64 B or 1,200 B, at its sender and its receiver |
-//! | `check/checksum`, `check/key` | a frame written with xxh3-128, or with keyed BLAKE3 |
 //!
 //! Handshakes and datagrams are measured in each security: `off`, where nothing is signed; `listed`,
 //! where nodes have each other's keys; `certified`, where each shows the word of the cluster's key.
@@ -25,7 +24,6 @@ use gridkv::WallTime;
 use gridkv_cluster::identity::{
     Certificate, DatagramSeal, Handshake, Hello, Identity, Local, Security, Step, Trust,
 };
-use gridkv_net::wire::frame::{FrameWriter, Kind, Seal};
 
 const WALL_MS: u64 = 1_700_000_000_000;
 /// A receiver verifies so many datagrams a second of one sender and no more, by the time that it is
@@ -38,7 +36,6 @@ fn main() {
     let mut criterion = common::brief();
     handshakes(&mut criterion);
     datagrams(&mut criterion);
-    checks(&mut criterion);
     criterion.final_summary();
 }
 
@@ -142,25 +139,4 @@ fn open(criterion: &mut Criterion, name: &str, [sender, receiver]: &[Local; 2]) 
         });
     }
     group.finish();
-}
-
-fn checks(criterion: &mut Criterion) {
-    for (name, seal) in [("checksum", Seal::Checksum), ("key", Seal::Key([7; 32]))] {
-        let mut group = criterion.benchmark_group(format!("signatures/check/{name}"));
-        for bytes in [256, 4 << 10] {
-            let body = vec![7; bytes];
-            let mut writer = FrameWriter::default();
-            writer.set_seal(seal);
-            let mut out = Vec::with_capacity(2 * bytes);
-            group.throughput(Throughput::Bytes(bytes as u64));
-            group.bench_function(BenchmarkId::from_parameter(bytes), |bencher| {
-                bencher.iter(|| {
-                    out.clear();
-                    writer.write(Kind::Messages, WALL_MS, black_box(&body), &mut out);
-                    black_box(&out);
-                });
-            });
-        }
-        group.finish();
-    }
 }

@@ -8,6 +8,11 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
+use crate::workload::stream_rng;
+
+/// Streams of randomness for schedules, apart from those for requests.
+const SCHEDULE_STREAMS: u64 = 1 << 32;
+
 /// How requests follow one another.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
@@ -20,6 +25,21 @@ pub enum Pace {
         /// How they are spaced.
         arrivals: Arrivals,
     },
+}
+
+impl Pace {
+    /// The schedule of `thread` of `thread_count` from `origin` on; none in a closed loop.
+    #[must_use]
+    pub fn schedule(
+        self,
+        origin: Instant,
+        (thread, thread_count): (usize, usize),
+        seed: u64,
+    ) -> Option<Schedule> {
+        let Self::Open { rate, arrivals } = self else { return None };
+        let rng = stream_rng(seed, SCHEDULE_STREAMS + thread as u64);
+        Some(Schedule::new(origin, rate, arrivals, (thread, thread_count), rng))
+    }
 }
 
 /// How the requests of an open loop are spaced.

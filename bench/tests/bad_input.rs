@@ -5,7 +5,7 @@
 mod program;
 mod responder;
 
-use program::{Run, await_running, bench, started};
+use program::{Run, await_load, bench, started};
 use responder::command;
 use rustix::process::{Signal, kill_process};
 
@@ -90,8 +90,7 @@ fn a_signal_ends_a_measurement_with_what_there_is() {
     let server = command("long", "");
     let line = format!("{SMALL} --json -").replace("50ms", "600s");
     let failed = started("long", &["run", "--cmd", &server], &line, |program| {
-        await_running("long", 1);
-        std::thread::sleep(std::time::Duration::from_millis(700));
+        await_load("long");
         kill_process(program, Signal::INT).unwrap();
     });
     failed.fails_with("interrupted by a signal");

@@ -8,11 +8,20 @@ mod program;
 mod responder;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use program::{await_running, bench, started};
-use responder::command;
+use program::{await_load, bench, started};
+use responder::{command, running};
 use rustix::process::{Signal, kill_process};
+
+/// Waits until `count` responders of a mark run.
+fn await_running(mark: &str, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while running(mark).len() < count {
+        assert!(Instant::now() < deadline);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
 
 /// A few small measurements.
 const SMALL: &str = "--keys 100 --warmup 10ms --duration 50ms -c 2 --server-start-timeout 5s";
@@ -108,8 +117,7 @@ fn a_signal_ends_a_comparison_with_what_there_is() {
         let server = command(mark, "");
         let arguments = ["compare", "--a-cmd", &server, "--b-cmd", &server];
         let run = started(mark, &arguments, &format!("{SMALL} --pairs 10000"), |program| {
-            await_running(mark, 2);
-            std::thread::sleep(Duration::from_millis(500));
+            await_load(mark);
             kill_process(program, signal).unwrap();
         });
         run.fails_with("interrupted by a signal");

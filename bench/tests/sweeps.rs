@@ -5,7 +5,7 @@
 mod program;
 mod responder;
 
-use program::{await_running, bench, started};
+use program::{await_load, bench, started};
 use responder::{command, running};
 use rustix::process::{Signal, kill_process};
 
@@ -102,8 +102,7 @@ fn a_signal_ends_a_sweep_with_what_there_is() {
     let server = command("sweep-term", "");
     let line = format!("{SMALL} --knob pipeline=1..200+1");
     let run = started("sweep-term", &["sweep", "--cmd", &server], &line, |program| {
-        await_running("sweep-term", 1);
-        std::thread::sleep(std::time::Duration::from_millis(800));
+        await_load("sweep-term");
         assert_eq!(running("sweep-term").len(), 1);
         kill_process(program, Signal::TERM).unwrap();
     });

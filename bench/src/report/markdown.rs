@@ -2,16 +2,14 @@
 
 use std::fmt::Write as _;
 
-use super::words;
+use super::tables::verdict;
+use super::words::{self, ABSENT};
 use super::{ClusterReport, CompareReport, Figures, RunReport, Setting, SweepReport};
 use crate::compare::Compared;
-use crate::statistics::{Ratio, Spread, Verdict};
+use crate::statistics::{Ratio, Spread};
 
 /// Writing to a string cannot fail.
 const INFALLIBLE: &str = "a string takes any text";
-
-/// Stands for a figure that was not measured.
-const ABSENT: &str = "-";
 
 /// A section under construction.
 struct Section {
@@ -106,15 +104,6 @@ pub(super) fn comparison(title: Option<&str>, report: &CompareReport) -> String 
         .collect();
     section.line(format_args!("\nErrors: {}.", errors.join("; ")));
     section.end()
-}
-
-fn verdict(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Higher => "A is higher",
-        Verdict::Lower => "A is lower",
-        Verdict::NoDifference => "no difference",
-        Verdict::Undecidable => "too few pairs",
-    }
 }
 
 /// One measurement.

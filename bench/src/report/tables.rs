@@ -149,7 +149,7 @@ pub(super) fn ratios(ratios: &Compared<Ratio>) -> Table {
     }
 }
 
-fn verdict(verdict: Verdict) -> &'static str {
+pub(super) fn verdict(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Higher => "A is higher",
         Verdict::Lower => "A is lower",

@@ -6,15 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::{Failure, GeneratorCost, Measurement, ServerCost, pin, thread_cpu_time};
 use crate::options::MeasureOptions;
-use crate::pace::{Pace, Schedule};
+use crate::pace::Schedule;
 use crate::proc::{CpuTime, ServerProcess, thread_cpu_wait};
 use crate::progress::{Goal, Progress};
 use crate::record::{Answer, Recorder, Sample};
 use crate::timeline::{Feed, Timeline};
-use crate::workload::{Generator, Operation, Part, Workload, stream_rng};
-
-/// Streams of randomness for schedules, apart from those for requests.
-const SCHEDULE_STREAMS: u64 = 1 << 32;
+use crate::workload::{Generator, Operation, Part, Workload};
 
 /// How often the main thread looks whether the callers are done.
 const WATCH_INTERVAL: Duration = Duration::from_millis(1);
@@ -182,14 +179,7 @@ impl Caller {
         Self {
             calls,
             requests: workload.requests(part),
-            schedule: match options.pace() {
-                Pace::Closed => None,
-                Pace::Open { rate, arrivals } => {
-                    let rng = stream_rng(workload.seed, SCHEDULE_STREAMS + stream);
-                    let part = (thread, thread_count);
-                    Some(Schedule::new(start, rate, arrivals, part, rng))
-                }
-            },
+            schedule: options.pace().schedule(start, (thread, thread_count), workload.seed),
             pipeline: options.pipeline,
             measure_at,
             end_at: options.requests.is_none().then(|| measure_at + options.duration),

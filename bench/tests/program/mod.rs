@@ -70,10 +70,18 @@ pub(crate) fn started(
     Run { output: child.wait_with_output().unwrap(), directory, mark: mark.to_owned() }
 }
 
-/// Waits until `count` responders of a mark run.
-pub(crate) fn await_running(mark: &str, count: usize) {
+/// Waits until the responders of a mark have worked for a tenth of a second of CPU time together,
+/// which only a load makes them do.
+pub(crate) fn await_load(mark: &str) {
+    let ticks = |id: &u32| -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+        let fields = stat.rsplit_once(')').map_or("", |it| it.1).split_ascii_whitespace();
+        // User and system time are fields 14 and 15, of which two stand before the parenthesis.
+        fields.skip(11).take(2).filter_map(|it| it.parse::<u64>().ok()).sum()
+    };
+    let enough = rustix::param::clock_ticks_per_second() / 10;
     let deadline = Instant::now() + Duration::from_secs(20);
-    while running(mark).len() < count {
+    while running(mark).iter().map(ticks).sum::<u64>() < enough {
         assert!(Instant::now() < deadline);
         std::thread::sleep(Duration::from_millis(10));
     }

@@ -23,12 +23,12 @@ use super::{
 };
 use crate::interrupt;
 use crate::options::MeasureOptions;
-use crate::pace::{Pace, Schedule};
+use crate::pace::Schedule;
 use crate::proc::{CpuTime, ServerProcess, online_cpus};
 use crate::progress::{Goal, Progress};
 use crate::record::Recorder;
 use crate::timeline::{Feed, Timeline, TimelinePoint};
-use crate::workload::{CommandTemplate, Generator, Part, Workload, stream_rng};
+use crate::workload::{CommandTemplate, Generator, Part, Workload};
 use address::{Address, Protocol};
 use connection::Connection;
 use driver::{Driver, End, Outcome, Plan};
@@ -39,9 +39,6 @@ const LOADING_PIPELINE: usize = 64;
 
 /// How often the main thread looks whether the load threads are done.
 const WATCH_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Streams of randomness for schedules, apart from those for requests.
-const SCHEDULE_STREAMS: u64 = 1 << 32;
 
 /// Servers at an address.
 pub struct RemoteTarget {
@@ -365,13 +362,8 @@ impl Target for RemoteTarget {
         let task = Task { warmup: options.warmup, duration, goal };
         let round = self.run_threads(task, |thread, start, measure_at| {
             let (stream, thread_count) = (thread as u64, options.threads as u64);
-            let schedule = match options.pace() {
-                Pace::Closed => None,
-                Pace::Open { rate, arrivals } => {
-                    let rng = stream_rng(self.workload.seed, SCHEDULE_STREAMS + stream);
-                    Some(Schedule::new(start, rate, arrivals, (thread, options.threads), rng))
-                }
-            };
+            let part = (thread, options.threads);
+            let schedule = options.pace().schedule(start, part, self.workload.seed);
             let end = match options.requests {
                 Some(count) => {
                     End::After(count / thread_count + u64::from(stream < count % thread_count))
