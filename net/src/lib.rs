@@ -8,6 +8,8 @@
 //! This crate does not know what a key means, and runs no loop of its own: the core that owns a
 //! ring drives it.
 
+#![deny(unsafe_code)]
+
 pub mod peer;
 pub mod resp;
 pub mod ring;

@@ -15,6 +15,8 @@
 //! [`Mutation`]: gridkv_cluster::Mutation
 //! [`Version`]: gridkv_cluster::Version
 
+#![deny(unsafe_code)]
+
 pub mod backend;
 pub mod contract;
 pub mod directory;

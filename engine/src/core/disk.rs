@@ -1,13 +1,21 @@
 //! The stores' disks, carried out by the data ring. The one file of this crate with unsafe code.
 
-#![allow(unsafe_code, reason = "the kernel is handed buffers that the stores own")]
-
 use std::time::Duration;
 
-use gridkv_net::ring::{Event, Wait};
+use gridkv_net::ring::{Completed, Event, Wait};
 use gridkv_storage::disk::Submission;
 
-use super::Core;
+use super::{Core, World};
+
+impl World {
+    /// Takes in the end of an operation of the stores' disks.
+    #[expect(clippy::needless_pass_by_value, reason = "an end is told once")]
+    pub(crate) fn on_completed(&self, completed: Completed) {
+        // SAFETY: rings alone make these, one for each end; the ring of this core is handed what this
+        // port hands out, and nothing else, so this is the end of that operation.
+        unsafe { self.io.complete(completed.token(), completed.result()) };
+    }
+}
 
 impl Core {
     /// Hands the ring what the stores want of their disks.
@@ -33,7 +41,7 @@ impl Core {
             }
             while let Some(event) = self.server.ring.next_event() {
                 match event {
-                    Event::Completed { token, result } => self.world.io.complete(token, result),
+                    Event::Completed(completed) => self.world.on_completed(completed),
                     Event::Received(received) => self.server.ring.recycle(received),
                     // The core ends, and its clients with it.
                     _ => {}

@@ -23,6 +23,7 @@
 //! - A panic ends the core that it happened on, in order: its clients are disconnected, calls for
 //!   its shards fail with an error that says so, the other cores go on.
 
+#[expect(unsafe_code, reason = "the kernel is handed buffers that the stores own")]
 mod disk;
 pub(crate) mod forward;
 pub(crate) mod held;

@@ -94,7 +94,7 @@ impl Server {
                 Event::Sent(id, buffer) => self.on_sent(world, id, buffer),
                 Event::Ended(id) => self.on_ended(id),
                 Event::Closed(id) => self.on_closed(world, id),
-                Event::Completed { token, result } => world.io.complete(token, result),
+                Event::Completed(completed) => world.on_completed(completed),
                 Event::Ready(token) => world.ready.push(token),
                 Event::Accepted(socket) => self.on_accepted(world, socket),
                 Event::AcceptFailed(error) => {

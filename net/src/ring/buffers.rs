@@ -9,7 +9,8 @@
 //!
 //! # Invariants
 //!
-//! - A buffer is with the kernel or with the reader of one [`Lent`] range, never with both.
+//! - A buffer is with the kernel or with the reader of one [`Lent`] range, never with both. A range
+//!   bears the number of its ring: no other reads it or takes it back.
 //! - Memory and entries live until the ring that they are registered with is gone: [`DataRing`]
 //!   drops its io_uring first.
 //!
@@ -17,7 +18,7 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
@@ -25,6 +26,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// The only buffer group of a data ring.
 pub(super) const GROUP: u16 = 0;
+
+/// The number of the next ring's buffers, of all rings in the process.
+static NEXT_OWNER: AtomicU64 = AtomicU64::new(0);
 
 /// A mapping of zeroed pages.
 struct Pages {
@@ -60,6 +64,7 @@ impl Drop for Pages {
 /// A buffer that the kernel filled.
 #[derive(Debug)]
 pub(super) struct Lent {
+    owner: u64,
     id: u16,
     len: u32,
 }
@@ -71,6 +76,8 @@ pub(super) struct Buffers {
     count: u16,
     buffer_bytes: u32,
     tail: u16,
+    owner: u64,
+    lent_count: u16,
 }
 
 impl Buffers {
@@ -88,7 +95,9 @@ impl Buffers {
         // SAFETY: the entries are page-aligned, `count` of them are mapped, and they stay mapped
         // until the ring is gone (see the invariants).
         unsafe { submitter.register_buf_ring_with_flags(address, count, GROUP, 0)? };
-        let mut buffers = Self { entries, memory, count, buffer_bytes, tail: 0 };
+        let owner = NEXT_OWNER.fetch_add(1, Ordering::Relaxed);
+        let mut buffers =
+            Self { entries, memory, count, buffer_bytes, tail: 0, owner, lent_count: 0 };
         for id in 0..count {
             buffers.stage(id);
         }
@@ -101,25 +110,44 @@ impl Buffers {
     /// # Panics
     ///
     /// When the kernel names a buffer that there is not.
-    pub(super) fn take(&self, id: u16, len: u32) -> Lent {
+    pub(super) fn take(&mut self, id: u16, len: u32) -> Lent {
         assert!(id < self.count);
         assert!(len <= self.buffer_bytes);
-        Lent { id, len }
+        assert!(self.lent_count < self.count, "a buffer is lent once");
+        self.lent_count += 1;
+        Lent { owner: self.owner, id, len }
+    }
+
+    /// Buffers that are with the kernel, as far as its completions have been looked at.
+    pub(super) const fn free_count(&self) -> usize {
+        (self.count - self.lent_count) as usize
     }
 
     /// The received bytes.
+    ///
+    /// # Panics
+    ///
+    /// When another ring has lent them.
     pub(super) fn bytes(&self, lent: &Lent) -> &[u8] {
+        assert_eq!(lent.owner, self.owner, "a buffer is read from the ring that lent it");
         let offset = usize::from(lent.id) * self.buffer_bytes as usize;
-        // SAFETY: `take` checked that the range lies within the mapping; the kernel does not write
-        // to a buffer between its completion and `recycle`, which takes `&mut self` and the `Lent`.
+        // SAFETY: `take`, of these very buffers, checked that the range lies within the mapping; the
+        // kernel does not write to a buffer between its completion and `recycle`, which takes
+        // `&mut self` and the `Lent`.
         unsafe {
             std::slice::from_raw_parts(self.memory.base.as_ptr().add(offset), lent.len as usize)
         }
     }
 
     /// Gives a buffer back to the kernel.
+    ///
+    /// # Panics
+    ///
+    /// When another ring has lent it.
     #[expect(clippy::needless_pass_by_value, reason = "the buffer must not be read after this")]
     pub(super) fn recycle(&mut self, lent: Lent) {
+        assert_eq!(lent.owner, self.owner, "a buffer goes back to the ring that lent it");
+        self.lent_count -= 1;
         self.stage(lent.id);
         self.publish();
     }

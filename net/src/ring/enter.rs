@@ -36,7 +36,9 @@ impl Enter {
                 // is of this type.
                 unsafe { uring.submitter().enter(to_submit, 1, self.waiting.bits(), Some(&args)) }
             }
-            _ if queued == 0 && !uring.submission().taskrun() => return Ok(()),
+            // With nothing queued the kernel is entered only for what it has said it has: deferred
+            // work, or completions for which the queue had no room.
+            _ if queued == 0 && !is_wanted(uring) => return Ok(()),
             _ => {
                 let to_submit = u32::try_from(queued).expect("a ring has at most 32,768 entries");
                 let flags = EnterFlags::GETEVENTS.bits();
@@ -56,6 +58,12 @@ impl Enter {
         // What keeps the kernel from taking entries passes; `push` comes back until it has.
         let _ = self.turn(uring, Wait::No);
     }
+}
+
+/// Whether the kernel has something for the ring that it hands over when it is entered.
+pub(super) fn is_wanted(uring: &mut IoUring) -> bool {
+    let submission = uring.submission();
+    submission.taskrun() || submission.cq_overflow()
 }
 
 /// Whether the next try may succeed: a signal, the wait's end, or a kernel short of memory or of

@@ -25,18 +25,22 @@
 //!   on it.
 //! - `EINTR`, `EAGAIN`, `EBUSY` and `ENOMEM` from the kernel are never fatal: what was queued stays
 //!   queued and the next turn tries again.
-//! - A receive that found no buffer is armed again at the next turn, after the buffers have come
-//!   back; it neither spins nor stays deaf.
+//! - A receive that found no buffer is armed again at a later turn, after buffers have come back, and
+//!   no more of them than there are buffers; it neither spins nor stays deaf.
+//! - A [`Received`] is read from and recycled by the ring that it came out of, and no other.
 //!
 //! # Which kernel
 //!
 //! Linux 6.1 has everything that is needed (multishot accept 5.19, multishot receive 6.0, deferred
 //! task running 6.1). Where deferred task running is refused, cooperative running is used.
 
+#[expect(unsafe_code, reason = "memory is shared with the kernel")]
 mod buffers;
 mod conn;
 mod doorbell;
+#[expect(unsafe_code, reason = "the system call takes raw arguments")]
 mod enter;
+mod event;
 mod setup;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -49,68 +53,14 @@ use std::time::Duration;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 
-use self::buffers::{Buffers, GROUP, Lent};
+use self::buffers::{Buffers, GROUP};
 pub use self::conn::ConnectionId;
 use self::conn::{Connection, Connections, Receiving, Sending};
 pub use self::doorbell::Doorbell;
-use self::enter::Enter;
+use self::enter::{Enter, is_wanted};
+pub use self::event::{Completed, Event, Interest, Received, Wait};
 use self::setup::build;
 pub use self::setup::{Config, SetupError};
-
-/// How long [`DataRing::turn`] may wait for something to happen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wait {
-    /// Not at all.
-    No,
-    /// At most this long.
-    AtMost(Duration),
-}
-
-/// Bytes from a client, in a buffer of the ring.
-#[derive(Debug)]
-pub struct Received {
-    /// Who sent them.
-    pub connection: ConnectionId,
-    lent: Lent,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// A client has connected. It is read once it is adopted, here or by another ring.
-    Accepted(OwnedFd),
-    /// A client could not be accepted, mostly because descriptors have run out. No further one is
-    /// accepted until [`DataRing::accept_again`], so that the owner can let some time pass.
-    AcceptFailed(io::Error),
-    /// A client has sent something. Recycle it before the next turn.
-    Received(Received),
-    /// Everything handed to [`DataRing::send`] is with the kernel; the empty vector comes back.
-    Sent(ConnectionId, Vec<u8>),
-    /// The client has closed its end, or the connection has failed. Nothing more will be received;
-    /// the owner calls [`DataRing::close`].
-    Ended(ConnectionId),
-    /// The connection is gone, and its socket closed: the owner closed it, or a send failed.
-    Closed(ConnectionId),
-    /// An operation handed to [`DataRing::submit`] has ended.
-    Completed {
-        /// What it was handed over with.
-        token: u64,
-        /// What the kernel says: a count or a descriptor, or a negative error number.
-        result: i32,
-    },
-    /// A descriptor handed to [`DataRing::watch`] is as it was waited for, or has failed: trying
-    /// tells which.
-    Ready(u32),
-}
-
-/// What a descriptor is waited for to become.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Interest {
-    /// Readable, or ready to be accepted from.
-    Readable,
-    /// Writable, or connected.
-    Writable,
-}
 
 /// What a submission was for, in the low byte of its user data.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,7 +98,8 @@ pub struct DataRing {
     enter: Enter,
     buffers: Buffers,
     connections: Connections,
-    starved: Vec<ConnectionId>,
+    /// Connections whose receive found no buffer, in the order in which they are armed again.
+    starved: VecDeque<ConnectionId>,
     listener: Option<TcpListener>,
     accepting: bool,
     /// The last accept failed: the next try is the owner's to choose.
@@ -180,7 +131,7 @@ impl DataRing {
             enter,
             buffers,
             connections: Connections::default(),
-            starved: Vec::new(),
+            starved: VecDeque::new(),
             listener: None,
             accepting: false,
             accept_failed: false,
@@ -319,6 +270,7 @@ impl DataRing {
     /// # Panics
     ///
     /// When the token has more than 56 bits.
+    #[expect(unsafe_code, reason = "what the entry points to is the caller's to keep")]
     pub unsafe fn submit(&mut self, entry: squeue::Entry, token: u64) {
         assert!(token < TOKEN_END, "a token fits beside the operation's name");
         self.foreign_count += 1;
@@ -365,16 +317,9 @@ impl DataRing {
     ///
     /// Only what cannot pass by itself: a ring or a memory that the kernel does not know.
     pub fn turn(&mut self, wait: Wait) -> io::Result<()> {
-        for id in std::mem::take(&mut self.starved) {
-            if let Some(connection) = self.connections.get(id)
-                && connection.receiving == Receiving::Starved
-            {
-                connection.receiving = Receiving::Paused;
-                if connection.wants_input && !connection.closing {
-                    self.arm(id);
-                }
-            }
-        }
+        self.arm_starved();
+        // Those that are left have their turn when these have had theirs.
+        let wait = if self.may_arm_starved() { Wait::No } else { wait };
         if self.listener.is_some() && !self.accepting && !self.accept_failed {
             self.arm_accept();
         }
@@ -386,13 +331,38 @@ impl DataRing {
         Ok(())
     }
 
+    /// Arms receives that found no buffer: as many as there are buffers, since each takes one at once
+    /// if its client has sent something, and fails again if there is none.
+    fn arm_starved(&mut self) {
+        let mut room = self.buffers.free_count();
+        while room > 0
+            && let Some(id) = self.starved.pop_front()
+        {
+            let Some(connection) = self.connections.get(id) else { continue };
+            if connection.receiving != Receiving::Starved {
+                continue;
+            }
+            connection.receiving = Receiving::Paused;
+            if connection.wants_input && !connection.closing {
+                self.arm(id);
+                room -= 1;
+            }
+        }
+    }
+
+    /// Whether the next turn can arm receives that found no buffer.
+    fn may_arm_starved(&self) -> bool {
+        !self.starved.is_empty() && self.buffers.free_count() > 0
+    }
+
     /// Whether a turn without waiting would find something to do. Costs no system call.
     #[must_use]
     pub fn has_work(&mut self) -> bool {
         !self.completions.is_empty()
             || !self.uring.completion().is_empty()
             || !self.uring.submission().is_empty()
-            || self.uring.submission().taskrun()
+            || is_wanted(&mut self.uring)
+            || self.may_arm_starved()
     }
 
     /// An event descriptor that becomes readable when the kernel has something for this ring, for
@@ -422,12 +392,20 @@ impl DataRing {
     }
 
     /// The bytes of an event.
+    ///
+    /// # Panics
+    ///
+    /// When the event is another ring's.
     #[must_use]
     pub fn bytes(&self, received: &Received) -> &[u8] {
         self.buffers.bytes(&received.lent)
     }
 
     /// Gives the buffer of an event back.
+    ///
+    /// # Panics
+    ///
+    /// When the event is another ring's.
     pub fn recycle(&mut self, received: Received) {
         self.buffers.recycle(received.lent);
     }
@@ -450,7 +428,9 @@ impl DataRing {
             ConnectionId { slot: (data >> 32) as u32, generation: (data >> 8) as u32 & 0xff_ffff };
         match data & 0xff {
             operation if operation == Operation::Accept as u64 => self.on_accept(entry),
-            operation if operation == Operation::Receive as u64 => self.on_receive(id, entry),
+            operation if operation == Operation::Receive as u64 => {
+                self.on_receive(id, entry.result(), entry.flags())
+            }
             operation if operation == Operation::Send as u64 => self.on_send(id, entry),
             operation if operation == Operation::Doorbell as u64 => {
                 self.doorbell_armed = false;
@@ -460,7 +440,7 @@ impl DataRing {
             operation if operation == Operation::Foreign as u64 => {
                 self.foreign_count -= 1;
                 let token = data >> OPERATION_BITS;
-                Some(Event::Completed { token, result: entry.result() })
+                Some(Event::Completed(Completed { token, result: entry.result() }))
             }
             operation if operation == Operation::Watch as u64 => {
                 self.watched.remove(&id.slot);
@@ -470,6 +450,7 @@ impl DataRing {
         }
     }
 
+    #[expect(unsafe_code, reason = "the kernel hands out a descriptor by its number")]
     fn on_accept(&mut self, entry: &cqueue::Entry) -> Option<Event> {
         if !cqueue::more(entry.flags()) {
             self.accepting = false;
@@ -487,16 +468,21 @@ impl DataRing {
         }
     }
 
-    fn on_receive(&mut self, id: ConnectionId, entry: &cqueue::Entry) -> Option<Event> {
-        let received = cqueue::buffer_select(entry.flags()).map(|buffer| {
-            let len = u32::try_from(entry.result()).expect("a buffer is picked only for bytes");
+    fn on_receive(&mut self, id: ConnectionId, result: i32, flags: u32) -> Option<Event> {
+        let mut received = cqueue::buffer_select(flags).map(|buffer| {
+            let len = u32::try_from(result).unwrap_or(0);
             Received { connection: id, lent: self.buffers.take(buffer, len) }
         });
+        if result < 0
+            && let Some(unused) = received.take()
+        {
+            // A kernel that names a buffer with an error has put nothing into it.
+            self.recycle(unused);
+        }
         let connection = self.connections.get(id).expect("a slot outlives its operations");
         let closing = connection.closing;
-        if !cqueue::more(entry.flags()) {
+        if !cqueue::more(flags) {
             connection.operations -= 1;
-            let result = entry.result();
             connection.receiving = match result {
                 _ if result == -libc::ENOBUFS => Receiving::Starved,
                 _ if result == -libc::ECANCELED || result > 0 => Receiving::Paused,
@@ -505,7 +491,7 @@ impl DataRing {
                 _ => Receiving::Ended,
             };
             match connection.receiving {
-                Receiving::Starved => self.starved.push(id),
+                Receiving::Starved => self.starved.push_back(id),
                 Receiving::Paused if connection.wants_input && !closing => self.arm(id),
                 Receiving::Ended if !closing => return Some(Event::Ended(id)),
                 _ => {}
@@ -613,6 +599,7 @@ impl DataRing {
         self.push_entry(&entry.clone().user_data(user_data(operation, id)));
     }
 
+    #[expect(unsafe_code, reason = "the kernel is handed pointers")]
     fn push_entry(&mut self, entry: &squeue::Entry) {
         loop {
             // SAFETY: whatever the entry points to outlives its completion: sockets and bytes being
@@ -669,4 +656,5 @@ impl DataRing {
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "the tests hand the ring operations of their own")]
 mod tests;

@@ -111,6 +111,115 @@ fn more_input_than_there_are_buffers_leaves_nobody_deaf() {
     assert_eq!(world.receive(400), vec![9; 400]);
 }
 
+/// Has each of `count` clients send 100 bytes, and takes in events until the buffers have run out.
+/// Returns the clients, and the events whose buffers are still out.
+fn starve(world: &mut World, count: usize) -> (Vec<TcpStream>, Vec<Received>) {
+    let mut clients: Vec<_> = (0..count).map(|_| world.connect().0).collect();
+    for client in &mut clients {
+        client.write_all(&[7; 100]).unwrap();
+    }
+    let buffer_count = usize::from(CONFIG.buffer_count);
+    let mut lent = Vec::new();
+    while lent.len() < buffer_count || world.ring.starved.len() < count - buffer_count {
+        world.ring.turn(Wait::AtMost(Duration::from_millis(100))).unwrap();
+        while let Some(event) = world.ring.next_event() {
+            let Event::Received(received) = event else { panic!("bytes, not {event:?}") };
+            lent.push(received);
+        }
+        assert!(world.started.elapsed() < LIMIT, "the buffers run out");
+    }
+    (clients, lent)
+}
+
+#[test]
+fn no_more_receives_are_armed_again_than_there_are_buffers() {
+    let mut world = World::new();
+    let (_clients, mut lent) = starve(&mut world, 40);
+    world.ring.arm_starved();
+    assert_eq!(world.ring.starved.len(), 32, "without a buffer none is armed");
+    for received in lent.drain(..3) {
+        world.ring.recycle(received);
+    }
+    assert!(world.ring.has_work());
+    let before = world.ring.uring.submission().len();
+    world.ring.arm_starved();
+    assert_eq!(world.ring.uring.submission().len(), before + 3);
+    assert_eq!(world.ring.starved.len(), 29);
+    for received in lent {
+        world.ring.recycle(received);
+    }
+    assert_eq!(world.receive(32 * 100), vec![7; 32 * 100]);
+}
+
+#[test]
+fn a_buffer_named_with_an_error_goes_back_and_the_ring_goes_on() {
+    let mut world = World::new();
+    let (mut client, id) = world.connect();
+    client.write_all(b"first").unwrap();
+    // The kernel takes the buffers in their order: this is the first. It is given back below, as if the
+    // kernel had named it with an error.
+    let Event::Received(_) = world.next() else { panic!("bytes") };
+    let (has_buffer, has_more) = (1, 2);
+    let flags = has_buffer | has_more;
+    assert_eq!(cqueue::buffer_select(flags), Some(0));
+    assert!(cqueue::more(flags));
+    assert!(world.ring.on_receive(id, -libc::ECONNRESET, flags).is_none());
+    // What was dropped was never recycled: one buffer less.
+    assert_eq!(world.ring.buffers.free_count(), usize::from(CONFIG.buffer_count) - 1);
+    client.write_all(&[5; 20_000]).unwrap();
+    assert_eq!(world.receive(20_000), vec![5; 20_000]);
+}
+
+#[test]
+#[should_panic(expected = "goes back to the ring that lent it")]
+fn a_buffer_of_one_ring_is_not_taken_back_by_another() {
+    let mut world = World::new();
+    let (mut client, _) = world.connect();
+    client.write_all(b"hello").unwrap();
+    let Event::Received(received) = world.next() else { panic!("bytes") };
+    World::new().ring.recycle(received);
+}
+
+#[test]
+#[should_panic(expected = "is read from the ring that lent it")]
+fn a_buffer_of_one_ring_is_not_read_from_another() {
+    let mut world = World::new();
+    let (mut client, _) = world.connect();
+    client.write_all(b"hello").unwrap();
+    let Event::Received(received) = world.next() else { panic!("bytes") };
+    let _ = World::new().ring.bytes(&received);
+}
+
+#[test]
+fn completions_for_which_the_queue_had_no_room_are_fetched_without_waiting() {
+    let mut world = World::new();
+    world.ring.turn(Wait::No).unwrap();
+    // Eight completions fit for each submission.
+    let count = u64::from(CONFIG.submission_count) * 10;
+    for token in 0..count {
+        let data = (token << OPERATION_BITS) | Operation::Foreign as u64;
+        let entry = opcode::Nop::new().build().user_data(data);
+        // SAFETY: the entry points to nothing.
+        while unsafe { world.ring.uring.submission().push(&entry) }.is_err() {
+            world.ring.uring.submit().unwrap();
+        }
+        world.ring.foreign_count += 1;
+    }
+    world.ring.uring.submit().unwrap();
+    assert!(world.ring.uring.submission().cq_overflow(), "the test is about an overflow");
+    let mut tokens = Vec::new();
+    // Each turn fetches as many as fit.
+    while world.ring.has_work() {
+        world.ring.turn(Wait::No).unwrap();
+        while let Some(event) = world.ring.next_event() {
+            if let Event::Completed(completed) = event {
+                tokens.push(completed.token());
+            }
+        }
+    }
+    assert_eq!(tokens, (0..count).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_paused_connection_is_not_read_until_it_is_resumed() {
     let mut world = World::new();
@@ -283,9 +392,9 @@ fn an_operation_of_the_owners_is_carried_out_among_the_others() {
     let mut tokens = std::collections::BTreeSet::new();
     while received < 5 || tokens.len() < 200 {
         match world.next() {
-            Event::Completed { token, result } => {
-                assert_eq!(result, 64);
-                assert!(tokens.insert(token));
+            Event::Completed(completed) => {
+                assert_eq!(completed.result(), 64);
+                assert!(tokens.insert(completed.token()));
             }
             Event::Received(bytes) => {
                 assert_eq!(bytes.connection, id);
@@ -307,7 +416,9 @@ fn a_failed_operation_of_the_owners_tells_its_error() {
     let nowhere = opcode::Fsync::new(types::Fd(-1)).build();
     // SAFETY: the entry points to nothing.
     unsafe { world.ring.submit(nowhere, 7) };
-    let Event::Completed { token: 7, result } = world.next() else { panic!("it is told") };
+    let Event::Completed(Completed { token: 7, result }) = world.next() else {
+        panic!("it is told")
+    };
     assert_eq!(result, -libc::EBADF);
 }
 
@@ -327,7 +438,9 @@ fn a_ring_asleep_is_woken_by_an_operation_of_the_owners() {
         // Without the completion this would last the whole limit.
         world.ring.turn(Wait::AtMost(LIMIT)).unwrap();
         assert!(before.elapsed() < LIMIT);
-        let Event::Completed { token: of, result: 1 } = world.next() else { panic!("a byte") };
+        let Event::Completed(Completed { token: of, result: 1 }) = world.next() else {
+            panic!("a byte")
+        };
         assert_eq!((of, byte), (token, *b"x"));
         writing.join().unwrap();
     }

@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod contract;
 mod direct;
+#[expect(unsafe_code, reason = "the kernel is handed buffers and descriptors")]
 mod port;
 mod probe;
 mod simulated;

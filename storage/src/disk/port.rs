@@ -146,7 +146,11 @@ impl Job {
     }
 
     /// Takes in what the kernel says; `None` when there is more to do.
-    fn on_result(&mut self, result: i32) -> Option<io::Result<()>> {
+    ///
+    /// # Safety
+    ///
+    /// The kernel says so of the job's [`Job::entry`], and it is said once.
+    unsafe fn on_result(&mut self, result: i32) -> Option<io::Result<()>> {
         if let Work::Close { descriptor } = &mut self.work {
             // Closed whatever went wrong, unless the kernel has not begun.
             if result != -libc::ECANCELED {
@@ -155,13 +159,19 @@ impl Job {
             return Some(Ok(()));
         }
         match usize::try_from(result) {
-            Ok(count) => self.on_success(result, count),
+            // SAFETY: as the caller vouches.
+            Ok(count) => unsafe { self.on_success(result, count) },
             Err(_) if result == -libc::EINTR || result == -libc::EAGAIN => None,
             Err(_) => Some(Err(io::Error::from_raw_os_error(-result))),
         }
     }
 
-    fn on_success(&mut self, result: i32, count: usize) -> Option<io::Result<()>> {
+    /// As [`Job::on_result`], when it went well.
+    ///
+    /// # Safety
+    ///
+    /// As there.
+    unsafe fn on_success(&mut self, result: i32, count: usize) -> Option<io::Result<()>> {
         match &mut self.work {
             Work::Read { buffer, .. } => {
                 let end = move_on(&mut self.moved_len, count, buffer.len());
@@ -177,8 +187,8 @@ impl Job {
                 }
             }
             Work::Open { opened, .. } => {
-                // SAFETY: the kernel has just made this descriptor for this operation; nobody else
-                // knows it.
+                // SAFETY: the caller vouches that the kernel has just made this descriptor for this
+                // operation; nobody else knows it.
                 *opened = Some(unsafe { OwnedFd::from_raw_fd(result) });
                 Some(Ok(()))
             }
@@ -259,7 +269,12 @@ impl Table {
         None
     }
 
-    fn complete(&mut self, token: u64, result: i32) {
+    /// Takes in the end of an operation.
+    ///
+    /// # Safety
+    ///
+    /// The kernel has ended the operation of this token with this result, and this is told of it once.
+    unsafe fn complete(&mut self, token: u64, result: i32) {
         let slot = u32::try_from(token & u64::from(u32::MAX)).expect("it is masked");
         let entry = self.slots.get_mut(slot as usize).expect("a token is one handed out");
         assert_eq!(u64::from(entry.generation), token >> 32, "an operation ends once");
@@ -267,7 +282,8 @@ impl Table {
         assert!(job.is_with_kernel, "an operation ends once");
         job.is_with_kernel = false;
         self.in_flight -= 1;
-        match job.on_result(result) {
+        // SAFETY: the caller vouches that the kernel has said so of this job, and that it is said once.
+        match unsafe { job.on_result(result) } {
             None => self.queue.push_back(slot),
             Some(result) => {
                 let Job { tag, work, inbox, .. } = self.remove(slot);
@@ -327,7 +343,9 @@ impl Driver {
         let mut table = table.borrow_mut();
         for completion in self.uring.completion() {
             self.in_flight -= 1;
-            table.complete(completion.user_data(), completion.result());
+            // SAFETY: this ring carries what `fill` has taken from this table, and names the end of each
+            // once.
+            unsafe { table.complete(completion.user_data(), completion.result()) };
         }
         Ok(())
     }
@@ -381,15 +399,20 @@ impl IoPort {
         !self.0.table.borrow().queue.is_empty()
     }
 
-    /// Takes in the end of an operation; there may be more to submit then. Whoever queued the entry
-    /// in a ring has vouched that its memory is left alone until the ring has named it, so this is
-    /// called with what the ring says and with nothing else.
+    /// Takes in the end of an operation; there may be more to submit then.
+    ///
+    /// # Safety
+    ///
+    /// The kernel has ended the operation of this token, which [`IoPort::next_submission`] of this
+    /// port has handed out, with this result, and this is told of it once: the buffers of the
+    /// operation are freed, and the result of an open is taken for a descriptor that nobody else has.
     ///
     /// # Panics
     ///
     /// When no operation of this token is with the kernel.
-    pub fn complete(&self, token: u64, result: i32) {
-        self.0.table.borrow_mut().complete(token, result);
+    pub unsafe fn complete(&self, token: u64, result: i32) {
+        // SAFETY: the caller vouches for what the table asks.
+        unsafe { self.0.table.borrow_mut().complete(token, result) };
     }
 
     /// Operations handed out whose end was not told.

@@ -13,7 +13,9 @@
 
 mod bucket;
 mod directory;
+#[expect(unsafe_code, reason = "an item is header, key and value in one allocation")]
 pub(crate) mod item;
+#[expect(unsafe_code, reason = "the processor is told an address to fetch")]
 pub(crate) mod prefetch;
 mod segment;
 mod sweep;
