@@ -302,16 +302,37 @@ impl Handle {
         snapshot::start(self, name)?.await.unwrap_or_else(|_| Err(Error::Interrupted.into()))
     }
 
-    /// Removes all keys.
+    /// Removes all keys. Where a log has no room at the moment, it waits.
     ///
     /// # Errors
     ///
-    /// As [`Handle::get`]; some shards may have been cleared.
+    /// As [`Handle::get`], [`Error::LogFailed`] and [`Error::NotDurable`]; other shards may have been
+    /// cleared.
     pub async fn clear(&self) -> Result<(), Error> {
         if self.is_replicated() {
             return self.clear_cluster().await;
         }
-        self.on_all_shards(Shard::clear).await?.into_iter().collect()
+        let mut answers = Vec::with_capacity(self.node.layout.core_count);
+        for core in 0..self.node.layout.core_count {
+            // One that has to wait is run again, and goes on where it was: what was written to a shard
+            // after it was cleared stays.
+            let mut cleared_count = 0;
+            let clear = move |core: &mut Core| {
+                for shard in core.world.shards.iter_mut().skip(cleared_count) {
+                    shard.clear()?;
+                    cleared_count += 1;
+                }
+                core.world.shards.iter_mut().for_each(Shard::hold_written);
+                Ok(())
+            };
+            let (job, answer) = repeatable(Tokens::new(), clear);
+            self.post(core, Message::Job(job)).await?;
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.await.map_err(|_| Error::Interrupted)??;
+        }
+        Ok(())
     }
 
     /// The number of shards; [`Handle::shard_of`] is below it.

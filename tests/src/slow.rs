@@ -9,7 +9,7 @@
 //! | [`Control::read`], [`Control::fail_read`] | reads that were begun end, well or not |
 //! | [`Control::hold_commits`], [`Control::commit`] | the log stays where it is, moves on |
 //! | [`Control::fail_log`] | the log has failed |
-//! | [`Control::fill_log`], [`Control::make_room`] | writes find no room, find it again |
+//! | [`Control::fill_log`], [`Control::fill_log_of`], [`Control::make_room`] | writes find no room, in one shard, find it again |
 //! | [`Control::fill_disk`] | writes but deletions are refused |
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use gridkv::storage::{
     Accepted, Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, MemoryStorage,
     OpenFn, Options, ReadError, Stats, Step, Storage, Ticket,
 };
-use gridkv::{Builder, Instant, Mutation, Token, Version, WallTime};
+use gridkv::{Builder, Instant, Mutation, ShardRange, Token, Version, WallTime};
 
 /// What all shards of a node share with the test.
 #[derive(Default)]
@@ -33,8 +33,12 @@ struct State {
     /// Reads end by themselves.
     reads_at_once: bool,
     is_holding: bool,
+    /// Of the shards' logs only this one stays where it is.
+    held_shard: Option<u16>,
     has_failed: bool,
     is_log_full: bool,
+    /// Of the shards' logs only this one is full.
+    full_shard: Option<u16>,
     is_disk_full: bool,
     commit_requests: usize,
     waiting_for_room: usize,
@@ -42,6 +46,13 @@ struct State {
     closed_count: usize,
     applied_count: usize,
     version_max: Version,
+}
+
+impl State {
+    /// Whether the log of a shard has no room.
+    fn is_full(&self, range: ShardRange) -> bool {
+        self.is_log_full || self.full_shard == Some(range.shard().0)
+    }
 }
 
 /// The test's end of all stores of a node.
@@ -100,9 +111,16 @@ impl Control {
         self.state().is_holding = true;
     }
 
+    /// Makes nothing of this shard durable from here on.
+    pub fn hold_commits_of(&self, shard: u16) {
+        self.state().held_shard = Some(shard);
+    }
+
     /// Makes everything durable again.
     pub fn commit(&self) {
-        self.state().is_holding = false;
+        let mut state = self.state();
+        state.is_holding = false;
+        state.held_shard = None;
     }
 
     /// Fails the log.
@@ -115,9 +133,16 @@ impl Control {
         self.state().is_log_full = true;
     }
 
+    /// Leaves no room for writes to this shard.
+    pub fn fill_log_of(&self, shard: u16) {
+        self.state().full_shard = Some(shard);
+    }
+
     /// Makes room for writes again.
     pub fn make_room(&self) {
-        self.state().is_log_full = false;
+        let mut state = self.state();
+        state.is_log_full = false;
+        state.full_shard = None;
     }
 
     /// Leaves no room for writes but deletions.
@@ -171,6 +196,7 @@ enum Waits {
 /// One shard's store.
 struct Slow {
     control: Control,
+    range: ShardRange,
     memory: MemoryStorage,
     next_ticket: u64,
     waiting: BTreeMap<Ticket, Waits>,
@@ -189,6 +215,7 @@ impl Slow {
     fn new(control: &Control, options: &Options) -> Self {
         Self {
             control: control.clone(),
+            range: options.range,
             memory: MemoryStorage::new(options),
             next_ticket: 0,
             waiting: BTreeMap::new(),
@@ -265,7 +292,7 @@ impl Storage for Slow {
             if state.is_disk_full && mutation.value.is_some() {
                 return Err(Error::DiskFull);
             }
-            if state.is_log_full {
+            if state.is_full(self.range) {
                 state.waiting_for_room += 1;
                 drop(state);
                 return Err(Error::Busy(self.ticket(Waits::Room)));
@@ -333,14 +360,15 @@ impl Storage for Slow {
         self.turned_at = now;
         let state = self.control.0.lock().expect("nobody panics with it");
         self.has_failed |= state.has_failed && self.durable < self.appended;
-        if !state.is_holding && !self.has_failed {
+        let is_holding = state.is_holding || state.held_shard == Some(self.range.shard().0);
+        if !is_holding && !self.has_failed {
             self.durable = self.appended;
         }
         let mut over = Vec::new();
         for (ticket, waits) in &self.waiting {
             let result = match waits {
                 Waits::Values(keys) => read_result(&state, keys),
-                Waits::Room => (!state.is_log_full).then_some(Ok(())),
+                Waits::Room => (!state.is_full(self.range)).then_some(Ok(())),
             };
             over.extend(result.map(|result| (*ticket, result)));
         }
@@ -451,6 +479,13 @@ impl Storage for Slow {
     }
 
     fn clear(&mut self, version: Version) -> Result<(), Error> {
+        let mut state = self.control.state();
+        if state.is_full(self.range) {
+            state.waiting_for_room += 1;
+            drop(state);
+            return Err(Error::Busy(self.ticket(Waits::Room)));
+        }
+        drop(state);
         self.memory.clear(version)?;
         self.appended += 1;
         Ok(())

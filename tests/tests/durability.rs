@@ -284,6 +284,43 @@ fn a_full_disk_refuses_writes_and_serves_reads_and_deletions() {
 }
 
 #[test]
+fn flushing_waits_for_room_in_every_log_and_is_answered_when_all_is_durable() {
+    for shape in SHAPES {
+        let (node, control) = start(shape);
+        let mut client = node.connect();
+        let keys = node.key_of_each_shard();
+        for key in &keys {
+            assert_eq!(client.call(&["SET", key, "value"]), ok());
+        }
+        // One has no room; one that is cleared before it, by the same core where it has two, is slow.
+        control.fill_log_of(shape.shards - 1);
+        control.hold_commits_of(shape.shards.saturating_sub(2));
+        client.send(&["FLUSHALL"]);
+        until("a shard has no room", || control.waiting_for_room() == 1);
+        pass_a_turn(&node);
+        assert!(client.hears_nothing());
+        // The others are empty. What is written to them now is no business of the flush.
+        let (mut other, mut looking) = (node.connect(), node.connect());
+        for key in &keys[..keys.len() - 1] {
+            until("it is cleared", || looking.call(&["EXISTS", key]) == Value::Integer(0));
+            other.send(&["SET", key, "later"]);
+        }
+        assert_eq!(looking.call(&["EXISTS", &keys[keys.len() - 1]]), Value::Integer(1));
+        control.make_room();
+        pass_a_turn(&node);
+        assert!(client.hears_nothing(), "it is not durable yet");
+        control.commit();
+        assert_eq!(client.reply(), ok());
+        keys[1..].iter().for_each(|_| assert_eq!(other.reply(), ok()));
+        for key in &keys[..keys.len() - 1] {
+            assert_eq!(other.call(&["GET", key]), bulk("later"));
+        }
+        assert_eq!(client.call(&["DBSIZE"]), Value::Integer(i64::from(shape.shards) - 1));
+        node.stop();
+    }
+}
+
+#[test]
 fn a_write_can_be_more_or_less_durable_than_the_node_is_told() {
     let set = |node: &Node, key: &str, durability| {
         let options = SetOptions { durability: Some(durability), ..SetOptions::default() };
@@ -363,7 +400,7 @@ fn held_replies_leave_before_the_node_ends() {
         assert!(client.hears_nothing());
         control.commit();
         keys.iter().for_each(|_| assert_eq!(client.reply(), ok()));
-        assert!(stopping.join().unwrap());
+        assert_eq!(stopping.join().unwrap(), Ok(()));
         assert_eq!(control.closed_count(), keys.len());
     }
 }

@@ -364,6 +364,14 @@ impl Shard {
         }
     }
 
+    /// What this call has written must be durable before its answer leaves, whichever of its runs has
+    /// written it.
+    pub(crate) fn hold_written(&mut self) {
+        if self.has_log {
+            self.note_write();
+        }
+    }
+
     fn hold_until(&mut self, position: LogPosition) {
         if position > self.durable {
             self.hold = self.hold.max(Some(position));
