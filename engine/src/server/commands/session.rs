@@ -351,7 +351,7 @@ pub(super) fn zero(call: &mut SessionCall<'_, '_>) -> Result {
 /// `LATENCY DOCTOR`
 #[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn latency_doctor(call: &mut SessionCall<'_, '_>) -> Result {
-    let advice = "Latencies are in /metrics of the admin port and in SLOWLOG.";
+    let advice = "Slow commands are in SLOWLOG.";
     call.reply.verbatim(*b"txt", advice.as_bytes());
     Ok(())
 }
