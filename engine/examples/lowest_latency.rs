@@ -46,7 +46,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         shard.get_many(&keys, |_, value| found += usize::from(value.is_some())).map(|()| found)
     })??;
     println!("a call a key: {one_by_one:?} each; on the core: {on_core:?} each; {found} found");
-    engine.shutdown();
+    engine.shutdown()?;
     Ok(())
 }
 

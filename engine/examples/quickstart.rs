@@ -37,6 +37,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let stats = store.stats()?;
     println!("{} keys, {} bytes of keys and values", stats.key_count, stats.payload_bytes);
-    engine.shutdown();
+    engine.shutdown()?;
     Ok(())
 }

@@ -40,6 +40,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let results = handle.batch().increment("rounds", 0).run_blocking();
     assert_eq!(results[0], Ok(BatchResult::Sum(i64::try_from(THREAD_COUNT * ROUNDS)?)));
     println!("{THREAD_COUNT} threads made {ROUNDS} rounds each, and none was lost");
-    engine.shutdown();
+    engine.shutdown()?;
     Ok(())
 }

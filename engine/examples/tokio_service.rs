@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             _ = tokio::signal::ctrl_c() => break,
         }
     }
-    engine.shutdown();
+    engine.shutdown()?;
     Ok(())
 }
 

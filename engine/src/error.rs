@@ -138,6 +138,33 @@ impl From<ReadError> for Error {
     }
 }
 
+/// An engine has ended otherwise than it should. What was answered is as durable as the answers said;
+/// what else was under way was not answered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct ShutdownError {
+    /// Cores that have panicked, by number. They have ended.
+    pub panicked: Vec<usize>,
+    /// Cores that did not end in time, by number: a closure that a core runs does not come back, or a
+    /// disk does not. Their threads go on, and the data directory stays locked, until the process ends.
+    pub hung: Vec<usize>,
+}
+
+impl ShutdownError {
+    fn text(&self) -> String {
+        let list =
+            |cores: &[usize]| cores.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+        let mut parts = Vec::new();
+        if !self.panicked.is_empty() {
+            parts.push(format!("panicked: core {}", list(&self.panicked)));
+        }
+        if !self.hung.is_empty() {
+            parts.push(format!("did not end in time: core {}", list(&self.hung)));
+        }
+        parts.join("; ")
+    }
+}
+
 /// The engine could not be opened. Nothing is left running; each variant names its remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {

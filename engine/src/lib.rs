@@ -10,7 +10,7 @@
 //! let store = engine.handle().blocking();
 //! store.set("greeting", "hello")?;
 //! assert_eq!(store.get("greeting")?.as_deref(), Some(&b"hello"[..]));
-//! engine.shutdown();
+//! engine.shutdown()?;
 //! # Ok(())
 //! # }
 //! ```
@@ -82,7 +82,7 @@ pub use crate::config::{
     ClusterConfig, ClusterSecurity, Config, ConfigError, Cores, Idle, LogFormat, OPTIONS,
     OptionInfo,
 };
-pub use crate::error::{Error, OpenError, Outcome};
+pub use crate::error::{Error, OpenError, Outcome, ShutdownError};
 pub use crate::handle::Handle;
 use crate::node::Threads;
 pub use crate::shard::{
@@ -164,9 +164,14 @@ impl Engine {
     }
 
     /// Stops accepting clients and calls, gives the clients the replies they are owed (for at most
-    /// five seconds), and ends the cores' threads. Returns whether every core ended as it should,
-    /// without a panic.
-    pub fn shutdown(mut self) -> bool {
+    /// five seconds), and ends the cores' threads.
+    ///
+    /// # Errors
+    ///
+    /// [`ShutdownError`] names the cores that have panicked, and those that hang: a core that does not
+    /// leave its loop within five seconds more, or does not close its stores within a minute, is left
+    /// behind.
+    pub fn shutdown(mut self) -> Result<(), ShutdownError> {
         self.admin = None;
         self.threads.stop()
     }

@@ -144,15 +144,16 @@ fn run(config: Config) -> ExitCode {
     }
     tracing::info!("stopping: clients get the replies they are owed");
     let has_conflict = engine.has_identity_conflict();
-    let has_ended_well = engine.shutdown();
+    let ended = engine.shutdown();
     if has_conflict {
         return fail("another running node has this node's identity: see the log");
     }
-    if has_ended_well {
-        tracing::info!("stopped");
-        ExitCode::SUCCESS
-    } else {
-        fail("a core has panicked: restart the node")
+    match ended {
+        Ok(()) => {
+            tracing::info!("stopped");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&format!("{error}; restart the node")),
     }
 }
 

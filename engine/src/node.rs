@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, TrySendError};
 use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement};
 use gridkv_cluster::{ShardRange, WallTime};
@@ -30,15 +30,25 @@ use crate::core::tasks::{Tasks, Urgency, start_heartbeat};
 use crate::core::{Core, Counters, World, pump, wall_time};
 use crate::cpus;
 use crate::data::Data;
-use crate::error::OpenError;
+use crate::error::{OpenError, ShutdownError};
 use crate::metrics::resident_bytes;
 use crate::server::Server;
 use crate::server::session::Batch;
 use crate::shard::{SMALL_VALUE_BYTES, Shard};
 use crate::snapshot::Snapshots;
 
-/// How long clients have to take their replies when the node stops.
+/// How long clients have to take their replies when the node stops. A core that cannot even be told
+/// holds this up no longer.
 const DRAIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a core may take to leave its loop when the node has quit: it looks in each turn.
+const QUIT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long it may then take to close its stores, whose disks may be slow.
+const CLOSE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often the end of something is looked for.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Each core has 128 receive buffers of 16 KiB: a pipeline of small requests fits into one, and a
 /// client that is silent holds none.
@@ -218,33 +228,76 @@ impl Threads {
         self.node.ports.iter().any(Port::is_stopped)
     }
 
-    /// Stops accepting, gives the clients their replies, and ends the cores. Returns whether all
-    /// ended as they should.
-    pub(crate) fn stop(&mut self) -> bool {
+    /// Stops accepting, gives the clients their replies, and ends the cores.
+    ///
+    /// # Errors
+    ///
+    /// [`ShutdownError`]: which cores had panicked, and which do not end. The threads of the latter
+    /// are left behind.
+    pub(crate) fn stop(&mut self) -> Result<(), ShutdownError> {
         self.node.closed.store(true, Ordering::Release);
-        if self.node.cluster.is_some() {
-            control::post(&self.node, Core::leave);
-        }
-        for port in &self.node.ports {
-            // A full mailbox only delays it; a core that has stopped needs no telling.
-            let _ = futures_lite::future::block_on(port.post(Message::Stop));
-        }
-        let deadline = Instant::now() + DRAIN_LIMIT;
-        let is_drained = |port: &Port| port.is_drained() || port.is_stopped();
-        while !self.node.ports.iter().all(is_drained) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let mut all_well = !self.has_stopped_core();
+        self.drain();
+        let mut panicked = self.stopped_cores();
         self.node.quit.store(true, Ordering::Release);
         for port in &self.node.ports {
             port.bell().ring();
         }
-        for thread in self.threads.drain(..) {
-            all_well &= thread.join().is_ok();
+        let quit_at = Instant::now();
+        let mut hung = Vec::new();
+        for (core, thread) in std::mem::take(&mut self.threads).into_iter().enumerate() {
+            let port = &self.node.ports[core];
+            let limit = || if port.is_closing() { CLOSE_LIMIT } else { QUIT_LIMIT };
+            while !thread.is_finished() && quit_at.elapsed() < limit() {
+                std::thread::sleep(LOOK);
+            }
+            if !thread.is_finished() {
+                tracing::error!(core, "a core does not end: its thread is left behind");
+                hung.push(core);
+            } else if thread.join().is_err() {
+                panicked.push(core);
+            }
         }
-        self.node.snapshots.finish();
-        all_well
+        if hung.is_empty() {
+            // One under way could wait for a core that hangs.
+            self.node.snapshots.finish();
+        }
+        panicked.sort_unstable();
+        panicked.dedup();
+        let is_well = panicked.is_empty() && hung.is_empty();
+        if is_well { Ok(()) } else { Err(ShutdownError { panicked, hung }) }
     }
+
+    /// Tells the cores to stop, and waits until they have given their clients the replies; for a
+    /// bounded time.
+    fn drain(&self) {
+        let deadline = Instant::now() + DRAIN_LIMIT;
+        let mut must_leave = self.node.cluster.is_some();
+        let mut untold: Vec<&Port> = self.node.ports.iter().collect();
+        let is_over = |port: &Port| port.is_drained() || port.is_stopped();
+        loop {
+            must_leave = must_leave && !control::try_post(&self.node, Core::leave);
+            // A full mailbox only delays it; a core that has stopped needs no telling. What a core is
+            // told first it does first: that the node leaves its cluster comes before the end.
+            if !must_leave {
+                untold.retain(|port| is_full(&port.try_post(Message::Stop)));
+            }
+            if self.node.ports.iter().all(is_over) || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    /// Cores that have stopped by themselves.
+    fn stopped_cores(&self) -> Vec<usize> {
+        let ports = self.node.ports.iter().enumerate();
+        ports.filter(|(_, port)| port.is_stopped()).map(|(core, _)| core).collect()
+    }
+}
+
+/// Whether a message came back because there was no room for it.
+fn is_full(posted: &Result<(), TrySendError<Message>>) -> bool {
+    matches!(posted, Err(TrySendError::Full(_)))
 }
 
 impl Node {
@@ -260,7 +313,8 @@ impl Node {
 impl Drop for Threads {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
-            self.stop();
+            // What is wrong was logged.
+            let _ = self.stop();
         }
     }
 }
@@ -328,15 +382,15 @@ async fn seat_core(
     result
 }
 
-/// Makes it known that a core does not run.
+/// Makes it known that a core does not run. One that hangs is told for as long as the node runs.
 fn leave(id: usize, node: &Node) {
     node.ports[id].set_stopped();
-    if node.quit.load(Ordering::Acquire) {
-        return;
-    }
-    for (other, port) in node.ports.iter().enumerate() {
-        if other != id && !port.is_stopped() {
-            let _ = futures_lite::future::block_on(port.post(Message::CoreStopped(id)));
+    let others = node.ports.iter().enumerate().filter(|(other, _)| *other != id);
+    let mut untold: Vec<&Port> = others.map(|(_, port)| port).collect();
+    while !untold.is_empty() && !node.quit.load(Ordering::Acquire) {
+        untold.retain(|port| is_full(&port.try_post(Message::CoreStopped(id))));
+        if !untold.is_empty() {
+            std::thread::sleep(LOOK);
         }
     }
 }

@@ -111,7 +111,7 @@ impl Node {
     ///
     /// When a core has ended badly.
     pub fn stop(self) {
-        assert!(self.engine.shutdown(), "a core has panicked");
+        assert_eq!(self.engine.shutdown(), Ok(()));
     }
 }
 

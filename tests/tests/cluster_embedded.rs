@@ -62,6 +62,6 @@ fn two_engines_of_one_cluster_serve_the_same_keys() {
     assert!(done > 0);
 
     assert_eq!(first.run_on("key", |_| ()), Err(Error::Replicated));
-    assert!(other.shutdown());
-    assert!(one.shutdown());
+    assert_eq!(other.shutdown(), Ok(()));
+    assert_eq!(one.shutdown(), Ok(()));
 }

@@ -222,7 +222,7 @@ fn a_panic_ends_its_core_and_the_other_serves_on() {
     let (status, page) =
         gridkv_tests::program::page(node.engine.admin_address().unwrap(), "/healthz");
     assert_eq!((status, page.as_str()), (503, "stopped cores: [1]\n"));
-    assert!(!node.engine.shutdown(), "a core has panicked, and that is said");
+    assert!(node.engine.shutdown().is_err(), "a core has panicked, and that is said");
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn clients_of_a_dead_core_do_not_count_against_the_limit() {
         assert_eq!(client.call(&["GET", alive]), bulk("value"));
         clients.push(client);
     }
-    node.engine.shutdown();
+    assert_eq!(node.engine.shutdown().unwrap_err().panicked, [1]);
 }
 
 /// Requests to a core, and calls of the embedded API, that are under way when it ends.
@@ -288,7 +288,7 @@ fn whatever_is_under_way_to_a_core_that_ends_is_answered() {
         until("every caller has heard", || failed_count.load(Ordering::Acquire) == 8);
         is_over.store(true, Ordering::Release);
         callers.into_iter().for_each(|thread| thread.join().unwrap());
-        assert!(!node.engine.shutdown(), "round {round}");
+        assert!(node.engine.shutdown().is_err(), "round {round}");
     }
 }
 

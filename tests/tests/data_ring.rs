@@ -220,9 +220,9 @@ fn a_data_directory_has_one_user_and_one_number_of_shards() {
     let _handle = engine.handle();
     let refused = open(SHAPES[2]).unwrap_err();
     assert!(matches!(refused, OpenError::Directory(_)), "{refused}");
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
     let refused = open(SHAPES[0]).unwrap_err();
     assert!(refused.to_string().contains("was made with 5 shards"), "{refused}");
     let again = open(SHAPES[2]).unwrap();
-    assert!(again.shutdown());
+    assert_eq!(again.shutdown(), Ok(()));
 }

@@ -340,7 +340,7 @@ fn what_waits_for_the_disk_is_answered_before_the_node_ends() {
         assert!(client.hears_nothing());
         keys.iter().for_each(|key| control.read(key));
         keys.iter().for_each(|_| assert_eq!(client.reply(), bulk("value")));
-        assert!(stopping.join().unwrap());
+        assert_eq!(stopping.join().unwrap(), Ok(()));
         assert_eq!(control.closed_count(), shards);
     }
 }

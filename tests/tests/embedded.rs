@@ -101,7 +101,7 @@ fn any_executor_and_plain_threads_use_one_engine() {
     in_smol.join().unwrap();
     // Of each of the three: n and max.
     assert_eq!(store.stats().unwrap().key_count, 500 + 6);
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn far_more_calls_than_a_mailbox_holds_all_complete() {
     let total: i64 =
         (0..7).map(|number| store.blocking().increment(format!("key:{number}"), 0).unwrap()).sum();
     assert_eq!(total, 20_000);
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn a_call_that_is_given_up_harms_nobody() {
     let count = store.blocking().stats().unwrap().key_count;
     assert!(count <= 2_000);
     assert_eq!(store.blocking().set("after", "value"), Ok(()));
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn every_call_after_the_end_fails_with_an_error_that_says_so() {
     let store = engine.handle();
     let blocking = store.blocking();
     blocking.set("key", "value").unwrap();
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
     assert_eq!(blocking.get("key"), Err(Error::Closed));
     assert_eq!(blocking.set("key", "value"), Err(Error::Closed));
     assert_eq!(blocking.delete("key"), Err(Error::Closed));
@@ -174,7 +174,7 @@ fn no_call_is_left_waiting_when_the_engine_ends() {
             .collect();
         let store = engine.handle().blocking();
         until("the callers have begun", || store.stats().unwrap().key_count == 6);
-        assert!(engine.shutdown());
+        assert_eq!(engine.shutdown(), Ok(()));
         for caller in callers {
             let error = caller.join().unwrap().expect("they go on until an error");
             assert!(matches!(error, Error::Closed | Error::Interrupted), "{error}");
@@ -196,9 +196,9 @@ fn two_engines_in_one_process_know_nothing_of_each_other() {
     );
     until("the second has ended", || other.has_stopped_core());
     assert_eq!(first.set("key", "still"), Ok(()));
-    assert!(!other.shutdown());
+    assert!(other.shutdown().is_err());
     assert_eq!(first.get("key"), Ok(Some(b"still".to_vec())));
-    assert!(one.shutdown());
+    assert_eq!(one.shutdown(), Ok(()));
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn values_expire_on_time_and_are_collected_without_being_touched() {
     until("all are collected", || store.stats().unwrap().key_count == 1);
     let memory = store.stats().unwrap().memory_bytes;
     assert!(memory < 256 << 10, "{memory} bytes for one key");
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
 }
 
 #[test]
@@ -232,14 +232,14 @@ fn a_full_store_refuses_or_evicts_as_it_was_told() {
     (0..100).for_each(|it| assert_eq!(store.delete(format!("key:{it}")), Ok(true)));
     assert_eq!(store.set("key:0", value.clone()), Ok(()));
     assert!(store.stats().unwrap().memory_bytes <= 1 << 20);
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
 
     let engine = full(Eviction::Lfu);
     let store = engine.handle().blocking();
     (0..5_000).for_each(|it| assert_eq!(store.set(format!("key:{it}"), value.clone()), Ok(())));
     let stats = store.stats().unwrap();
     assert!(stats.evicted_count > 0 && stats.memory_bytes <= 1 << 20, "{stats:?}");
-    assert!(engine.shutdown());
+    assert_eq!(engine.shutdown(), Ok(()));
 }
 
 #[test]

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::TrySendError;
 use gridkv_cluster::identity::{DatagramSeal, Local};
 use gridkv_cluster::model::MemberId;
 use gridkv_cluster::replication::Standing;
@@ -242,7 +243,7 @@ impl Core {
         let node = &self.world.node;
         control.untold.retain(|core| {
             let message = Message::Told(Box::new(told.clone()));
-            let is_full = |error| matches!(error, crossbeam_channel::TrySendError::Full(_));
+            let is_full = |error| matches!(error, TrySendError::Full(_));
             node.ports[*core].try_post(message).is_err_and(is_full)
         });
     }
@@ -626,9 +627,9 @@ fn tell_change(member: &swim::Member) {
 /// The number of the core that speaks for the node.
 pub(crate) const CONTROL_CORE: usize = 0;
 
-/// Sends work to the core that speaks for the node.
-pub(crate) fn post(node: &Node, work: impl FnOnce(&mut Core) + Send + 'static) {
+/// Sends work to the core that speaks for the node. Whether it was sent: not to a mailbox that is full.
+pub(crate) fn try_post(node: &Node, work: impl FnOnce(&mut Core) + Send + 'static) -> bool {
     let message = Message::Call(Box::new(work));
     // A core that has stopped tells nobody.
-    let _ = futures_lite::future::block_on(node.ports[CONTROL_CORE].post(message));
+    !matches!(node.ports[CONTROL_CORE].try_post(message), Err(TrySendError::Full(_)))
 }

@@ -58,6 +58,7 @@ pub(crate) struct Port {
     room: Event,
     stopped: AtomicBool,
     drained: AtomicBool,
+    closing: AtomicBool,
     client_count: AtomicUsize,
 }
 
@@ -76,6 +77,7 @@ impl Port {
             room: Event::new(),
             stopped: AtomicBool::new(false),
             drained: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             client_count: AtomicUsize::new(0),
         };
         (port, Mailbox { receiver })
@@ -159,6 +161,15 @@ impl Port {
 
     pub(crate) fn set_drained(&self) {
         self.drained.store(true, Ordering::Release);
+    }
+
+    /// Whether the core has left its loop, and brings what is under way to its end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_closing(&self) {
+        self.closing.store(true, Ordering::Release);
     }
 
     /// How many clients the core serves.

@@ -84,6 +84,8 @@ pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, alarms: Alarms) {
             wait = pump.choose_wait(is_busy);
         }
     }
+    let world = &pump.core.world;
+    world.node.ports[world.id].set_closing();
     pump.finish();
 }
 
