@@ -124,7 +124,7 @@ impl Batch {
             let (answer, receiver) = oneshot::async_channel();
             let level = self.handle.level();
             let work = move |core: &mut Core| run_items(core, items, level, answer);
-            let call = Message::Call(Box::new(work));
+            let call = Message::Items(Box::new(work));
             match self.handle.post(core, call).await {
                 Ok(()) => answers.push((indexes, receiver)),
                 Err(error) => fail(&mut results, &indexes, &error),
@@ -221,6 +221,14 @@ impl Job for Late {
 
     fn key(&self) -> &[u8] {
         &self.item.key
+    }
+
+    fn memory_bytes(&self) -> usize {
+        let value_bytes = match &self.item.operation {
+            Operation::Set(value) | Operation::SetWith(value, _) => value.len(),
+            Operation::Get | Operation::Delete | Operation::Increment(_) => 0,
+        };
+        size_of::<Self>() + self.item.key.len() + value_bytes
     }
 
     fn level(&self) -> Level {

@@ -95,6 +95,10 @@ pub struct Config {
     pub output_limit: usize,
     /// Most bytes of unfinished requests that a core holds for all of its clients.
     pub input_limit: usize,
+    /// Most bytes of requests that wait in a core, for a disk, other cores or replicas, and of replies
+    /// that its clients have not taken: beyond as many of the one or the other, no further request is
+    /// begun.
+    pub waiting_limit: usize,
     /// Password that clients must give; empty for none.
     pub password: String,
     /// Whether `DEBUG` is answered.
@@ -133,6 +137,7 @@ impl Default for Config {
             output_timeout: Duration::ZERO,
             output_limit: 0,
             input_limit: 0,
+            waiting_limit: 0,
             password: String::new(),
             debug_commands: false,
             slowlog_threshold: None,
@@ -228,6 +233,12 @@ pub const OPTIONS: &[OptionInfo] = &[
     ),
     option("output_limit", "SIZE", "256MiB", "most bytes of answers waiting for one client"),
     option("input_limit", "SIZE", "256MiB", "most bytes of unfinished requests held by one core"),
+    option(
+        "waiting_limit",
+        "SIZE",
+        "256MiB",
+        "most bytes of begun requests, and of unread answers, that wait in one core",
+    ),
     option("password", "TEXT", "", "password that clients must give (empty: none)"),
     option("debug_commands", "true|false", "false", "whether DEBUG is answered"),
     option(
@@ -347,6 +358,7 @@ impl Config {
             "output_timeout" => self.output_timeout = duration(text)?,
             "output_limit" => self.output_limit = size(text, 64 << 10, u64::MAX)?,
             "input_limit" => self.input_limit = size(text, 1 << 20, u64::MAX)?,
+            "waiting_limit" => self.waiting_limit = size(text, 1 << 20, u64::MAX)?,
             "password" => text.clone_into(&mut self.password),
             "debug_commands" => {
                 self.debug_commands = one_of(text, &[("true", true), ("false", false)])?;
@@ -490,6 +502,7 @@ impl Config {
             "output_timeout" => time(self.output_timeout),
             "output_limit" => bytes(self.output_limit as u64),
             "input_limit" => bytes(self.input_limit as u64),
+            "waiting_limit" => bytes(self.waiting_limit as u64),
             "password" => self.password.clone(),
             "debug_commands" => self.debug_commands.to_string(),
             "slowlog_threshold" => self.slowlog_threshold.map_or_else(|| "off".to_owned(), time),

@@ -110,8 +110,9 @@ impl Handle {
     /// [`Error::NotDurable`]. [`Error::outcome`] says whether the value may have been written.
     pub async fn set(&self, key: impl AsRef<[u8]>, value: impl Into<Vec<u8>>) -> Result<(), Error> {
         let value = value.into();
+        let bytes = value.len();
         let set = move |shard: &mut Shard, key: &[u8]| shard.set(key, &value);
-        self.on_owner(Access::Write, key.as_ref().to_vec(), set).await
+        self.with_owner(Access::Write, (key.as_ref().to_vec(), bytes), set).await
     }
 
     /// Gives `key` a value if the options' condition holds, with the options' expiry. Checking and
@@ -127,8 +128,9 @@ impl Handle {
         options: SetOptions,
     ) -> Result<SetOutcome, Error> {
         let value = value.into();
+        let bytes = value.len();
         let set = move |shard: &mut Shard, key: &[u8]| shard.set_with(key, &value, &options);
-        self.on_owner(Access::Write, key.as_ref().to_vec(), set).await
+        self.with_owner(Access::Write, (key.as_ref().to_vec(), bytes), set).await
     }
 
     /// Writes `value` only if the key's value is still the one of `version`.
@@ -356,10 +358,20 @@ impl Handle {
         &self,
         access: Access,
         key: Vec<u8>,
+        work: impl FnMut(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.with_owner(access, (key, 0), work).await
+    }
+
+    /// As [`Handle::on_owner`], for work that carries so many bytes besides the key.
+    async fn with_owner<T: Send + 'static>(
+        &self,
+        access: Access,
+        (key, bytes): (Vec<u8>, usize),
         mut work: impl FnMut(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let token = Token::of(&key);
-        let about = About { access, key: key.clone(), level: self.level };
+        let about = About { access, key: key.clone(), level: self.level, bytes };
         let work = move |core: &mut Core| work(core.world.shards.of(token), &key);
         let (job, answer) = repeatable_about(about, Tokens::from_slice(&[token]), work);
         self.post(self.node.layout.core_of(token), Message::Job(job)).await?;

@@ -33,17 +33,21 @@ impl Totals {
             }
             all.client_count += core.client_count;
             all.client_bytes += core.client_bytes;
+            all.waiting_bytes += core.waiting_bytes;
+            all.copied_bytes += core.copied_bytes;
+            all.unread_bytes += core.unread_bytes;
         }
         let startup_bytes = handle.node().startup_bytes.load(Ordering::Relaxed);
         Ok(Self { all, cores, startup_bytes })
     }
 
     /// Memory that the node accounts for: the program as it was when it had started, records,
-    /// index, clients, and the buffers of rings and logs.
+    /// index, clients, requests that wait, and the buffers of rings and logs.
     pub(crate) fn used_bytes(&self) -> u64 {
         let rings = self.cores.len() as u64 * crate::node::ring_bytes();
         let logs = self.all.log.map_or(0, |log| log.buffer_bytes);
-        self.startup_bytes + self.all.store.memory_bytes + self.all.client_bytes + rings + logs
+        let clients = self.all.client_bytes + self.all.copied_bytes;
+        self.startup_bytes + self.all.store.memory_bytes + clients + rings + logs
     }
 
     /// Resident bytes of the process when the node had started, but for what was recovered.
@@ -93,7 +97,7 @@ pub(crate) fn prometheus(handle: &Handle, totals: &Totals, per_core: bool) -> St
     let (counters, store) = (&totals.all.counters, &totals.all.store);
     let uptime = handle.node().started_at.elapsed().as_secs_f64();
     let stopped = handle.node().ports.iter().filter(|port| port.is_stopped()).count();
-    let gauges: [(&str, &str, u64); 9] = [
+    let gauges: [(&str, &str, u64); 11] = [
         ("keys", "Live keys.", store.key_count),
         ("keys_expiring", "Live keys with an expiry.", store.expiring_key_count),
         ("payload_bytes", "Bytes of live keys and values.", store.payload_bytes),
@@ -102,6 +106,8 @@ pub(crate) fn prometheus(handle: &Handle, totals: &Totals, per_core: bool) -> St
         ("resident_memory_bytes", "Resident set of the process.", resident_bytes()),
         ("clients", "Connected clients.", totals.all.client_count),
         ("client_memory_bytes", "Memory of clients' buffers.", totals.all.client_bytes),
+        ("waiting_bytes", "Requests that wait for something.", totals.all.waiting_bytes),
+        ("unread_bytes", "Replies that clients have not taken.", totals.all.unread_bytes),
         ("cores_stopped", "Cores that have stopped after a panic.", stopped as u64),
     ];
     for (name, help, value) in gauges {

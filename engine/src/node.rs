@@ -20,6 +20,7 @@ use gridkv_storage::{Options, Registry, Tombstones};
 use crate::cluster::control;
 use crate::cluster::start::ClusterNode;
 use crate::config::{Config, is_on_disk};
+use crate::core::account::Account;
 use crate::core::forward::Links;
 use crate::core::held::Held;
 use crate::core::mailbox::{Mailbox, Message, Port};
@@ -417,6 +418,7 @@ fn build_core(
     let resume_after = shards.iter().map(Shard::resume_after).max().unwrap_or_default();
     let cluster = node.cluster.as_ref();
     let cluster = cluster.map(|cluster| cluster.core(&node.config, id, resume_after, &mut ring));
+    let (waiting, unread) = (Account::default(), Account::default());
     let world = World {
         id,
         node: Arc::clone(node),
@@ -426,7 +428,9 @@ fn build_core(
         link_events: Vec::new(),
         shards: Shards::new(node.layout, id, shards),
         links: Links::new(id, node.layout.core_count),
-        parking: Parking::default(),
+        parking: Parking::new(node.config.waiting_limit, waiting.clone()),
+        waiting,
+        unread: unread.clone(),
         held: Held::default(),
         io,
         settings: node.config.clone(),
@@ -436,7 +440,7 @@ fn build_core(
         now: Instant::now(),
         batch: Batch::new(),
     };
-    Ok(Core { world, server: Server::new(ring) })
+    Ok(Core { world, server: Server::new(ring, unread) })
 }
 
 fn open_shard(

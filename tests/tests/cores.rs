@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use gridkv::{Error, Outcome, Shard};
 use gridkv_net::resp::Value;
@@ -313,4 +314,54 @@ async fn join_all<T>(futures: impl Iterator<Item = impl Future<Output = T>>) -> 
     })
     .await;
     results
+}
+
+#[test]
+fn a_core_that_is_behind_holds_up_those_who_ask_it_and_nobody_else() {
+    let node = Node::on_two_cores();
+    if node.engine.core_count() < 2 {
+        return;
+    }
+    let store = node.engine.handle().blocking();
+    let (near, far) = (&node.keys_of(0, 1)[0], &node.keys_of(1, 1)[0]);
+    store.set(near, "value").unwrap();
+    let mut clients: Vec<Client> = (0..4).map(|_| node.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.call(&["GET", near]), bulk("value"));
+    }
+    let (release, released) = channel::<()>();
+    let (blocked, is_blocked) = channel();
+    let key = far.clone();
+    let blocker = std::thread::spawn(move || {
+        store.run_on(key, move |_| {
+            blocked.send(()).expect("somebody waits");
+            // An error says the same: go on.
+            let _ = released.recv();
+        })
+    });
+    is_blocked.recv().unwrap();
+    // The clients of the core that goes on are those who are answered.
+    clients.iter_mut().for_each(|client| client.send(&["PING"]));
+    let mut served = Vec::new();
+    until("two are answered", || {
+        served.extend(clients.extract_if(.., |client| !client.hears_nothing()));
+        served.len() == 2
+    });
+    let (mut greedy, mut other) = (served.remove(0), served.remove(0));
+    for client in [&mut greedy, &mut other] {
+        assert_eq!(client.reply(), Value::Simple(b"PONG".to_vec()));
+    }
+    // More than may be under way to a core.
+    let value = "v".repeat(8 << 20);
+    let mut send = greedy.sender();
+    let requests = encode(&["SET", far, &value]).repeat(6);
+    let sending = std::thread::spawn(move || send(&requests));
+    for _ in 0..5_000 {
+        assert_eq!(other.call(&["GET", near]), bulk("value"));
+    }
+    release.send(()).unwrap();
+    (0..6).for_each(|_| assert_eq!(greedy.reply(), ok()));
+    sending.join().unwrap();
+    blocker.join().unwrap().unwrap();
+    node.stop();
 }

@@ -212,7 +212,8 @@ impl Core {
                 return Err("a command is about another core's key");
             }
             let asker = Asker::Peer { link, id };
-            let request = Request::new(asker, command, protocol, token, arguments);
+            let request =
+                Request::new(&self.world.waiting, asker, command, protocol, token, arguments);
             self.world.ask_cluster(Incoming::Request(Box::new(request), Level::Linearizable));
         }
         Ok(())

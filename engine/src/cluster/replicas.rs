@@ -31,6 +31,13 @@ pub(crate) struct Asked {
     mutation: AlignedVec,
 }
 
+impl Asked {
+    /// Its memory, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.mutation.len()
+    }
+}
+
 /// An answer that is held until it may leave.
 pub(crate) struct Answer {
     pub(crate) source: Source,

@@ -95,6 +95,8 @@ struct Link {
 pub(crate) struct Links {
     own: usize,
     links: Vec<Link>,
+    /// Bytes of all requests that were not answered.
+    waiting_bytes: usize,
 }
 
 impl Links {
@@ -106,14 +108,20 @@ impl Links {
             base: 0,
             waiting_bytes: 0,
         };
-        Self { own, links: (0..core_count).map(link).collect() }
+        Self { own, links: (0..core_count).map(link).collect(), waiting_bytes: 0 }
     }
 
-    /// Whether a connection may go on asking other cores.
-    pub(crate) fn have_room(&self) -> bool {
-        self.links.iter().all(|link| {
-            link.waiting.len() < REQUEST_COUNT_MAX && link.waiting_bytes < REQUEST_BYTES_MAX
-        })
+    /// Bytes of the requests that were not answered.
+    #[inline]
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Whether a connection may go on asking that core. The own one has room.
+    #[inline]
+    pub(crate) fn has_room(&self, core: usize) -> bool {
+        let link = &self.links[core];
+        link.waiting.len() < REQUEST_COUNT_MAX && link.waiting_bytes < REQUEST_BYTES_MAX
     }
 
     /// Adds a request to the next batch for `core`.
@@ -140,6 +148,7 @@ impl Links {
         link.requests.requests.push(Request { about, argument_count });
         link.waiting.push_back(Some((waiter, request_bytes)));
         link.waiting_bytes += request_bytes as usize;
+        self.waiting_bytes += request_bytes as usize;
     }
 
     /// Adds an answer to the next batch for `core`.
@@ -159,6 +168,7 @@ impl Links {
             let (waiter, request_bytes) =
                 link.waiting[index].take().expect("a request is answered once");
             link.waiting_bytes -= request_bytes as usize;
+            self.waiting_bytes -= request_bytes as usize;
             while let Some(None) = link.waiting.front() {
                 link.waiting.pop_front();
                 link.base += 1;
@@ -180,7 +190,7 @@ impl Links {
         let link = &mut self.links[core];
         link.requests = Requests::empty(self.own);
         link.answers = Answers::empty(self.own);
-        link.waiting_bytes = 0;
+        self.waiting_bytes -= std::mem::take(&mut link.waiting_bytes);
         link.base += link.waiting.len() as u64;
         link.waiting.drain(..).flatten().map(|(waiter, _)| waiter).collect()
     }
@@ -268,10 +278,12 @@ impl World {
         let About { command, protocol, token, level } = request.about;
         let Asker::Core { core, id } = asker else { unreachable!("another core asks") };
         if self.is_replicated() {
-            let copied = Copied::new(asker, command, protocol, token, arguments);
+            let copied = Copied::new(&self.waiting, asker, command, protocol, token, arguments);
             return self.ask_cluster(Incoming::Request(Box::new(copied), level));
         }
-        let park = || Parked::Request(Copied::new(asker, command, protocol, token, arguments));
+        let park = || {
+            Parked::Request(Copied::new(&self.waiting, asker, command, protocol, token, arguments))
+        };
         if self.parking.holds_up(token) {
             return self.parking.queue(token, park());
         }

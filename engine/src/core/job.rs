@@ -39,6 +39,11 @@ pub(crate) trait Job: Send {
         &[]
     }
 
+    /// Memory of what it carries, in bytes; the same for as long as it waits.
+    fn memory_bytes(&self) -> usize {
+        self.key().len()
+    }
+
     /// How many replicas it waits for.
     fn level(&self) -> Level {
         Level::Quorum
@@ -62,12 +67,14 @@ pub(crate) struct About {
     pub(crate) access: Access,
     pub(crate) key: Vec<u8>,
     pub(crate) level: Level,
+    /// Memory of what it carries besides, in bytes.
+    pub(crate) bytes: usize,
 }
 
 impl About {
     /// No key.
     pub(crate) const NOTHING: Self =
-        Self { access: Access::Local, key: Vec::new(), level: Level::Quorum };
+        Self { access: Access::Local, key: Vec::new(), level: Level::Quorum, bytes: 0 };
 }
 
 /// A closure, and who waits for it.
@@ -90,6 +97,10 @@ impl<T: Send, F: FnMut(&mut Core) -> Result<T, Error> + Send> Job for Errand<T, 
 
     fn key(&self) -> &[u8] {
         &self.about.key
+    }
+
+    fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.about.key.len() + self.about.bytes
     }
 
     fn level(&self) -> Level {

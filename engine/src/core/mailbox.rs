@@ -31,6 +31,8 @@ pub(crate) enum Message {
     Job(Box<dyn Job>),
     /// Run this.
     Call(Call),
+    /// Run this, which is about keys.
+    Items(Call),
     /// Another core's clients ask for keys of this one.
     Requests(Requests),
     /// Another core answers.

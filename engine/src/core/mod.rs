@@ -23,6 +23,7 @@
 //! - A panic ends the core that it happened on, in order: its clients are disconnected, calls for
 //!   its shards fail with an error that says so, the other cores go on.
 
+pub(crate) mod account;
 #[expect(unsafe_code, reason = "the kernel is handed buffers that the stores own")]
 mod disk;
 pub(crate) mod forward;
@@ -47,6 +48,7 @@ use gridkv_cluster::WallTime;
 use gridkv_storage::disk::IoPort;
 use gridkv_storage::{LogStats, Stats};
 
+use self::account::Account;
 use self::forward::Links;
 use self::held::Held;
 use self::parking::Parking;
@@ -67,6 +69,10 @@ pub(crate) struct World {
     pub(crate) shards: Shards,
     pub(crate) links: Links,
     pub(crate) parking: Parking,
+    /// Requests of clients that were copied to wait, here or for replicas, and what else is parked.
+    pub(crate) waiting: Account,
+    /// Replies that clients have not taken.
+    pub(crate) unread: Account,
     pub(crate) held: Held,
     /// This core's part in the cluster, where there is one. Taken out while it is at work: what
     /// clients ask of it goes to `asked`.
@@ -101,6 +107,24 @@ impl World {
     /// Asks the cluster, which [`World::is_replicated`] says there is.
     pub(crate) fn ask_cluster(&mut self, incoming: Incoming) {
         self.asked.as_mut().expect("there is a cluster").push_back(incoming);
+    }
+
+    /// Bytes of requests that wait: for a disk, for replicas, or for other cores.
+    #[inline]
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting.bytes() + self.links.waiting_bytes()
+    }
+
+    /// Whether so much waits that no further request is begun.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.parking.is_full() || self.waiting_bytes() >= self.settings.waiting_limit
+    }
+
+    /// Whether so many replies are unread that no further one is asked for by those who read slowly.
+    #[inline]
+    pub(crate) fn is_unread(&self) -> bool {
+        self.unread.bytes() >= self.settings.waiting_limit
     }
 
     /// How many replies of other cores one connection may wait for, if each is as long as the longest
@@ -153,6 +177,13 @@ pub(crate) struct Snapshot {
     pub(crate) client_count: u64,
     /// Bytes of buffers that belong to clients.
     pub(crate) client_bytes: u64,
+    /// Bytes of requests that wait, parts of which may be counted where they were asked and where they
+    /// wait.
+    pub(crate) waiting_bytes: u64,
+    /// Of those, bytes that were copied on this core.
+    pub(crate) copied_bytes: u64,
+    /// Bytes of replies that clients have not taken.
+    pub(crate) unread_bytes: u64,
 }
 
 /// One core's world and its connections.
@@ -177,6 +208,9 @@ impl Core {
             log,
             client_count: self.server.client_count() as u64,
             client_bytes: self.server.client_bytes() as u64,
+            waiting_bytes: self.world.waiting_bytes() as u64,
+            copied_bytes: self.world.waiting.bytes() as u64,
+            unread_bytes: self.world.unread.bytes() as u64,
         }
     }
 

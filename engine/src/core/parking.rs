@@ -12,17 +12,19 @@
 //! - The first of a queue waits for exactly one ticket, and every ticket becomes ready: so every
 //!   queue comes to its end.
 //! - What is parked was copied and holds nothing of its connection.
+//! - Its bytes are counted for as long as it is parked: with nothing parked they are 0.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use gridkv_cluster::Token;
 use gridkv_storage::Ticket;
 
+use super::account::Account;
 use super::job::Job;
 use super::request::Request;
 use crate::cluster::replicas::Asked;
 
-/// Beyond so much that is parked, nothing more is begun.
+/// Beyond so much that is parked, nothing more is begun, however small it is.
 const PARKED_COUNT_MAX: usize = 16 << 10;
 
 /// What a call has to wait for before it is run again.
@@ -41,6 +43,16 @@ pub(crate) enum Parked {
     Message(Box<Asked>),
 }
 
+impl Parked {
+    fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Request(request) => request.memory_bytes(),
+            Self::Job(job) => job.memory_bytes(),
+            Self::Message(asked) => asked.memory_bytes(),
+        }
+    }
+}
+
 /// Who waits for a ticket.
 pub(crate) enum Waiting {
     /// The queue of a token.
@@ -57,23 +69,36 @@ struct Queue {
 }
 
 /// What is parked on one core.
-#[derive(Default)]
 pub(crate) struct Parking {
     queues: BTreeMap<Token, Queue>,
     waits: BTreeMap<Wait, Vec<Waiting>>,
     count: usize,
+    /// Memory of all that is parked.
+    bytes: usize,
+    bytes_max: usize,
+    /// What counts for itself is not counted in here.
+    account: Account,
 }
 
 impl Parking {
+    /// Nothing parked yet. Up to `bytes_max` bytes are parked before nothing more is begun; what is no
+    /// client's request, which counts for itself, is added to `account`.
+    pub(crate) fn new(bytes_max: usize, account: Account) -> Self {
+        let (queues, waits) = (BTreeMap::new(), BTreeMap::new());
+        Self { queues, waits, count: 0, bytes: 0, bytes_max, account }
+    }
+
     /// Whether nothing is parked.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.waits.is_empty()
     }
 
-    /// Whether so much is parked that nothing more may be begun.
+    /// Whether so much is parked that nothing more may be begun. All of it waits for this core's own
+    /// disks, so that it passes without mail.
+    #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.count >= PARKED_COUNT_MAX
+        self.count >= PARKED_COUNT_MAX || self.bytes >= self.bytes_max
     }
 
     /// Whether something waits for `token`, so that what is asked about it waits behind.
@@ -84,17 +109,17 @@ impl Parking {
 
     /// Parks something behind what waits for `token` already.
     pub(crate) fn queue(&mut self, token: Token, parked: Parked) {
+        self.count_in(&parked);
         let queue = self.queues.get_mut(&token).expect("something waits for the token");
         queue.parked.push_back(parked);
-        self.count += 1;
     }
 
     /// Parks the first that waits for `token`.
     pub(crate) fn park(&mut self, token: Token, parked: Parked, wait: Wait) {
+        self.count_in(&parked);
         let queue = Queue { parked: VecDeque::from([parked]), kept: Vec::new() };
         let before = self.queues.insert(token, queue);
         assert!(before.is_none(), "what is asked about a token queues");
-        self.count += 1;
         self.wait(wait, Waiting::Queue(token));
     }
 
@@ -103,10 +128,48 @@ impl Parking {
         match job.tokens().iter().find(|token| !self.holds_up(**token)).copied() {
             Some(token) => self.park(token, Parked::Job(job), wait),
             None => {
-                self.count += 1;
+                self.count_in_job(&*job);
                 self.wait(wait, Waiting::Job(job));
             }
         }
+    }
+
+    fn count_in(&mut self, parked: &Parked) {
+        if let Parked::Job(job) = parked {
+            return self.count_in_job(&**job);
+        }
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(parked.memory_bytes());
+        if matches!(parked, Parked::Message(_)) {
+            self.account.add(parked.memory_bytes());
+        }
+    }
+
+    fn count_in_job(&mut self, job: &dyn Job) {
+        self.count += 1;
+        self.bytes = self.bytes.saturating_add(job.memory_bytes());
+        self.account.add(job.memory_bytes());
+    }
+
+    fn count_out(&mut self, parked: &Parked) {
+        if let Parked::Job(job) = parked {
+            return self.count_out_job(&**job);
+        }
+        self.take_off(parked.memory_bytes());
+        if matches!(parked, Parked::Message(_)) {
+            self.account.subtract(parked.memory_bytes());
+        }
+    }
+
+    fn count_out_job(&mut self, job: &dyn Job) {
+        self.take_off(job.memory_bytes());
+        self.account.subtract(job.memory_bytes());
+    }
+
+    fn take_off(&mut self, bytes: usize) {
+        self.count -= 1;
+        self.bytes = self.bytes.checked_sub(bytes).expect("what is taken out was parked");
+        assert!(self.count > 0 || self.bytes == 0, "nothing that is parked has no bytes");
     }
 
     fn wait(&mut self, wait: Wait, waiting: Waiting) {
@@ -116,23 +179,26 @@ impl Parking {
     /// Who waits for a ticket that is ready.
     pub(crate) fn take(&mut self, wait: Wait) -> Vec<Waiting> {
         let waiting = self.waits.remove(&wait).unwrap_or_default();
-        let jobs = waiting.iter().filter(|it| matches!(it, Waiting::Job(_))).count();
-        self.count -= jobs;
+        for waiting in &waiting {
+            if let Waiting::Job(job) = waiting {
+                self.count_out_job(&**job);
+            }
+        }
         waiting
     }
 
     /// What is next in the queue of `token`. The queue stays until [`Parking::end`].
     pub(crate) fn next(&mut self, token: Token) -> Option<Parked> {
-        let parked = self.queues.get_mut(&token)?.parked.pop_front();
-        self.count -= usize::from(parked.is_some());
-        parked
+        let parked = self.queues.get_mut(&token)?.parked.pop_front()?;
+        self.count_out(&parked);
+        Some(parked)
     }
 
     /// Puts the first back: it waits again.
     pub(crate) fn put_back(&mut self, token: Token, parked: Parked, wait: Wait) {
+        self.count_in(&parked);
         let queue = self.queues.get_mut(&token).expect("its queue stays while it runs");
         queue.parked.push_front(parked);
-        self.count += 1;
         self.wait(wait, Waiting::Queue(token));
     }
 

@@ -5,6 +5,7 @@
 //! in its data ring, which costs no further call; or, while tasks run, in the executor, which the
 //! data ring's activity and the bell wake.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -26,6 +27,9 @@ const TICK: Duration = Duration::from_millis(100);
 /// Most messages taken in a turn.
 const MESSAGE_COUNT_MAX: usize = 256;
 
+/// Most messages that are put off while as much is parked as may be.
+const PUT_OFF_COUNT_MAX: usize = 1_024;
+
 /// How long what is under way may take to end when the node quits, and how often it is looked at.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
 const FINISH_STEP: Duration = Duration::from_millis(1);
@@ -38,6 +42,9 @@ const EXPIRY_BUDGET_TURN: usize = 512;
 struct Pump<'a> {
     core: &'a mut Core,
     mailbox: &'a Mailbox,
+    /// Messages about keys that came while as much was parked as may be: they go first when there is
+    /// room. What else comes is taken in: answers make room, and a core that waits can be asked how it is.
+    put_off: VecDeque<Message>,
     activity: PollableFd<File>,
     bell: PollableFd<File>,
     next_tick: Instant,
@@ -67,6 +74,7 @@ pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, alarms: Alarms) {
     let mut pump = Pump {
         core,
         mailbox,
+        put_off: VecDeque::new(),
         activity: pollable(alarms.activity),
         bell: pollable(alarms.bell),
         next_tick,
@@ -112,12 +120,14 @@ impl Pump<'_> {
         let has_run = self.core.turn_stores();
         let has_turned = self.core.turn_cluster() || has_turned;
         let Core { world, server } = &mut *self.core;
+        server.wake_if_room(world);
         let is_behind = world.links.post(&world.node);
         server.flush(world);
         if self.is_stopping
             && server.is_drained()
             && !world.tasks.are_running()
             && world.is_settled()
+            && self.put_off.is_empty()
         {
             world.node.ports[world.id].set_drained();
         }
@@ -134,7 +144,8 @@ impl Pump<'_> {
     fn finish(&mut self) {
         while self.take_messages() > 0 {}
         let deadline = Instant::now() + FINISH_LIMIT;
-        while !self.core.world.is_settled() && Instant::now() < deadline {
+        let is_over = |pump: &Self| pump.core.world.is_settled() && pump.put_off.is_empty();
+        while !is_over(self) && Instant::now() < deadline {
             self.turn(Wait::AtMost(FINISH_STEP));
         }
         self.core.finish_io();
@@ -182,9 +193,10 @@ impl Pump<'_> {
         Wait::AtMost(limit)
     }
 
-    /// Whether there are messages that may be taken in: while as much is parked as may be, they wait.
+    /// Whether there are messages that may be taken in.
     fn has_mail(&self) -> bool {
-        !self.mailbox.receiver.is_empty() && !self.core.world.parking.is_full()
+        let may_go_on = !self.put_off.is_empty() && !self.core.world.parking.is_full();
+        may_go_on || (!self.mailbox.receiver.is_empty() && self.put_off.len() < PUT_OFF_COUNT_MAX)
     }
 
     /// How long the core may sleep if nothing happens, counted from the beginning of the turn.
@@ -233,10 +245,22 @@ impl Pump<'_> {
     /// Takes in messages, a bounded number. Returns how many.
     fn take_messages(&mut self) -> usize {
         let mut taken = 0;
-        while taken < MESSAGE_COUNT_MAX && !self.core.world.parking.is_full() {
-            let Ok(message) = self.mailbox.receiver.try_recv() else { break };
+        while taken < MESSAGE_COUNT_MAX
+            && !self.core.world.parking.is_full()
+            && let Some(message) = self.put_off.pop_front()
+        {
             taken += 1;
             self.take_message(message);
+        }
+        while taken < MESSAGE_COUNT_MAX && self.put_off.len() < PUT_OFF_COUNT_MAX {
+            let Ok(message) = self.mailbox.receiver.try_recv() else { break };
+            taken += 1;
+            let must_wait = self.core.world.parking.is_full() || !self.put_off.is_empty();
+            if must_wait && is_about_keys(&message) {
+                self.put_off.push_back(message);
+            } else {
+                self.take_message(message);
+            }
         }
         if taken > 0 {
             let world = &self.core.world;
@@ -249,7 +273,7 @@ impl Pump<'_> {
         let Core { world, server } = &mut *self.core;
         match message {
             Message::Job(job) => self.core.start_job(job),
-            Message::Call(call) => call(self.core),
+            Message::Call(call) | Message::Items(call) => call(self.core),
             Message::Requests(batch) => world.serve(&batch),
             Message::Answers(batch) => {
                 for (waiter, part, bytes) in world.links.take_answers(&batch) {
@@ -297,5 +321,14 @@ impl Pump<'_> {
             let collected = world.shards.collect_expired(EXPIRY_BUDGET_TURN);
             self.many_expired = collected >= EXPIRY_BUDGET_TURN / 16;
         }
+    }
+}
+
+/// Whether what a message asks for may have to be parked.
+fn is_about_keys(message: &Message) -> bool {
+    match message {
+        Message::Job(job) => !job.tokens().is_empty(),
+        Message::Requests(_) | Message::Items(_) => true,
+        _ => false,
     }
 }

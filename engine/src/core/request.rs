@@ -4,6 +4,7 @@ use gridkv_cluster::Token;
 use gridkv_net::resp::Protocol;
 use smallvec::SmallVec;
 
+use super::account::{Account, Weight};
 use super::forward::Waiter;
 use super::job::Access;
 use crate::cluster::link::LinkId;
@@ -28,18 +29,28 @@ pub(crate) struct Request {
     protocol: Protocol,
     pub(crate) token: Token,
     arguments: Vec<Vec<u8>>,
+    /// Counts it for as long as it waits, wherever.
+    weight: Weight,
 }
 
 impl Request {
     pub(crate) fn new(
+        waiting: &Account,
         asker: Asker,
         command: &'static Command,
         protocol: Protocol,
         token: Token,
         arguments: &[&[u8]],
     ) -> Self {
-        let arguments = arguments.iter().map(|argument| argument.to_vec()).collect();
-        Self { asker, command, protocol, token, arguments }
+        let arguments: Vec<_> = arguments.iter().map(|argument| argument.to_vec()).collect();
+        let own_bytes = |argument: &Vec<u8>| size_of::<Vec<u8>>() + argument.capacity();
+        let bytes = size_of::<Self>() + arguments.iter().map(own_bytes).sum::<usize>();
+        Self { asker, command, protocol, token, arguments, weight: waiting.weigh(bytes) }
+    }
+
+    /// Its memory, in bytes.
+    pub(crate) const fn memory_bytes(&self) -> usize {
+        self.weight.bytes()
     }
 
     /// What it does with its key.

@@ -58,6 +58,9 @@ impl Core {
             self.world.shards.turn(now);
             self.server.wake_stalled(&mut self.world);
         }
+        let world = &self.world;
+        let is_idle = world.parking.is_empty() && !world.is_replicated();
+        assert!(!is_idle || world.waiting.bytes() == 0, "what does not wait is not counted");
         // Clients that were answered may have gone on with what they had sent before.
         let has_released = self.release_decided();
         has_run || has_released

@@ -6,6 +6,9 @@
 //! - A session and its connection end together: [`Event::Closed`] is the last that is heard of both.
 //! - What unfinished requests of all clients together hold is bounded by `input_limit`; a client
 //!   that would pass it is closed.
+//! - Replies that clients have not taken are counted whenever one of them is put back. Beyond
+//!   `waiting_limit` those who have unread replies ask for no more; beyond twice as much the ones who
+//!   have left theirs unread for longest are disconnected.
 //! - The buffer of a receive goes back to the ring before the next turn.
 
 pub(crate) mod commands;
@@ -26,6 +29,7 @@ use self::commands::{Failure, Part};
 use self::session::{Client, OUTPUT_BYTES_PAUSE, Pause, Phase, ReplyMode, Session};
 use crate::cluster::LinkEvent;
 use crate::core::World;
+use crate::core::account::Account;
 use crate::core::forward::Waiter;
 use crate::core::mailbox::{Message, Port};
 
@@ -49,12 +53,17 @@ pub(crate) struct Server {
     /// Connections that have more to do and let others go first.
     ready: Vec<ConnectionId>,
     input_bytes: usize,
+    /// Bytes of replies that were not taken, of all clients.
+    unread: Account,
+    /// A connection waits for room among what waits in the core.
+    was_full: bool,
     pool: Vec<Vec<u8>>,
     is_stopping: bool,
 }
 
 impl Server {
-    pub(crate) fn new(ring: DataRing) -> Self {
+    /// No clients yet; what they leave unread is counted in `unread`.
+    pub(crate) fn new(ring: DataRing, unread: Account) -> Self {
         Self {
             ring,
             sessions: Vec::new(),
@@ -63,6 +72,8 @@ impl Server {
             stalled: Vec::new(),
             ready: Vec::new(),
             input_bytes: 0,
+            unread,
+            was_full: false,
             pool: Vec::new(),
             is_stopping: false,
         }
@@ -190,7 +201,8 @@ impl Server {
             }
             Pause::Input => {}
             Pause::Turn => self.ready.push(id),
-            Pause::Replies => {
+            Pause::Replies | Pause::Full => {
+                self.was_full |= pause == Pause::Full;
                 if !session.is_paused {
                     session.is_paused = true;
                     self.ring.pause(id);
@@ -204,16 +216,19 @@ impl Server {
             session.is_queued = true;
             self.queue.push(id);
         }
-        self.sessions[id.slot()] = Some(session);
+        self.put(session);
     }
 
     /// Sends what is ready, and closes who is done with. Once a turn, after all else.
     pub(crate) fn flush(&mut self, world: &mut World) {
+        if self.unread.bytes() > world.settings.waiting_limit {
+            self.cut_unread(world);
+        }
         for id in std::mem::take(&mut self.queue) {
             let Some(mut session) = self.take(id) else { continue };
             session.is_queued = false;
             self.flush_session(world, &mut session);
-            self.sessions[id.slot()] = Some(session);
+            self.put(session);
         }
     }
 
@@ -229,6 +244,7 @@ impl Server {
             }
             world.counters.output_bytes += output.len() as u64;
             session.output_moved_at = world.now;
+            session.sending_bytes = output.capacity();
             return self.ring.send(id, output);
         }
         if !session.is_finished() {
@@ -263,12 +279,16 @@ impl Server {
             session.is_queued = true;
             self.queue.push(id);
         }
-        self.sessions[id.slot()] = Some(session);
+        self.put(session);
     }
 
     fn on_sent(&mut self, world: &mut World, id: ConnectionId, buffer: Vec<u8>) {
         if self.pool.len() < POOL_COUNT && buffer.capacity() <= POOL_BYTES {
             self.pool.push(buffer);
+        }
+        if let Some(mut session) = self.take(id) {
+            session.sending_bytes = 0;
+            self.put(session);
         }
         self.proceed(world, id);
     }
@@ -280,7 +300,7 @@ impl Server {
         if session.is_paused {
             session.is_paused = false;
             self.ring.resume(id);
-            self.sessions[id.slot()] = Some(session);
+            self.put(session);
             return self.serve(world, id);
         }
         let needs_flush =
@@ -289,7 +309,7 @@ impl Server {
             session.is_queued = true;
             self.queue.push(id);
         }
-        self.sessions[id.slot()] = Some(session);
+        self.put(session);
     }
 
     fn on_ended(&mut self, id: ConnectionId) {
@@ -304,12 +324,13 @@ impl Server {
             session.is_queued = true;
             self.queue.push(id);
         }
-        self.sessions[id.slot()] = Some(session);
+        self.put(session);
     }
 
     fn on_closed(&mut self, world: &mut World, id: ConnectionId) {
         let Some(session) = self.take(id) else { return };
         self.input_bytes -= session.input.len();
+        self.unread.subtract(session.counted_bytes);
         self.session_count -= 1;
         world.node.ports[world.id].remove_client();
     }
@@ -330,7 +351,7 @@ impl Server {
             session.phase = Phase::Lingering(world.now);
             self.ring.close(id);
         }
-        self.sessions[id.slot()] = Some(session);
+        self.put(session);
         self.proceed_if_idle(world, id);
     }
 
@@ -340,7 +361,7 @@ impl Server {
         for waiter in waiters {
             let Some(mut session) = self.take(waiter.connection) else { continue };
             session.give_up(waiter.sequence);
-            self.sessions[waiter.connection.slot()] = Some(session);
+            self.put(session);
             self.proceed_if_idle(world, waiter.connection);
         }
     }
@@ -355,6 +376,35 @@ impl Server {
             && session.replies.len() < OUTPUT_BYTES_PAUSE
         {
             self.proceed(world, id);
+        }
+    }
+
+    /// Disconnects those who have left their replies unread for longest, as long as all together are
+    /// twice what may be unread: as much as may, and what was asked for before it was.
+    fn cut_unread(&mut self, world: &mut World) {
+        let limit = world.settings.waiting_limit.saturating_mul(2);
+        let mut bytes = self.unread.bytes();
+        while bytes > limit {
+            let sessions = self.sessions.iter_mut().flatten();
+            let longest = sessions
+                .filter(|it| it.unread_bytes() > 0 && !matches!(it.phase, Phase::Lingering(_)))
+                .min_by_key(|it| it.output_moved_at);
+            let Some(session) = longest else { return };
+            bytes -= session.unread_bytes();
+            world.counters.output_disconnects += 1;
+            let client = session.client.address;
+            tracing::warn!(%client, "waiting_limit reached by unread replies: disconnecting");
+            session.phase = Phase::Lingering(world.now);
+            let id = session.connection;
+            self.ring.close(id);
+        }
+    }
+
+    /// Connections that waited for room among what waits in the core try again, if there is some.
+    pub(crate) fn wake_if_room(&mut self, world: &mut World) {
+        if self.was_full && !world.is_full() && !world.is_unread() {
+            self.was_full = false;
+            self.wake_stalled(world);
         }
     }
 
@@ -500,6 +550,15 @@ impl Server {
         let Self { sessions, ring, .. } = self;
         let mut left = sessions.iter().flatten();
         left.all(|session| session.is_finished() && !ring.is_sending(session.connection))
+    }
+
+    /// Puts back a session that was taken, and counts what its client has not taken.
+    fn put(&mut self, mut session: Box<Session>) {
+        let unread_bytes = session.unread_bytes();
+        self.unread.replace(session.counted_bytes, unread_bytes);
+        session.counted_bytes = unread_bytes;
+        let slot = session.connection.slot();
+        self.sessions[slot] = Some(session);
     }
 
     fn take(&mut self, id: ConnectionId) -> Option<Box<Session>> {

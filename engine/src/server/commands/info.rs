@@ -109,6 +109,9 @@ fn info_memory(report: &mut String, _: &TaskCall, figures: &Figures) {
     line(report, "used_memory_startup", totals.startup_bytes());
     line(report, "used_memory_dataset", totals.all.store.memory_bytes);
     line(report, "used_memory_clients", totals.all.client_bytes);
+    line(report, "used_memory_waiting", totals.all.copied_bytes);
+    line(report, "gridkv_waiting_bytes", totals.all.waiting_bytes);
+    line(report, "gridkv_unread_bytes", totals.all.unread_bytes);
     line(report, "maxmemory", figures.setting("maxmemory"));
     line(report, "maxmemory_policy", figures.setting("maxmemory-policy"));
 }

@@ -24,6 +24,12 @@ type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 /// Index slots looked at in one step of a walk over everything.
 const STEP_SLOTS: usize = 2_048;
 
+/// What a key takes in a reply, besides itself.
+const KEY_OVERHEAD_BYTES: usize = 16;
+
+/// A call of SCAN returns no more keys when it has so many bytes of them, whatever it was asked for.
+const SCAN_BYTES: usize = 1 << 20;
+
 /// Walks one step from `from` on: the keys that match, and where to go on; `None` at the end of all
 /// shards.
 async fn step(
@@ -99,12 +105,14 @@ pub(super) fn scan(call: TaskCall) -> Task {
                 return Err(Failure::Syntax);
             }
         }
-        let (mut next, mut keys) = (Some(Token(cursor)), Vec::new());
+        let (mut next, mut keys, mut bytes) = (Some(Token(cursor)), Vec::new(), 0);
         while let Some(from) = next
             && budget > 0
+            && bytes < SCAN_BYTES
         {
             let slots = budget.min(STEP_SLOTS);
             let (found, after) = step(&call.handle, from, slots, pattern).await?;
+            bytes += found.iter().map(|key| KEY_OVERHEAD_BYTES + key.len()).sum::<usize>();
             keys.extend(found);
             next = after;
             budget -= slots;
@@ -130,7 +138,7 @@ pub(super) fn keys(call: TaskCall) -> Task {
         let (mut next, mut all, mut bytes) = (Some(Token::MIN), Vec::new(), 0);
         while let Some(from) = next {
             let (found, after) = step(&call.handle, from, STEP_SLOTS, pattern).await?;
-            bytes += found.iter().map(|key| key.len() + 16).sum::<usize>();
+            bytes += found.iter().map(|key| KEY_OVERHEAD_BYTES + key.len()).sum::<usize>();
             if bytes > limit {
                 return Err(Failure::text("ERR more keys than output_limit allows: use SCAN"));
             }

@@ -309,14 +309,17 @@ type Match = ((usize, usize), (usize, usize), usize);
 
 /// `LCS key1 key2 [LEN] [IDX] [MINMATCHLEN n] [WITHMATCHLEN]`: the longest common subsequence.
 pub(super) fn longest_common_subsequence(call: TaskCall) -> Task {
-    /// Cells of the table, of 4 bytes each.
-    const CELL_COUNT_MAX: usize = 64 << 20;
+    /// Cells of the table, of 4 bytes each: as long as it is made, nobody else can have them.
+    const CELL_COUNT_MAX: usize = 16 << 20;
     Box::pin(async move {
         let options = parse_lcs(&call.arguments[3..])?;
         let a = call.handle.get(&call.arguments[1]).await?.unwrap_or_default();
         let b = call.handle.get(&call.arguments[2]).await?.unwrap_or_default();
         if (a.len() + 1).saturating_mul(b.len() + 1) > CELL_COUNT_MAX {
-            return Err(Failure::text("ERR String too long for LCS"));
+            return Err(Failure::text(format!(
+                "ERR Insufficient memory, transient memory for LCS exceeds {} MiB",
+                (CELL_COUNT_MAX * size_of::<u32>()) >> 20
+            )));
         }
         let table = lcs_table(&a, &b).await;
         let len = i64::from(*table.last().expect("the table has a corner"));

@@ -33,8 +33,10 @@ pub(super) const OUTPUT_BYTES_PAUSE: usize = 256 << 10;
 /// How many requests are parsed, hashed and prefetched before the first is executed.
 const BATCH_COUNT: usize = 32;
 
-/// How many keys a command treats before other connections have their turn.
+/// How many keys, and how many bytes of them and their values, a command treats before other
+/// connections have their turn.
 const KEY_COUNT_MAX: usize = 256;
+const KEY_BYTES_TURN: usize = 1 << 20;
 
 /// Replies from other cores that one connection may wait for: at first, and at most.
 const WINDOW_START: usize = 16;
@@ -87,6 +89,8 @@ pub(super) enum Pause {
     Input,
     /// It waits for replies to leave, or to come from other cores or tasks.
     Replies,
+    /// It waits for room among all that waits in the core.
+    Full,
     /// It has more to do, after others had their turn.
     Turn,
 }
@@ -100,6 +104,10 @@ pub(crate) struct Session {
     pub(super) input_ended: bool,
     pub(super) is_paused: bool,
     pub(super) is_queued: bool,
+    /// Bytes of the reply under way.
+    pub(super) sending_bytes: usize,
+    /// What the core counts for its replies.
+    pub(super) counted_bytes: usize,
     /// What the kernel had not yet taken of the reply under way, when it was last looked at.
     pub(super) unsent_bytes: usize,
     /// When unsent replies last moved.
@@ -126,6 +134,8 @@ impl Session {
             input_ended: false,
             is_paused: false,
             is_queued: false,
+            sending_bytes: 0,
+            counted_bytes: 0,
             unsent_bytes: 0,
             output_moved_at: now,
             replies: Replies::default(),
@@ -148,30 +158,37 @@ impl Session {
             }
             if self.must_wait(world) {
                 self.parser = Parser::new();
-                return (consumed, Pause::Replies);
+                let is_unread = world.is_unread() && self.unread_bytes() > 0;
+                return (consumed, if is_unread { Pause::Full } else { Pause::Replies });
             }
-            if self.piecewise.is_some() {
-                self.advance_piecewise(world);
-                if self.piecewise.is_some() {
-                    return (consumed, Pause::Turn);
+            if let Some(piecewise) = &self.piecewise {
+                let (command, token) = piecewise.next(&input[consumed..]);
+                if let Some(pause) = blocks(world, command, token) {
+                    return (consumed, pause);
                 }
+                let Some(len) = self.advance_piecewise(world, &input[consumed..]) else {
+                    return (consumed, Pause::Turn);
+                };
+                consumed += len;
+                self.end_request();
                 continue;
             }
             let mut batch = std::mem::replace(&mut world.batch, Batch { requests: Vec::new() });
             let (count, parsed_to, stop) = self.parse(world, input, consumed, &mut batch);
-            let served_to = self.execute(world, input, &batch.requests[..count]);
+            let served = self.execute(world, input, &mut batch.requests[..count]);
             world.batch = batch;
-            if let Some(served_to) = served_to {
+            if let Some((served_to, pause)) = served {
                 // Not all of the batch: parse the rest again when there is room.
                 self.parser = Parser::new();
                 consumed = served_to;
-                continue;
+                match pause {
+                    Some(pause) => return (consumed, pause),
+                    None => continue,
+                }
             }
             consumed = parsed_to;
             match stop {
                 Stop::BatchFull => {}
-                // The rest of a request that was begun comes before more input.
-                Stop::Incomplete if self.piecewise.is_some() => {}
                 Stop::Incomplete => return (consumed, Pause::Input),
                 Stop::Failed(failure) => {
                     world.counters.protocol_errors += 1;
@@ -181,13 +198,12 @@ impl Session {
         }
     }
 
-    /// Whether the next request must not be begun yet.
+    /// Whether the next request must not be begun yet, whatever it is.
     fn must_wait(&self, world: &World) -> bool {
         self.barrier.is_some()
             || (self.awaits_all && self.replies.are_due())
             || self.is_full(world)
-            || world.parking.is_full()
-            || (world.shards.layout().core_count > 1 && !world.links.have_room())
+            || (world.is_unread() && self.unread_bytes() > 0)
     }
 
     /// Whether it holds so many replies, or waits for so many, that no further one may be asked for.
@@ -278,21 +294,32 @@ impl Session {
         })
     }
 
-    /// Executes requests. `None` when all were begun, else where the first that was not begins.
-    fn execute(&mut self, world: &mut World, input: &[u8], requests: &[Parsed]) -> Option<usize> {
+    /// Executes requests. `None` when all were begun, else where the first that was not begins, and what
+    /// it waits for if that is not for this connection's own replies.
+    fn execute(
+        &mut self,
+        world: &mut World,
+        input: &[u8],
+        requests: &mut [Parsed],
+    ) -> Option<(usize, Option<Pause>)> {
         for parsed in requests {
             if self.phase != Phase::Serving {
                 return None;
             }
             if self.must_wait(world) {
-                return Some(parsed.start);
+                return Some((parsed.start, None));
+            }
+            if let Some(command) = parsed.command
+                && let Some(pause) = blocks(world, command, parsed.token)
+            {
+                return Some((parsed.start, Some(pause)));
             }
             // A task reaches other cores on a way of its own, which could be the shorter one: what
             // was asked before it is answered first.
             self.awaits_all = matches!(parsed.command, Some(Command { run: Run::Task(..), .. }))
                 && self.replies.are_due();
             if self.awaits_all {
-                return Some(parsed.start);
+                return Some((parsed.start, None));
             }
             let request = &input[parsed.start..parsed.end];
             let arguments: SmallVec<[&[u8]; 8]> = parsed.arguments.iter(request).collect();
@@ -309,16 +336,28 @@ impl Session {
             } else {
                 self.begin(world, command, parsed.token, &arguments, request.len());
             }
-            match self.client.reply_mode {
-                ReplyMode::SkipNext => self.client.reply_mode = ReplyMode::Skip,
-                ReplyMode::Skip => self.client.reply_mode = ReplyMode::On,
-                ReplyMode::On | ReplyMode::Off => {}
+            if let Some(piecewise) = &mut self.piecewise {
+                // It stays where it has arrived, in front of the input, until all of it is done.
+                drop(arguments);
+                piecewise.request = std::mem::take(&mut parsed.arguments);
+                piecewise.len = parsed.end - parsed.start;
+                return Some((parsed.start, None));
             }
-            if self.client.wants_close {
-                self.phase = Phase::Finishing;
-            }
+            self.end_request();
         }
         None
+    }
+
+    /// What follows from a request that was begun in all its parts.
+    fn end_request(&mut self) {
+        match self.client.reply_mode {
+            ReplyMode::SkipNext => self.client.reply_mode = ReplyMode::Skip,
+            ReplyMode::Skip => self.client.reply_mode = ReplyMode::On,
+            ReplyMode::On | ReplyMode::Off => {}
+        }
+        if self.client.wants_close {
+            self.phase = Phase::Finishing;
+        }
     }
 
     /// Takes in a part of a reply from another core, a disk or a task.
@@ -369,10 +408,32 @@ impl Session {
         self.piecewise.is_some()
     }
 
+    /// Bytes of replies that the client has not taken.
+    pub(super) fn unread_bytes(&self) -> usize {
+        self.replies.len() + self.sending_bytes
+    }
+
     /// Memory held for the client, in bytes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.input.capacity() + self.replies.memory_bytes()
+        size_of::<Self>() + self.input.capacity() + self.replies.memory_bytes() + self.sending_bytes
     }
+}
+
+/// What a command about a key has to wait for before it is begun: others are always served, so that a
+/// core whose disk or whose neighbour is slow can still be asked how it is.
+#[inline]
+fn blocks(world: &World, command: &Command, token: Token) -> Option<Pause> {
+    if command.keys.first == 0 {
+        return None;
+    }
+    if world.is_full() {
+        return Some(Pause::Full);
+    }
+    if command.is_barrier() || world.shards.layout().core_count == 1 {
+        return None;
+    }
+    let core = world.shards.core_of(token);
+    if world.links.has_room(core) { None } else { Some(Pause::Replies) }
 }
 
 enum Stop {

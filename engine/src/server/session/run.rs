@@ -4,10 +4,10 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use gridkv_cluster::Token;
-use gridkv_net::resp::Reply;
+use gridkv_net::resp::{Arguments, Reply};
 use smallvec::SmallVec;
 
-use super::{BATCH_COUNT, KEY_COUNT_MAX, Session};
+use super::{BATCH_COUNT, KEY_BYTES_TURN, KEY_COUNT_MAX, Session};
 use crate::cluster::commands::Incoming;
 use crate::core::World;
 use crate::core::forward::{About, Waiter};
@@ -23,13 +23,23 @@ use crate::server::replies::Gather;
 /// A request of at least so many bytes is timed on its own, whatever its command.
 const TIMED_REQUEST_BYTES: usize = 64 << 10;
 
-/// A command over very many keys, done piece by piece.
+/// A command over very many keys, or very large ones, done piece by piece. It stands at the front of
+/// its connection's input for as long.
 pub(super) struct Piecewise {
     command: &'static Command,
-    arguments: Vec<Vec<u8>>,
+    /// Where its arguments lie, and its length.
+    pub(super) request: Arguments,
+    pub(super) len: usize,
     /// The next argument to treat.
     next: usize,
     sequence: Option<u64>,
+}
+
+impl Piecewise {
+    /// What it does, and to which token next, with its request at the front of `input`.
+    pub(super) fn next(&self, input: &[u8]) -> (&'static Command, Token) {
+        (self.command, Token::of(self.request.get(self.next, input)))
+    }
 }
 
 impl Session {
@@ -192,7 +202,7 @@ impl Session {
         let sequence =
             sequence.unwrap_or_else(|| self.replies.wait(Gather::One, protocol, 1, self.is_mute()));
         let asker = Asker::Client(Waiter { connection: self.connection, sequence });
-        let request = Request::new(asker, command, protocol, token, arguments);
+        let request = Request::new(&world.waiting, asker, command, protocol, token, arguments);
         world.ask_cluster(Incoming::Request(Box::new(request), self.client.level));
     }
 
@@ -210,7 +220,7 @@ impl Session {
         let sequence =
             sequence.unwrap_or_else(|| self.replies.wait(Gather::One, protocol, 1, self.is_mute()));
         let asker = Asker::Client(Waiter { connection: self.connection, sequence });
-        let request = Request::new(asker, command, protocol, token, arguments);
+        let request = Request::new(&world.waiting, asker, command, protocol, token, arguments);
         world.park(token, Parked::Request(request));
     }
 
@@ -260,52 +270,60 @@ impl Session {
         };
         let mut next = 1;
         if key_count <= KEY_COUNT_MAX {
-            next = self.treat_keys(world, command, arguments, 1, sequence);
+            next += self.treat_keys(world, command, &arguments[1..], sequence);
             if next == arguments.len() {
                 return;
             }
         }
-        let arguments = arguments.iter().map(|argument| argument.to_vec()).collect();
-        self.piecewise = Some(Box::new(Piecewise { command, arguments, next, sequence }));
+        let (request, len) = (Arguments::new(), 0);
+        self.piecewise = Some(Box::new(Piecewise { command, request, len, next, sequence }));
     }
 
-    /// Treats the next keys of a command over very many.
-    pub(super) fn advance_piecewise(&mut self, world: &mut World) {
-        let Some(mut piecewise) = self.piecewise.take() else { return };
-        let end = piecewise.arguments.len();
-        let to = (piecewise.next + KEY_COUNT_MAX * piecewise.command.keys.step).min(end);
-        let arguments: Vec<&[u8]> = piecewise.arguments[..to].iter().map(Vec::as_slice).collect();
-        let Piecewise { command, next, sequence, .. } = *piecewise;
-        piecewise.next = self.treat_keys(world, command, &arguments, next, sequence);
-        if piecewise.next < end {
-            self.piecewise = Some(piecewise);
+    /// Treats the next keys of a command over very many, which stands at the front of `input`. Returns
+    /// its length when that was all.
+    pub(super) fn advance_piecewise(&mut self, world: &mut World, input: &[u8]) -> Option<usize> {
+        let mut piecewise = self.piecewise.take()?;
+        let Piecewise { command, next, sequence, len, .. } = *piecewise;
+        let keys = piecewise.request.len() - next;
+        let count = keys.min(KEY_COUNT_MAX * command.keys.step);
+        let arguments: Vec<&[u8]> =
+            (next..next + count).map(|index| piecewise.request.get(index, input)).collect();
+        let treated = self.treat_keys(world, command, &arguments, sequence);
+        if treated == keys {
+            return Some(len);
         }
+        piecewise.next += treated;
+        self.piecewise = Some(piecewise);
+        None
     }
 
-    /// Treats the keys from argument `from` on: here, or on the cores that own them. Returns where it
-    /// stopped: at the end, or where replies must leave first.
+    /// Treats keys, each with its value if they have some: here, or on the cores that own them. Returns
+    /// how many arguments it has treated: all, or as many as one turn may, or until replies must leave
+    /// first.
     fn treat_keys(
         &mut self,
         world: &mut World,
         command: &'static Command,
         arguments: &[&[u8]],
-        from: usize,
         sequence: Option<u64>,
     ) -> usize {
         let protocol = self.client.protocol;
         let step = command.keys.step;
-        let mut next = from;
-        for keys in arguments[from..].chunks(step * BATCH_COUNT) {
+        let (mut next, mut bytes) = (0, 0);
+        for keys in arguments.chunks(step * BATCH_COUNT) {
             let tokens: SmallVec<[Token; BATCH_COUNT]> =
                 keys.chunks(step).map(|it| Token::of(it[0])).collect();
             world.shards.prefetch(&tokens);
             for (token, part) in tokens.into_iter().zip(keys.chunks(step)) {
                 // The first is treated in any case: whether it may be was looked at before.
-                if sequence.is_none() && next > from && self.is_full(world) {
+                let core = world.shards.core_of(token);
+                let is_over =
+                    bytes >= KEY_BYTES_TURN || world.is_full() || !world.links.has_room(core);
+                if next > 0 && (is_over || (sequence.is_none() && self.is_full(world))) {
                     return next;
                 }
                 next += part.len();
-                let core = world.shards.core_of(token);
+                bytes += part.iter().map(|it| it.len()).sum::<usize>();
                 if core != world.id {
                     let sequence = sequence.unwrap_or_else(|| {
                         self.replies.wait(Gather::One, protocol, 1, self.is_mute())
