@@ -2,19 +2,29 @@
 
 mod cli;
 
+use std::cell::Cell;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgMatches, Command};
 use gridkv::{Config, Engine, LogFormat, OPTIONS};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::stdio::stderr;
 use signal_hook::consts::{SIGINT, SIGTERM};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How often it is said that lines of the log were dropped.
+const TELL_DROPPED: Duration = Duration::from_secs(10);
+
+/// Lines of the log that wait to be written.
+const LOG_LINES_MAX: usize = 8_192;
 
 /// How often the main thread looks whether it is to stop.
 const LOOK: Duration = Duration::from_millis(50);
@@ -45,10 +55,42 @@ fn main() -> ExitCode {
         let _ = write!(std::io::stdout(), "{config}");
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = start_log(&config) {
-        return fail(&error);
+    let log = match start_log(&config) {
+        Ok(log) => log,
+        Err(error) => return fail(&error),
+    };
+    let ended = run(config, &log);
+    log.finish();
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
     }
-    run(config)
+}
+
+/// The thread that writes the log.
+struct Log {
+    dropped: ErrorCounter,
+    /// How many dropped lines were told of, and when.
+    told: Cell<(usize, Instant)>,
+    guard: WorkerGuard,
+}
+
+impl Log {
+    /// Says how many lines of the log are missing, if that was not said, and not too often.
+    fn tell_dropped(&self) {
+        let (told, at) = self.told.get();
+        let count = self.dropped.dropped_lines();
+        if count > told && at.elapsed() >= TELL_DROPPED {
+            tracing::warn!(count, "lines of this log were dropped: it is read too slowly");
+            self.told.set((count, Instant::now()));
+        }
+    }
+
+    /// Writes what is left of it: for a second, in case nobody reads it.
+    fn finish(self) {
+        self.tell_dropped();
+        drop(self.guard);
+    }
 }
 
 /// The command line. Every option is a flag, here and after a subcommand.
@@ -98,21 +140,34 @@ fn configure(matches: &ArgMatches) -> Result<Config, String> {
     Ok(config)
 }
 
-fn start_log(config: &Config) -> Result<(), String> {
+fn start_log(config: &Config) -> Result<Log, String> {
     let filter = EnvFilter::try_new(&config.log)
         .map_err(|error| format!("log = {}: {error}", config.log))?;
+    // A core that logs does not wait for who reads it: beyond so many lines they are dropped.
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LOG_LINES_MAX)
+        .thread_name("gridkv-log")
+        .finish(std::io::stderr());
+    let dropped = writer.error_counter();
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_ansi(std::io::stderr().is_terminal());
     let started = match config.log_format {
         LogFormat::Human => log.try_init(),
         LogFormat::Json => log.json().try_init(),
     };
-    started.map_err(|error| error.to_string())
+    started.map_err(|error| error.to_string())?;
+    // As every other line, and not past a reader who is slow.
+    std::panic::set_hook(Box::new(|panic| {
+        let backtrace = std::backtrace::Backtrace::capture();
+        tracing::error!(%panic, %backtrace, "a thread has panicked");
+    }));
+    Ok(Log { dropped, told: Cell::new((0, Instant::now())), guard })
 }
 
-fn run(config: Config) -> ExitCode {
+fn run(config: Config, log: &Log) -> Result<(), String> {
     raise_descriptor_limit(config.max_clients);
     let is_asked = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
@@ -121,13 +176,13 @@ fn run(config: Config) -> ExitCode {
             signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&is_asked))
                 .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&is_asked)));
         if let Err(error) = registered {
-            return fail(&format!("signals cannot be handled: {error}"));
+            return Err(format!("signals cannot be handled: {error}"));
         }
     }
     let storage = config.storage.clone();
     let engine = match Engine::builder().config(config).open() {
         Ok(engine) => engine,
-        Err(error) => return fail(&error.to_string()),
+        Err(error) => return Err(error.to_string()),
     };
     if storage == "memory" {
         tracing::warn!("storage is memory: all keys are gone when this process ends");
@@ -141,20 +196,17 @@ fn run(config: Config) -> ExitCode {
         && !engine.has_stopped_core()
     {
         std::thread::sleep(LOOK);
+        log.tell_dropped();
     }
     tracing::info!("stopping: clients get the replies they are owed");
     let has_conflict = engine.has_identity_conflict();
     let ended = engine.shutdown();
     if has_conflict {
-        return fail("another running node has this node's identity: see the log");
+        return Err("another running node has this node's identity: see the log".to_owned());
     }
-    match ended {
-        Ok(()) => {
-            tracing::info!("stopped");
-            ExitCode::SUCCESS
-        }
-        Err(error) => fail(&format!("{error}; restart the node")),
-    }
+    ended.map_err(|error| format!("{error}; restart the node"))?;
+    tracing::info!("stopped");
+    Ok(())
 }
 
 /// Each client is a descriptor: raises the soft limit as far as the hard one, if that many clients
@@ -188,7 +240,13 @@ fn first_paragraphs(error: &str) -> String {
 /// One line on standard error, and a status that says failure.
 fn fail(error: &str) -> ExitCode {
     let line = error.lines().collect::<Vec<_>>().join(" ");
-    // Without standard error there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "gridkv: {line}");
+    // Without standard error, or when nobody reads it, there is nobody to tell. Not through `std`, whose
+    // lock the log may hold for as long as nobody reads.
+    let errors = stderr();
+    let mut wait = [PollFd::new(&errors, PollFlags::OUT)];
+    let limit = Timespec { tv_sec: 1, tv_nsec: 0 };
+    if poll(&mut wait, Some(&limit)).is_ok_and(|count| count > 0) {
+        let _ = rustix::io::write(errors, format!("gridkv: {line}\n").as_bytes());
+    }
     ExitCode::FAILURE
 }

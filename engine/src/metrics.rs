@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use gridkv_storage::LogStats;
 
 use crate::cluster::status::Status;
+use crate::core::turns::Longest;
 use crate::core::{Core, Snapshot};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -36,6 +37,7 @@ impl Totals {
             all.waiting_bytes += core.waiting_bytes;
             all.copied_bytes += core.copied_bytes;
             all.unread_bytes += core.unread_bytes;
+            all.longest.merge(&core.longest);
         }
         let startup_bytes = handle.node().startup_bytes.load(Ordering::Relaxed);
         Ok(Self { all, cores, startup_bytes })
@@ -145,6 +147,7 @@ pub(crate) fn prometheus(handle: &Handle, totals: &Totals, per_core: bool) -> St
     if let Some(log) = &totals.all.log {
         write_log(&mut out, log);
     }
+    write_turns(&mut out, &totals.all.longest);
     if per_core {
         write_per_core(&mut out, totals);
     }
@@ -193,6 +196,17 @@ fn write_log(out: &mut String, log: &LogStats) {
     ];
     for (name, help, value) in sums {
         metric(out, &format!("log_{name}_total"), "counter", help, value);
+    }
+}
+
+/// The longest turns, by cause.
+fn write_turns(out: &mut String, longest: &Longest) {
+    let name = "turn_seconds_max";
+    let help =
+        "The longest turn of a core's loop in the last ten seconds or more, and what took long.";
+    let _ = writeln!(out, "# HELP gridkv_{name} {help}\n# TYPE gridkv_{name} gauge");
+    for (cause, took) in longest.iter() {
+        let _ = writeln!(out, "gridkv_{name}{{cause=\"{cause}\"}} {}", took.as_secs_f64());
     }
 }
 

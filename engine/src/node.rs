@@ -28,6 +28,7 @@ use crate::core::parking::Parking;
 use crate::core::shards::{Layout, Shards};
 use crate::core::slowlog::Slowlog;
 use crate::core::tasks::{Tasks, Urgency, start_heartbeat};
+use crate::core::turns::Turns;
 use crate::core::{Core, Counters, World, pump, wall_time};
 use crate::cpus;
 use crate::data::Data;
@@ -418,6 +419,8 @@ fn build_core(
     let resume_after = shards.iter().map(Shard::resume_after).max().unwrap_or_default();
     let cluster = node.cluster.as_ref();
     let cluster = cluster.map(|cluster| cluster.core(&node.config, id, resume_after, &mut ring));
+    let now = Instant::now();
+    let turns = Rc::new(Turns::new(now));
     let (waiting, unread) = (Account::default(), Account::default());
     let world = World {
         id,
@@ -436,8 +439,9 @@ fn build_core(
         settings: node.config.clone(),
         counters: Counters::default(),
         slowlog: Slowlog::default(),
-        tasks: Rc::new(Tasks::new(Arc::clone(node.ports[id].bell()))),
-        now: Instant::now(),
+        tasks: Rc::new(Tasks::new(Arc::clone(node.ports[id].bell()), Rc::clone(&turns))),
+        turns,
+        now,
         batch: Batch::new(),
     };
     Ok(Core { world, server: Server::new(ring, unread) })

@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
 
 use gridkv_net::resp::Value;
-use gridkv_tests::client::{End, encode, ok};
+use gridkv_tests::client::{Client, End, encode, ok};
 use gridkv_tests::program::{Ended, Program, command, page, path, run};
 use gridkv_tests::until;
 use rustix::process::Signal;
@@ -181,10 +183,11 @@ fn the_admin_port_tells_health_readiness_and_figures() {
     // Every sample is a name and a number, described before it, each name once.
     let mut names = Vec::new();
     for line in metrics.lines().filter(|line| !line.starts_with('#')) {
-        let (name, value) = line.split_once(' ').unwrap();
+        let (series, value) = line.split_once(' ').unwrap();
         assert!(value.parse::<f64>().is_ok(), "{line}");
+        let name = series.split('{').next().unwrap();
         assert!(metrics.contains(&format!("# TYPE {name} ")), "{line}");
-        names.push(name);
+        names.push(series);
     }
     let count = names.len();
     names.dedup();
@@ -220,6 +223,63 @@ fn every_line_of_a_json_log_is_an_object() {
     assert!(program.lines.len() >= 3, "{:#?}", program.lines);
 }
 
+/// Standard error that is full already: whoever writes to it waits for a reader, who never comes.
+fn unread_pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = rustix::pipe::pipe().expect("a pipe");
+    rustix::io::ioctl_fionbio(&writer, true).expect("a pipe");
+    while rustix::io::write(&writer, &[b'.'; 4_096]).is_ok() {}
+    while rustix::io::write(&writer, b".").is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).expect("a pipe");
+    (reader, writer)
+}
+
+/// A process that does not outlive the test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // Both fail only when it has ended.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_no_core_and_no_end() {
+    let (_reader, writer) = unread_pipe();
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let listen = address.to_string();
+    let arguments = ["--admin", "off", "--output-limit", "64KiB", "--log", "debug", "--listen"];
+    let mut command = command(&arguments);
+    command.arg(&listen).stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer);
+    let mut node = Killed(command.spawn().unwrap());
+    until("it serves", || Client::try_connect(address).is_ok());
+    let mut client = Client::connect(address);
+    let value = "v".repeat(128 << 10);
+    let keys: Vec<String> = (0..8).map(|number| format!("key:{number}")).collect();
+    keys.iter().for_each(|key| assert_eq!(client.call(&["SET", key, &value]), ok()));
+    // A reply from another core is longer than may be: a core says that it disconnects the client.
+    for key in keys.iter().cycle().take(64) {
+        let mut cut = Client::connect(address);
+        cut.send(&["GET", key]);
+        cut.finish_sending();
+        let _ = cut.rest();
+    }
+    for _ in 0..4 {
+        let mut client = Client::connect(address);
+        assert_eq!(client.call(&["SET", "key", "value"]), ok());
+        assert_eq!(client.ask("PING"), Value::Simple(b"PONG".to_vec()));
+    }
+    let id = rustix::process::Pid::from_child(&node.0);
+    rustix::process::kill_process(id, Signal::TERM).unwrap();
+    let mut ended = None;
+    until("it ends", || {
+        ended = node.0.try_wait().unwrap();
+        ended.is_some()
+    });
+    assert_eq!(ended.unwrap().code(), Some(0));
+}
+
 #[test]
 fn too_little_of_what_the_kernel_grants_is_said_in_one_line_or_makes_do() {
     if std::process::Command::new("prlimit").arg("--version").output().is_err() {
@@ -238,9 +298,8 @@ fn too_little_of_what_the_kernel_grants_is_said_in_one_line_or_makes_do() {
     let mut program = Program::spawn(some, &[]);
     let warning = "too few descriptors for max_clients: raise RLIMIT_NOFILE (ulimit -n)";
     assert!(program.lines.iter().any(|line| line.contains(warning)), "{:#?}", program.lines);
-    let mut clients: Vec<_> = (0..200)
-        .filter_map(|_| gridkv_tests::client::Client::try_connect(program.address).ok())
-        .collect();
+    let mut clients: Vec<_> =
+        (0..200).filter_map(|_| Client::try_connect(program.address).ok()).collect();
     // Those beyond the limit wait; as soon as some leave, they are served.
     clients.drain(..150);
     for client in &mut clients {

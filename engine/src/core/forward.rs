@@ -31,6 +31,11 @@ const REQUEST_COUNT_MAX: usize = 16 << 10;
 /// Most bytes of requests under way to one core.
 const REQUEST_BYTES_MAX: usize = 32 << 20;
 
+/// A batch holds so many requests, and begins none beyond so many bytes: a core serves whole batches,
+/// and has other things to do.
+const BATCH_COUNT_MAX: usize = 512;
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
 /// What a request is about.
 #[derive(Clone, Copy)]
 pub(crate) struct About {
@@ -82,6 +87,8 @@ pub(crate) struct Waiter {
 
 /// The way to one other core.
 struct Link {
+    /// Batches that are full, and wait to be posted before the one that is filled.
+    full: VecDeque<Requests>,
     requests: Requests,
     answers: Answers,
     /// Who waits for the requests from number `base` on, with their bytes; `None` for those that
@@ -102,6 +109,7 @@ pub(crate) struct Links {
 impl Links {
     pub(crate) fn new(own: usize, core_count: usize) -> Self {
         let link = |_| Link {
+            full: VecDeque::new(),
             requests: Requests::empty(own),
             answers: Answers::empty(own),
             waiting: VecDeque::new(),
@@ -134,6 +142,10 @@ impl Links {
     ) {
         assert_ne!(core, self.own);
         let link = &mut self.links[core];
+        if link.requests.is_full() {
+            let full = std::mem::replace(&mut link.requests, Requests::empty(self.own));
+            link.full.push_back(full);
+        }
         if link.requests.requests.is_empty() {
             link.requests.first_id = link.base + link.waiting.len() as u64;
         }
@@ -188,6 +200,7 @@ impl Links {
     /// Gives up what `core`, which has stopped, was asked.
     pub(crate) fn give_up(&mut self, core: usize) -> Vec<Waiter> {
         let link = &mut self.links[core];
+        link.full.clear();
         link.requests = Requests::empty(self.own);
         link.answers = Answers::empty(self.own);
         self.waiting_bytes -= std::mem::take(&mut link.waiting_bytes);
@@ -199,7 +212,15 @@ impl Links {
     pub(crate) fn post(&mut self, node: &Arc<Node>) -> bool {
         let mut is_behind = false;
         for (core, link) in self.links.iter_mut().enumerate() {
-            if !link.requests.requests.is_empty() {
+            while let Some(batch) = link.full.pop_front() {
+                let refused = node.ports[core].try_post(Message::Requests(batch));
+                if let Some(Message::Requests(batch)) = still_full(refused) {
+                    link.full.push_front(batch);
+                    is_behind = true;
+                    break;
+                }
+            }
+            if link.full.is_empty() && !link.requests.requests.is_empty() {
                 let batch = std::mem::replace(&mut link.requests, Requests::empty(self.own));
                 let refused = node.ports[core].try_post(Message::Requests(batch));
                 if let Some(Message::Requests(batch)) = still_full(refused) {
@@ -230,6 +251,15 @@ fn still_full(result: Result<(), crossbeam_channel::TrySendError<Message>>) -> O
 }
 
 impl Requests {
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.requests.len()
+    }
+
+    fn is_full(&self) -> bool {
+        self.requests.len() >= BATCH_COUNT_MAX || self.bytes.len() >= BATCH_BYTES_MAX
+    }
+
     fn empty(from: usize) -> Self {
         Self { from, first_id: 0, requests: Vec::new(), lengths: Vec::new(), bytes: Vec::new() }
     }

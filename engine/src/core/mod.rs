@@ -37,6 +37,7 @@ pub(crate) mod shards;
 pub(crate) mod slowlog;
 mod stores;
 pub(crate) mod tasks;
+pub(crate) mod turns;
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -55,6 +56,7 @@ use self::parking::Parking;
 use self::shards::Shards;
 use self::slowlog::Slowlog;
 use self::tasks::Tasks;
+use self::turns::{Longest, Turns};
 use crate::cluster::commands::Incoming;
 use crate::cluster::{Cluster, LinkEvent};
 use crate::config::Config;
@@ -91,6 +93,7 @@ pub(crate) struct World {
     pub(crate) counters: Counters,
     pub(crate) slowlog: Slowlog,
     pub(crate) tasks: Rc<Tasks>,
+    pub(crate) turns: Rc<Turns>,
     /// When the present turn began.
     pub(crate) now: Instant,
     /// Room for the requests that are parsed together.
@@ -168,7 +171,7 @@ impl Counters {
 }
 
 /// A core's state, for `INFO` and the metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) counters: Counters,
     pub(crate) store: Stats,
@@ -184,6 +187,7 @@ pub(crate) struct Snapshot {
     pub(crate) copied_bytes: u64,
     /// Bytes of replies that clients have not taken.
     pub(crate) unread_bytes: u64,
+    pub(crate) longest: Longest,
 }
 
 /// One core's world and its connections.
@@ -211,6 +215,7 @@ impl Core {
             waiting_bytes: self.world.waiting_bytes() as u64,
             copied_bytes: self.world.waiting.bytes() as u64,
             unread_bytes: self.world.unread.bytes() as u64,
+            longest: self.world.turns.longest(),
         }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -17,15 +18,17 @@ use glommio::timer::Timer;
 use gridkv_net::ring::Wait;
 
 use super::mailbox::{Mailbox, Message};
+use super::turns::{Phase, Watch};
 use super::{Core, wall_time};
 use crate::config::Idle;
-use crate::server::commands::Part;
 
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Most messages taken in a turn.
+/// Most messages taken in a turn, and most requests of other cores in them: a message more than that
+/// is not begun.
 const MESSAGE_COUNT_MAX: usize = 256;
+const REQUEST_COUNT_MAX: usize = 2_048;
 
 /// Most messages that are put off while as much is parked as may be.
 const PUT_OFF_COUNT_MAX: usize = 1_024;
@@ -48,6 +51,8 @@ struct Pump<'a> {
     activity: PollableFd<File>,
     bell: PollableFd<File>,
     next_tick: Instant,
+    /// When the latest turn ended.
+    ended_at: Instant,
     /// Since when there has been nothing to do.
     idle_since: Option<Instant>,
     many_expired: bool,
@@ -78,6 +83,7 @@ pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, alarms: Alarms) {
         activity: pollable(alarms.activity),
         bell: pollable(alarms.bell),
         next_tick,
+        ended_at: next_tick,
         idle_since: None,
         many_expired: false,
         is_stopping: false,
@@ -108,21 +114,33 @@ impl Pump<'_> {
         turned.expect("the kernel knows the ring");
         world.counters.turns += 1;
         world.now = Instant::now();
+        let turns = Rc::clone(&world.turns);
+        if wait == Wait::No {
+            turns.note(Phase::Kernel, world.now.saturating_duration_since(self.ended_at));
+        }
+        let mut watch = Watch::start(world.now);
         world.shards.set_now(wall_time());
-        server.handle_events(world);
-        server.serve_ready(world);
+        let has_served = server.handle_events(world);
+        let has_served = server.serve_ready(world) || has_served;
+        watch.lap(&turns, Phase::Clients, has_served);
         let taken = self.take_messages();
-        self.take_done();
-        self.run_timers();
+        let has_done = self.take_done();
+        watch.lap(&turns, Phase::Mailbox, taken.count > 0 || has_done);
+        let has_ticked = self.run_timers();
+        watch.lap(&turns, Phase::Timers, has_ticked);
         // The stores come between: what peers have sent is written with what clients have, and what
         // is durable by now is answered in the same frame.
         let has_turned = self.core.turn_cluster();
+        watch.lap(&turns, Phase::Cluster, has_turned);
         let has_run = self.core.turn_stores();
+        watch.lap(&turns, Phase::Stores, has_run || self.core.world.shards.have_logs());
         let has_turned = self.core.turn_cluster() || has_turned;
+        watch.lap(&turns, Phase::Cluster, has_turned);
         let Core { world, server } = &mut *self.core;
         server.wake_if_room(world);
         let is_behind = world.links.post(&world.node);
         server.flush(world);
+        self.ended_at = watch.end(&turns, Phase::Replies);
         if self.is_stopping
             && server.is_drained()
             && !world.tasks.are_running()
@@ -134,7 +152,7 @@ impl Pump<'_> {
         has_run
             || has_turned
             || is_behind
-            || taken == MESSAGE_COUNT_MAX
+            || taken.has_more
             || server.has_work()
             || world.tasks.have_done()
     }
@@ -142,7 +160,7 @@ impl Pump<'_> {
     /// Ends the core in order: what was posted before the node quit is still done, and answered when
     /// it is durable; then the stores are closed.
     fn finish(&mut self) {
-        while self.take_messages() > 0 {}
+        while self.take_messages().count > 0 {}
         let deadline = Instant::now() + FINISH_LIMIT;
         let is_over = |pump: &Self| pump.core.world.is_settled() && pump.put_off.is_empty();
         while !is_over(self) && Instant::now() < deadline {
@@ -242,23 +260,27 @@ impl Pump<'_> {
         let _ = rustix::io::read(self.activity.get_ref(), &mut count);
     }
 
-    /// Takes in messages, a bounded number. Returns how many.
-    fn take_messages(&mut self) -> usize {
-        let mut taken = 0;
-        while taken < MESSAGE_COUNT_MAX
+    /// Takes in messages, a bounded number with a bounded number of requests.
+    fn take_messages(&mut self) -> Taken {
+        let (mut taken, mut requests) = (0, 0);
+        let is_enough =
+            |taken, requests| taken >= MESSAGE_COUNT_MAX || requests >= REQUEST_COUNT_MAX;
+        while !is_enough(taken, requests)
             && !self.core.world.parking.is_full()
             && let Some(message) = self.put_off.pop_front()
         {
             taken += 1;
+            requests += request_count(&message);
             self.take_message(message);
         }
-        while taken < MESSAGE_COUNT_MAX && self.put_off.len() < PUT_OFF_COUNT_MAX {
+        while !is_enough(taken, requests) && self.put_off.len() < PUT_OFF_COUNT_MAX {
             let Ok(message) = self.mailbox.receiver.try_recv() else { break };
             taken += 1;
             let must_wait = self.core.world.parking.is_full() || !self.put_off.is_empty();
             if must_wait && is_about_keys(&message) {
                 self.put_off.push_back(message);
             } else {
+                requests += request_count(&message);
                 self.take_message(message);
             }
         }
@@ -266,7 +288,7 @@ impl Pump<'_> {
             let world = &self.core.world;
             world.node.ports[world.id].made_room();
         }
-        taken
+        Taken { count: taken, has_more: is_enough(taken, requests) }
     }
 
     fn take_message(&mut self, message: Message) {
@@ -298,30 +320,49 @@ impl Pump<'_> {
         }
     }
 
-    /// Hands out the replies of tasks that have ended.
-    fn take_done(&mut self) {
+    /// Hands out the replies of tasks that have ended. Whether there were any.
+    fn take_done(&mut self) -> bool {
         let Core { world, server } = &mut *self.core;
         if !world.tasks.have_done() {
-            return;
+            return false;
         }
         for (waiter, reply) in world.tasks.take_done() {
-            server.deliver(world, waiter, Part::Reply, &reply);
+            server.deliver_pieces(world, waiter, reply);
         }
+        true
     }
 
-    fn run_timers(&mut self) {
+    /// Does what is done from time to time. Whether there was anything.
+    fn run_timers(&mut self) -> bool {
         let Core { world, server } = &mut *self.core;
         if world.now >= self.next_tick {
             self.next_tick = world.now + TICK;
+            world.turns.tick(world.now);
             server.accept_again();
             server.check_timeouts(world);
             let collected = world.shards.collect_expired(EXPIRY_BUDGET_TICK);
             self.many_expired = collected >= EXPIRY_BUDGET_TICK / 16;
+            true
         } else if self.many_expired {
             let collected = world.shards.collect_expired(EXPIRY_BUDGET_TURN);
             self.many_expired = collected >= EXPIRY_BUDGET_TURN / 16;
+            true
+        } else {
+            false
         }
     }
+}
+
+/// What was taken out of the mailbox.
+struct Taken {
+    count: usize,
+    /// There may be more.
+    has_more: bool,
+}
+
+/// How many requests a message consists of.
+fn request_count(message: &Message) -> usize {
+    if let Message::Requests(batch) = message { batch.count() } else { 0 }
 }
 
 /// Whether what a message asks for may have to be parked.

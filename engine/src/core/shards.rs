@@ -149,6 +149,12 @@ impl Shards {
         self.shards.iter().map(|shard| (shard.index(), shard.decided())).collect()
     }
 
+    /// Whether the stores have logs, and with them something to do in every turn.
+    #[inline]
+    pub(crate) fn have_logs(&self) -> bool {
+        self.shards.first().is_some_and(Shard::has_log)
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter()
     }

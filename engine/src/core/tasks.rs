@@ -8,7 +8,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_lite::FutureExt;
 use glommio::timer::Timer;
@@ -16,6 +16,7 @@ use glommio::{Latency, Shares, TaskQueueHandle};
 use gridkv_net::ring::Doorbell;
 
 use super::forward::Waiter;
+use super::turns::{Phase, Turns};
 
 /// Who waits for a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,8 +52,12 @@ impl Queues {
     }
 }
 
-/// How often an executor that sleeps is woken at least.
+/// The reply of a task, piece after piece.
+pub(crate) type Pieces = Vec<Vec<u8>>;
+
+/// How often an executor that sleeps is woken at least: one without tasks, and one with some.
 const HEARTBEAT: Duration = Duration::from_millis(100);
+const HEARTBEAT_BUSY: Duration = Duration::from_millis(5);
 
 /// Wakes the executor that this runs on again and again, for as long as it lives.
 ///
@@ -71,23 +76,47 @@ pub(crate) fn start_heartbeat() {
     .detach();
 }
 
+/// Times each step of a task.
+fn timed<T>(
+    turns: Rc<Turns>,
+    name: Option<&'static str>,
+    task: impl Future<Output = T> + 'static,
+) -> impl Future<Output = T> + 'static {
+    let mut task = Box::pin(task);
+    std::future::poll_fn(move |context| {
+        let before = Instant::now();
+        let polled = task.as_mut().poll(context);
+        let took = before.elapsed();
+        turns.note(Phase::Tasks, took);
+        if let Some(name) = name {
+            turns.note_command(name, took);
+        }
+        polled
+    })
+}
+
 /// The tasks of one core.
 pub(crate) struct Tasks {
     running: Cell<usize>,
     panicked: Cell<bool>,
-    done: RefCell<Vec<(Waiter, Vec<u8>)>>,
+    done: RefCell<Vec<(Waiter, Pieces)>>,
     bell: Arc<Doorbell>,
+    turns: Rc<Turns>,
+    /// Beats while tasks run.
+    is_beating: Cell<bool>,
     /// Made by the executor, once it runs.
     queues: OnceCell<Queues>,
 }
 
 impl Tasks {
-    pub(crate) fn new(bell: Arc<Doorbell>) -> Self {
+    pub(crate) fn new(bell: Arc<Doorbell>, turns: Rc<Turns>) -> Self {
         Self {
             running: Cell::new(0),
             panicked: Cell::new(false),
             done: RefCell::new(Vec::new()),
             bell,
+            turns,
+            is_beating: Cell::new(false),
             queues: OnceCell::new(),
         }
     }
@@ -102,10 +131,11 @@ impl Tasks {
     pub(crate) fn spawn(
         self: &Rc<Self>,
         waiter: Waiter,
-        urgency: Urgency,
-        command: impl Future<Output = Vec<u8>> + 'static,
+        (urgency, name): (Urgency, &'static str),
+        command: impl Future<Output = Pieces> + 'static,
     ) {
-        self.running.set(self.running.get() + 1);
+        self.begin();
+        let command = timed(Rc::clone(&self.turns), Some(name), command);
         let tasks = Rc::clone(self);
         let task = async move {
             match AssertUnwindSafe(command).catch_unwind().await {
@@ -120,13 +150,30 @@ impl Tasks {
         glommio::spawn_local_into(task, queue).expect("a queue lives as long as its core").detach();
     }
 
+    /// Counts a task in. As long as there are some the executor may sleep, and is woken often.
+    fn begin(self: &Rc<Self>) {
+        self.running.set(self.running.get() + 1);
+        if self.is_beating.replace(true) {
+            return;
+        }
+        let tasks = Rc::clone(self);
+        glommio::spawn_local(async move {
+            while tasks.are_running() {
+                Timer::new(HEARTBEAT_BUSY).await;
+            }
+            tasks.is_beating.set(false);
+        })
+        .detach();
+    }
+
     /// Runs something that no client waits for.
     pub(crate) fn spawn_quietly(
         self: &Rc<Self>,
         urgency: Urgency,
         work: impl Future<Output = ()> + 'static,
     ) {
-        self.running.set(self.running.get() + 1);
+        self.begin();
+        let work = timed(Rc::clone(&self.turns), None, work);
         let tasks = Rc::clone(self);
         let task = async move {
             if AssertUnwindSafe(work).catch_unwind().await.is_err() {
@@ -154,7 +201,7 @@ impl Tasks {
     /// # Panics
     ///
     /// When a task has panicked: so that the core ends as from a panic of its own.
-    pub(crate) fn take_done(&self) -> Vec<(Waiter, Vec<u8>)> {
+    pub(crate) fn take_done(&self) -> Vec<(Waiter, Pieces)> {
         assert!(!self.panicked.get(), "a command panicked");
         self.done.take()
     }

@@ -16,6 +16,7 @@ pub(crate) mod glob;
 pub(crate) mod replies;
 pub(crate) mod session;
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -36,6 +37,12 @@ use crate::core::mailbox::{Message, Port};
 /// How long a closed connection may go on sending before it is cut off.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Clients that are taken in a turn; a backlog full of them takes several.
+const ACCEPT_COUNT_TURN: usize = 64;
+
+/// No further input is looked at in a turn in which so many commands were begun.
+const COMMAND_COUNT_TURN: u64 = 4_096;
+
 /// Empty output buffers kept for the next reply: how many, and how large.
 const POOL_COUNT: usize = 64;
 const POOL_BYTES: usize = 64 << 10;
@@ -52,6 +59,8 @@ pub(crate) struct Server {
     stalled: Vec<ConnectionId>,
     /// Connections that have more to do and let others go first.
     ready: Vec<ConnectionId>,
+    /// Clients that have connected and are not served yet.
+    accepted: VecDeque<OwnedFd>,
     input_bytes: usize,
     /// Bytes of replies that were not taken, of all clients.
     unread: Account,
@@ -71,6 +80,7 @@ impl Server {
             queue: Vec::new(),
             stalled: Vec::new(),
             ready: Vec::new(),
+            accepted: VecDeque::new(),
             input_bytes: 0,
             unread,
             was_full: false,
@@ -93,12 +103,21 @@ impl Server {
 
     /// Whether some connection has more to do without anything new arriving.
     pub(crate) fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.queue.is_empty()
+        !self.ready.is_empty()
+            || !self.queue.is_empty()
+            || !self.accepted.is_empty()
+            || self.ring.has_events()
     }
 
-    /// Handles all events of the latest turn of the ring.
-    pub(crate) fn handle_events(&mut self, world: &mut World) {
-        while let Some(event) = self.ring.next_event() {
+    /// Handles the events of the latest turn of the ring, as many as one turn may. Whether there were
+    /// any.
+    pub(crate) fn handle_events(&mut self, world: &mut World) -> bool {
+        let mut has_served = !self.accepted.is_empty();
+        let commands_end = world.counters.commands + COMMAND_COUNT_TURN;
+        while world.counters.commands < commands_end
+            && let Some(event) = self.ring.next_event()
+        {
+            has_served = true;
             let Some(event) = Self::pass_on(world, event) else { continue };
             match event {
                 Event::Received(received) => self.on_received(world, received),
@@ -107,12 +126,17 @@ impl Server {
                 Event::Closed(id) => self.on_closed(world, id),
                 Event::Completed(completed) => world.on_completed(completed),
                 Event::Ready(token) => world.ready.push(token),
-                Event::Accepted(socket) => self.on_accepted(world, socket),
+                Event::Accepted(socket) => self.accepted.push_back(socket),
                 Event::AcceptFailed(error) => {
                     tracing::warn!(%error, "a client could not be accepted: out of descriptors?");
                 }
             }
         }
+        for _ in 0..ACCEPT_COUNT_TURN {
+            let Some(socket) = self.accepted.pop_front() else { break };
+            self.on_accepted(world, socket);
+        }
+        has_served
     }
 
     /// Hands the cluster what has happened on its connections; everything else comes back.
@@ -134,11 +158,13 @@ impl Server {
         None
     }
 
-    /// Lets connections go on that have more to do.
-    pub(crate) fn serve_ready(&mut self, world: &mut World) {
+    /// Lets connections go on that have more to do. Whether there were any.
+    pub(crate) fn serve_ready(&mut self, world: &mut World) -> bool {
+        let has_served = !self.ready.is_empty();
         for id in std::mem::take(&mut self.ready) {
             self.serve(world, id);
         }
+        has_served
     }
 
     /// Serves a connection from the input that was left over.
@@ -335,14 +361,31 @@ impl Server {
         world.node.ports[world.id].remove_client();
     }
 
-    /// Takes in a part of a reply from another core, a disk or a task.
+    /// Takes in the whole reply of a task, in pieces.
+    pub(crate) fn deliver_pieces(
+        &mut self,
+        world: &mut World,
+        waiter: Waiter,
+        pieces: Vec<Vec<u8>>,
+    ) {
+        let Some(mut session) = self.take(waiter.connection) else { return };
+        session.deliver_pieces(waiter.sequence, pieces);
+        self.put_bounded(world, session);
+    }
+
+    /// Takes in a part of a reply from another core or a disk.
     pub(crate) fn deliver(&mut self, world: &mut World, waiter: Waiter, part: Part, bytes: &[u8]) {
         if part == Part::Failed {
             world.counters.errors += 1;
         }
-        let id = waiter.connection;
-        let Some(mut session) = self.take(id) else { return };
+        let Some(mut session) = self.take(waiter.connection) else { return };
         session.deliver(waiter.sequence, part, bytes);
+        self.put_bounded(world, session);
+    }
+
+    /// Puts back a session that has been given a reply, and closes it if that is too much.
+    fn put_bounded(&mut self, world: &mut World, mut session: Box<Session>) {
+        let id = session.connection;
         let is_over = session.replies.len() > world.settings.output_limit;
         if is_over && !matches!(session.phase, Phase::Lingering(_)) {
             world.counters.output_disconnects += 1;

@@ -9,6 +9,9 @@
 //! request that waits for another core or a disk on, each later reply is kept in a slot until all
 //! before it are there.
 //!
+//! A large reply is not copied behind another: it stays in its slot until the output has left. One
+//! that was made in pieces leaves piece by piece.
+//!
 //! # What is held
 //!
 //! A reply that must not leave before a log is durable is written like any other, and marked. The
@@ -38,8 +41,16 @@ pub(crate) enum Gather {
     Done,
 }
 
+/// A reply of at most so many bytes is copied behind the output; a longer one takes its place.
+const COPIED_BYTES_MAX: usize = 4_096;
+
+/// An output of so many bytes is not moved to make room for more.
+const OUTPUT_BYTES_MOVED_MAX: usize = 64 << 10;
+
 enum Slot {
     Ready(Vec<u8>, Marks),
+    /// A reply in pieces, what is left of it.
+    Pieces(VecDeque<Vec<u8>>),
     Waiting(Waiting),
 }
 
@@ -87,7 +98,7 @@ impl Replies {
         let (bytes, marks) = match self.slots.back_mut() {
             None => (&self.output, &mut self.marks),
             Some(Slot::Ready(bytes, marks)) => (&*bytes, marks),
-            Some(Slot::Waiting(_)) => unreachable!("a reply was just written"),
+            Some(Slot::Waiting(_) | Slot::Pieces(_)) => unreachable!("a reply was just written"),
         };
         if bytes.len() > start {
             marks.add(start, bytes.len(), hold);
@@ -144,16 +155,50 @@ impl Replies {
         true
     }
 
-    /// Moves what is ready, from the front on, to the output.
+    /// Takes in a whole reply, in pieces.
+    pub(crate) fn deliver_pieces(&mut self, sequence: u64, pieces: Vec<Vec<u8>>) {
+        let index = usize::try_from(sequence - self.base).expect("slots are counted with usize");
+        let Slot::Waiting(waiting) = &self.slots[index] else {
+            panic!("a reply is completed once");
+        };
+        assert_eq!(waiting.gather, Gather::One, "what is gathered is not a whole reply");
+        let pieces = if waiting.is_mute { Vec::new() } else { pieces };
+        self.held_bytes += pieces.iter().map(Vec::len).sum::<usize>();
+        self.slots[index] = Slot::Pieces(pieces.into());
+        self.flush();
+    }
+
+    /// Moves what is ready, from the front on, to the output: up to what is large, unless it is the
+    /// first.
     fn flush(&mut self) {
-        while let Some(Slot::Ready(..)) = self.slots.front() {
-            let Some(Slot::Ready(bytes, marks)) = self.slots.pop_front() else {
-                unreachable!("looked")
+        loop {
+            let (len, room) = (self.output.len(), self.output.capacity() - self.output.len());
+            let is_left = |bytes: &Vec<u8>| {
+                let would_move = len >= OUTPUT_BYTES_MOVED_MAX && bytes.len() > room;
+                len > 0 && (bytes.len() > COPIED_BYTES_MAX || would_move)
             };
-            self.base += 1;
+            let (bytes, marks) = match self.slots.front_mut() {
+                None | Some(Slot::Waiting(_)) => return,
+                Some(Slot::Ready(bytes, _)) if is_left(bytes) => return,
+                Some(Slot::Ready(bytes, marks)) => {
+                    let ready = (std::mem::take(bytes), std::mem::take(marks));
+                    self.slots.pop_front();
+                    self.base += 1;
+                    ready
+                }
+                Some(Slot::Pieces(pieces)) => match pieces.front() {
+                    Some(piece) if is_left(piece) => return,
+                    Some(_) => (pieces.pop_front().unwrap_or_default(), Marks::default()),
+                    None => {
+                        self.slots.pop_front();
+                        self.base += 1;
+                        continue;
+                    }
+                },
+            };
             self.held_bytes = self.held_bytes.saturating_sub(bytes.len());
             self.marks.append(marks, self.output.len());
-            if self.output.is_empty() && bytes.len() > 4_096 {
+            if self.output.is_empty() && bytes.len() > COPIED_BYTES_MAX {
                 self.output = bytes;
             } else {
                 self.output.extend_from_slice(&bytes);
@@ -198,6 +243,13 @@ impl Replies {
     /// Takes what is ready to go: what stands before the first reply that is still held.
     #[inline]
     pub(crate) fn take_output(&mut self, standing: impl Fn(Hold) -> Standing) -> Vec<u8> {
+        let output = self.take_ready(standing);
+        self.flush();
+        output
+    }
+
+    #[inline]
+    fn take_ready(&mut self, standing: impl Fn(Hold) -> Standing) -> Vec<u8> {
         if self.marks.is_empty() {
             return std::mem::take(&mut self.output);
         }
@@ -369,6 +421,31 @@ mod tests {
         let output = String::from_utf8(replies.take_output(standing)).unwrap();
         let error = "-UNKNOWN the log could not be made durable: the write may be lost\r\n";
         assert_eq!(output, format!("+OK\r\n+PONG\r\n{error}{error}$1\r\nx\r\n"));
+    }
+
+    #[test]
+    fn a_reply_in_pieces_leaves_in_its_place_and_is_not_copied() {
+        let mut replies = Replies::default();
+        replies.buffer().extend_from_slice(b"a");
+        let sequence = replies.wait(Gather::One, Protocol::Resp2, 1, false);
+        let next = replies.wait(Gather::One, Protocol::Resp2, 1, false);
+        let (large, larger) = (vec![b'x'; 70_000], vec![b'y'; 80_000]);
+        let places = [large.as_ptr(), larger.as_ptr()];
+        replies.deliver_pieces(sequence, vec![b"head".to_vec(), large, larger]);
+        assert_eq!(replies.len(), 5 + 150_000);
+        assert!(replies.deliver(next, Part::Reply, b"b"));
+        replies.buffer().extend_from_slice(b"c");
+        assert_eq!(output(&mut replies), "ahead");
+        for place in places {
+            let piece = replies.take_output(|_| Standing::Waiting);
+            assert_eq!(piece.as_ptr(), place);
+        }
+        assert_eq!(output(&mut replies), "bc");
+        assert!(!replies.are_due());
+        assert_eq!(replies.len(), 0);
+        let muted = replies.wait(Gather::One, Protocol::Resp2, 1, true);
+        replies.deliver_pieces(muted, vec![b"nothing".to_vec()]);
+        assert_eq!((output(&mut replies), replies.len()), (String::new(), 0));
     }
 
     #[test]

@@ -436,6 +436,11 @@ impl Shard {
         self.storage.release(ticket);
     }
 
+    /// Whether the store has a log.
+    pub(crate) fn has_log(&self) -> bool {
+        self.has_log
+    }
+
     /// Whether the store takes no writes any more.
     pub(crate) fn has_failed(&self) -> bool {
         self.is_failed

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Accepting and receiving are multishot: armed once, they go on until something ends them. Bytes
-//! arrive in provided buffers; whoever takes a [`Received`] reads it and recycles it
-//! before the next turn.
+//! arrive in provided buffers; whoever takes a [`Received`] reads it and recycles it before the next
+//! turn. Events that are not taken stay, and the buffers with them.
 //!
 //! What else the core has the kernel do, such as its disk's reads and writes, goes through the same
 //! ring ([`DataRing::submit`]): one system call a turn serves both, and a core that sleeps in its
@@ -353,6 +353,12 @@ impl DataRing {
     /// Whether the next turn can arm receives that found no buffer.
     fn may_arm_starved(&self) -> bool {
         !self.starved.is_empty() && self.buffers.free_count() > 0
+    }
+
+    /// Whether [`DataRing::next_event`] may have one before the next turn.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.completions.is_empty()
     }
 
     /// Whether a turn without waiting would find something to do. Costs no system call.

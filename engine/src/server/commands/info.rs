@@ -58,12 +58,13 @@ impl Figures {
 
 type Section = (&'static str, fn(&mut String, &TaskCall, &Figures));
 
-const SECTIONS: [Section; 9] = [
+const SECTIONS: [Section; 10] = [
     ("server", info_server),
     ("clients", info_clients),
     ("memory", info_memory),
     ("persistence", info_persistence),
     ("stats", info_stats),
+    ("turns", info_turns),
     ("replication", info_replication),
     ("cpu", info_cpu),
     ("cluster", info_cluster),
@@ -193,6 +194,14 @@ fn info_stats(report: &mut String, _: &TaskCall, figures: &Figures) {
     line(report, "total_error_replies", counters.errors);
     line(report, "client_output_buffer_limit_disconnections", counters.output_disconnects);
     line(report, "forwarded_requests", counters.forwarded);
+}
+
+/// What Redis has no words for: the longest turns of the cores' loops, by cause.
+fn info_turns(report: &mut String, _: &TaskCall, figures: &Figures) {
+    for (cause, took) in figures.totals.all.longest.iter() {
+        let name = format!("gridkv_turn_usec_max_{}", cause.replace(':', "_"));
+        line(report, &name, took.as_micros());
+    }
 }
 
 fn info_replication(report: &mut String, _: &TaskCall, _: &Figures) {

@@ -40,7 +40,7 @@ use super::session::Client;
 use crate::core::World;
 use crate::core::forward::Waiter;
 use crate::core::job::Access;
-use crate::core::tasks::{Tasks, Urgency};
+use crate::core::tasks::{Pieces, Tasks, Urgency};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{Key, Shard};
@@ -168,6 +168,8 @@ pub(crate) struct TaskCall {
     pub(crate) client_id: u64,
     pub(crate) handle: Handle,
     pub(crate) out: Rc<RefCell<Vec<u8>>>,
+    /// What comes before that, in large pieces.
+    pub(crate) pieces: Rc<RefCell<Pieces>>,
 }
 
 impl TaskCall {
@@ -185,20 +187,22 @@ impl TaskCall {
     pub(crate) fn start(
         self,
         (run, urgency): (RunTask, Urgency),
-        tasks: &Rc<Tasks>,
+        (tasks, name): (&Rc<Tasks>, &'static str),
         waiter: Waiter,
     ) {
-        let out = Rc::clone(&self.out);
+        let (out, pieces) = (Rc::clone(&self.out), Rc::clone(&self.pieces));
         let protocol = self.protocol;
         let task = run(self);
-        tasks.spawn(waiter, urgency, async move {
+        tasks.spawn(waiter, (urgency, name), async move {
             let result = task.await;
-            let mut reply = out.take();
+            let (mut reply, mut pieces) = (out.take(), pieces.take());
             if let Err(failure) = result {
                 reply.clear();
+                pieces.clear();
                 Reply::new(&mut reply, protocol).error(failure);
             }
-            reply
+            pieces.push(reply);
+            pieces
         });
     }
 }

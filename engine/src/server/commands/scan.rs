@@ -30,6 +30,9 @@ const KEY_OVERHEAD_BYTES: usize = 16;
 /// A call of SCAN returns no more keys when it has so many bytes of them, whatever it was asked for.
 const SCAN_BYTES: usize = 1 << 20;
 
+/// Keys are written into pieces of so many bytes, so that no step copies or frees all of them.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// Walks one step from `from` on: the keys that match, and where to go on; `None` at the end of all
 /// shards.
 async fn step(
@@ -135,17 +138,26 @@ pub(super) fn keys(call: TaskCall) -> Task {
         let pattern = &call.arguments[1];
         let pattern = (pattern != b"*").then_some(pattern.as_slice());
         let limit = call.handle.node().config.output_limit;
-        let (mut next, mut all, mut bytes) = (Some(Token::MIN), Vec::new(), 0);
+        let (mut next, mut count, mut bytes) = (Some(Token::MIN), 0, 0);
+        let (mut pieces, mut piece) = (vec![Vec::new()], Vec::new());
         while let Some(from) = next {
             let (found, after) = step(&call.handle, from, STEP_SLOTS, pattern).await?;
             bytes += found.iter().map(|key| KEY_OVERHEAD_BYTES + key.len()).sum::<usize>();
             if bytes > limit {
                 return Err(Failure::text("ERR more keys than output_limit allows: use SCAN"));
             }
-            all.extend(found);
+            count += found.len();
+            let mut reply = Reply::new(&mut piece, call.protocol);
+            found.iter().for_each(|key| reply.bulk(key));
+            if piece.len() >= PIECE_BYTES {
+                pieces.push(std::mem::take(&mut piece));
+            }
             next = after;
         }
-        call.reply(|reply| write_keys(reply, &all));
+        // How many there are is said first and known last.
+        Reply::new(&mut pieces[0], call.protocol).array(count);
+        call.pieces.replace(pieces);
+        call.out.replace(piece);
         Ok(())
     })
 }

@@ -351,7 +351,8 @@ pub(super) fn zero(call: &mut SessionCall<'_, '_>) -> Result {
 /// `LATENCY DOCTOR`
 #[expect(clippy::unnecessary_wraps, reason = "one of several of this type")]
 pub(super) fn latency_doctor(call: &mut SessionCall<'_, '_>) -> Result {
-    let advice = "Slow commands are in SLOWLOG.";
+    let advice = "The longest turns of the cores are in INFO turns and, by cause, in /metrics; slow commands \
+                  are in SLOWLOG.";
     call.reply.verbatim(*b"txt", advice.as_bytes());
     Ok(())
 }

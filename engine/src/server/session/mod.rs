@@ -369,6 +369,14 @@ impl Session {
         }
     }
 
+    /// Takes in the whole reply of a task.
+    pub(super) fn deliver_pieces(&mut self, sequence: u64, pieces: Vec<Vec<u8>>) {
+        self.replies.deliver_pieces(sequence, pieces);
+        if self.barrier == Some(sequence) {
+            self.barrier = None;
+        }
+    }
+
     /// Gives up a reply that will not come: the core that was asked has stopped.
     pub(super) fn give_up(&mut self, sequence: u64) {
         self.replies.fail(sequence, &Failure::CoreStopped);

@@ -53,14 +53,13 @@ impl Session {
         request_bytes: usize,
     ) {
         let threshold = world.settings.slowlog_threshold;
-        let is_timed = threshold.is_some()
-            && (request_bytes >= TIMED_REQUEST_BYTES || !command.has(Flag::Fast));
-        if !is_timed {
+        if request_bytes < TIMED_REQUEST_BYTES && command.has(Flag::Fast) {
             return self.run(world, command, token, arguments);
         }
         let before = Instant::now();
         self.run(world, command, token, arguments);
         let took = before.elapsed();
+        world.turns.note_command(command.name, took);
         if threshold.is_some_and(|threshold| took > threshold) {
             let client = (self.client.address.to_string(), self.client.name.clone());
             let at = crate::core::wall_time();
@@ -101,9 +100,10 @@ impl Session {
                     client_id: self.client.id,
                     handle: Handle::of_command(&world.node).at_level(self.client.level),
                     out: Rc::default(),
+                    pieces: Rc::default(),
                 };
                 let waiter = Waiter { connection: self.connection, sequence };
-                call.start((run, urgency), &world.tasks, waiter);
+                call.start((run, urgency), (&world.tasks, command.name), waiter);
             }
         }
     }
