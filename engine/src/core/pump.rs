@@ -37,8 +37,10 @@ const PUT_OFF_COUNT_MAX: usize = 1_024;
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
 const FINISH_STEP: Duration = Duration::from_millis(1);
 
-/// Index slots looked at for expired records: at a tick, and in a turn while there are many.
+/// Index slots looked at for expired records: after each tick, of those in one turn, and in a turn while
+/// there are many. All of what is found may have to be freed.
 const EXPIRY_BUDGET_TICK: usize = 16 << 10;
+const EXPIRY_BUDGET_PIECE: usize = 1 << 10;
 const EXPIRY_BUDGET_TURN: usize = 512;
 
 /// The loop's own state.
@@ -56,6 +58,8 @@ struct Pump<'a> {
     /// Since when there has been nothing to do.
     idle_since: Option<Instant>,
     many_expired: bool,
+    /// Of the slots to look at after the latest tick, those that were not.
+    expiry_left: usize,
     is_stopping: bool,
 }
 
@@ -86,6 +90,7 @@ pub(crate) async fn run(core: &mut Core, mailbox: &Mailbox, alarms: Alarms) {
         ended_at: next_tick,
         idle_since: None,
         many_expired: false,
+        expiry_left: 0,
         is_stopping: false,
     };
     let mut wait = Wait::No;
@@ -153,6 +158,7 @@ impl Pump<'_> {
             || has_turned
             || is_behind
             || taken.has_more
+            || self.expiry_left > 0
             || server.has_work()
             || world.tasks.have_done()
     }
@@ -340,8 +346,12 @@ impl Pump<'_> {
             world.turns.tick(world.now);
             server.accept_again();
             server.check_timeouts(world);
-            let collected = world.shards.collect_expired(EXPIRY_BUDGET_TICK);
-            self.many_expired = collected >= EXPIRY_BUDGET_TICK / 16;
+            self.expiry_left = EXPIRY_BUDGET_TICK;
+            true
+        } else if self.expiry_left > 0 {
+            self.expiry_left = self.expiry_left.saturating_sub(EXPIRY_BUDGET_PIECE);
+            let collected = world.shards.collect_expired(EXPIRY_BUDGET_PIECE);
+            self.many_expired = collected >= EXPIRY_BUDGET_PIECE / 16;
             true
         } else if self.many_expired {
             let collected = world.shards.collect_expired(EXPIRY_BUDGET_TURN);

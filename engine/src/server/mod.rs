@@ -40,8 +40,10 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Clients that are taken in a turn; a backlog full of them takes several.
 const ACCEPT_COUNT_TURN: usize = 64;
 
-/// No further input is looked at in a turn in which so many commands were begun.
+/// No further input is looked at in a turn in which so many commands were begun, or so many bytes of
+/// replies were written.
 const COMMAND_COUNT_TURN: u64 = 4_096;
+const REPLY_BYTES_TURN: usize = 4 << 20;
 
 /// Empty output buffers kept for the next reply: how many, and how large.
 const POOL_COUNT: usize = 64;
@@ -66,6 +68,8 @@ pub(crate) struct Server {
     unread: Account,
     /// A connection waits for room among what waits in the core.
     was_full: bool,
+    /// Bytes of replies written in this turn.
+    written_bytes: usize,
     pool: Vec<Vec<u8>>,
     is_stopping: bool,
 }
@@ -84,6 +88,7 @@ impl Server {
             input_bytes: 0,
             unread,
             was_full: false,
+            written_bytes: 0,
             pool: Vec::new(),
             is_stopping: false,
         }
@@ -114,7 +119,9 @@ impl Server {
     pub(crate) fn handle_events(&mut self, world: &mut World) -> bool {
         let mut has_served = !self.accepted.is_empty();
         let commands_end = world.counters.commands + COMMAND_COUNT_TURN;
+        self.written_bytes = 0;
         while world.counters.commands < commands_end
+            && self.written_bytes < REPLY_BYTES_TURN
             && let Some(event) = self.ring.next_event()
         {
             has_served = true;
@@ -161,9 +168,15 @@ impl Server {
     /// Lets connections go on that have more to do. Whether there were any.
     pub(crate) fn serve_ready(&mut self, world: &mut World) -> bool {
         let has_served = !self.ready.is_empty();
-        for id in std::mem::take(&mut self.ready) {
+        let mut ready = std::mem::take(&mut self.ready).into_iter();
+        while self.written_bytes < REPLY_BYTES_TURN
+            && let Some(id) = ready.next()
+        {
             self.serve(world, id);
         }
+        // Who was not served comes before those who have been.
+        let served = std::mem::replace(&mut self.ready, ready.collect());
+        self.ready.extend(served);
         has_served
     }
 
@@ -598,6 +611,7 @@ impl Server {
     /// Puts back a session that was taken, and counts what its client has not taken.
     fn put(&mut self, mut session: Box<Session>) {
         let unread_bytes = session.unread_bytes();
+        self.written_bytes += unread_bytes.saturating_sub(session.counted_bytes);
         self.unread.replace(session.counted_bytes, unread_bytes);
         session.counted_bytes = unread_bytes;
         let slot = session.connection.slot();

@@ -21,8 +21,9 @@ use crate::server::glob;
 
 type Task = Pin<Box<dyn Future<Output = Result<(), Failure>>>>;
 
-/// Index slots looked at in one step of a walk over everything.
-const STEP_SLOTS: usize = 2_048;
+/// Index slots looked at in one step of a walk over everything: some two thousand keys, of which a step
+/// copies those that match, in about a millisecond.
+const STEP_SLOTS: usize = 256;
 
 /// What a key takes in a reply, besides itself.
 const KEY_OVERHEAD_BYTES: usize = 16;
