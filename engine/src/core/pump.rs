@@ -28,7 +28,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// Most messages taken in a turn, and most requests of other cores in them: a message more than that
 /// is not begun.
 const MESSAGE_COUNT_MAX: usize = 256;
-const REQUEST_COUNT_MAX: usize = 2_048;
+const REQUEST_COUNT_MAX: usize = 1_024;
 
 /// Most messages that are put off while as much is parked as may be.
 const PUT_OFF_COUNT_MAX: usize = 1_024;
@@ -37,11 +37,14 @@ const PUT_OFF_COUNT_MAX: usize = 1_024;
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
 const FINISH_STEP: Duration = Duration::from_millis(1);
 
-/// Index slots looked at for expired records: after each tick, of those in one turn, and in a turn while
+/// Index slots looked at for expired records: after each tick, of those in one go, and in a turn while
 /// there are many. All of what is found may have to be freed.
 const EXPIRY_BUDGET_TICK: usize = 16 << 10;
-const EXPIRY_BUDGET_PIECE: usize = 1 << 10;
-const EXPIRY_BUDGET_TURN: usize = 512;
+const EXPIRY_BUDGET_PIECE: usize = 256;
+const EXPIRY_BUDGET_TURN: usize = 256;
+
+/// No piece more is looked at in a turn that has taken so long already.
+const EXPIRY_TIME_TURN: Duration = Duration::from_micros(500);
 
 /// The loop's own state.
 struct Pump<'a> {
@@ -349,10 +352,17 @@ impl Pump<'_> {
             self.expiry_left = EXPIRY_BUDGET_TICK;
             true
         } else if self.expiry_left > 0 {
-            self.expiry_left = self.expiry_left.saturating_sub(EXPIRY_BUDGET_PIECE);
-            let collected = world.shards.collect_expired(EXPIRY_BUDGET_PIECE);
-            self.many_expired = collected >= EXPIRY_BUDGET_PIECE / 16;
-            true
+            self.many_expired = false;
+            // Most slots have nothing to collect, and looking at all of them takes less than a turn may.
+            loop {
+                self.expiry_left = self.expiry_left.saturating_sub(EXPIRY_BUDGET_PIECE);
+                let collected = world.shards.collect_expired(EXPIRY_BUDGET_PIECE);
+                self.many_expired |= collected >= EXPIRY_BUDGET_PIECE / 16;
+                // A core that is busy does one piece a turn, so that this comes to its end.
+                if self.expiry_left == 0 || world.now.elapsed() >= EXPIRY_TIME_TURN {
+                    break true;
+                }
+            }
         } else if self.many_expired {
             let collected = world.shards.collect_expired(EXPIRY_BUDGET_TURN);
             self.many_expired = collected >= EXPIRY_BUDGET_TURN / 16;

@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gridkv_cluster::replication::Level;
 use gridkv_net::resp::Protocol;
@@ -42,7 +42,7 @@ const ACCEPT_COUNT_TURN: usize = 64;
 
 /// No further input is looked at in a turn in which so many commands were begun, or so many bytes of
 /// replies were written.
-const COMMAND_COUNT_TURN: u64 = 4_096;
+const COMMAND_COUNT_TURN: u64 = 1_024;
 const REPLY_BYTES_TURN: usize = 4 << 20;
 
 /// Empty output buffers kept for the next reply: how many, and how large.
@@ -68,6 +68,8 @@ pub(crate) struct Server {
     unread: Account,
     /// A connection waits for room among what waits in the core.
     was_full: bool,
+    /// When the present turn began.
+    turn_at: Instant,
     /// Bytes of replies written in this turn.
     written_bytes: usize,
     pool: Vec<Vec<u8>>,
@@ -88,6 +90,7 @@ impl Server {
             input_bytes: 0,
             unread,
             was_full: false,
+            turn_at: Instant::now(),
             written_bytes: 0,
             pool: Vec::new(),
             is_stopping: false,
@@ -120,6 +123,7 @@ impl Server {
         let mut has_served = !self.accepted.is_empty();
         let commands_end = world.counters.commands + COMMAND_COUNT_TURN;
         self.written_bytes = 0;
+        self.turn_at = world.now;
         while world.counters.commands < commands_end
             && self.written_bytes < REPLY_BYTES_TURN
             && let Some(event) = self.ring.next_event()
@@ -612,6 +616,10 @@ impl Server {
     fn put(&mut self, mut session: Box<Session>) {
         let unread_bytes = session.unread_bytes();
         self.written_bytes += unread_bytes.saturating_sub(session.counted_bytes);
+        if session.counted_bytes == 0 && unread_bytes > 0 {
+            // Who has had nothing to read has left nothing unread.
+            session.output_moved_at = self.turn_at;
+        }
         self.unread.replace(session.counted_bytes, unread_bytes);
         session.counted_bytes = unread_bytes;
         let slot = session.connection.slot();
