@@ -8,6 +8,9 @@
 //! Both hold the same keys (16 B) and values (64 B) and are asked for the same keys in the same
 //! order. Times are per GET, of the hash too, with the value's first and last byte looked at; the
 //! ratio is what to compare, since memory latency on a shared machine changes from run to run.
+//!
+//! Then keys that share a hash tag, so the first bits of their tokens, beside keys that share none:
+//! to write and to read them should cost about the same.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -25,6 +28,8 @@ const KEY_COUNT: u64 = 1_000_000;
 const GET_COUNT: usize = 4_000_000;
 const ROUNDS: usize = 5;
 const BATCH: usize = 16;
+const CROWD_KEY_COUNT: u64 = 5_000_000;
+const CROWD_ROUNDS: usize = 2;
 const KEY_BYTES: usize = 16;
 const VALUE: [u8; 64] = [7; 64];
 const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
@@ -89,7 +94,62 @@ fn open() -> Box<dyn Storage> {
     Registry::default().open("memory", &options).expect("the backend is built in")
 }
 
+/// Keys of the same length as those of [`key`], all of one hash tag.
+fn tagged_key(index: u64) -> Key {
+    format!("{{one}}{index:011}").into_bytes().try_into().expect("sixteen bytes")
+}
+
+/// What a key costs.
+#[derive(Clone, Copy)]
+struct Cost {
+    insert_nanos: f64,
+    get_nanos: f64,
+    memory_bytes: f64,
+}
+
+/// The cost of a key in a store that is filled with `key_of`, then read at random.
+fn cost(key_of: fn(u64) -> Key) -> Cost {
+    let mut table = open();
+    let version = Version { timestamp: Timestamp(1), node: NodeId(1) };
+    let started = Instant::now();
+    for index in 0..CROWD_KEY_COUNT {
+        let key = key_of(index);
+        let mutation = Mutation { key: &key, value: Some(&VALUE), version, expires_at: None };
+        table.apply(Token::of(&key), &mutation, NOW).expect("there is no bound");
+    }
+    let insert_nanos = started.elapsed().as_secs_f64() * 1e9 / CROWD_KEY_COUNT as f64;
+    let mut rng = fastrand::Rng::with_seed(5);
+    let keys: Vec<Key> = (0..GET_COUNT).map(|_| key_of(rng.u64(0..CROWD_KEY_COUNT))).collect();
+    let get_nanos = time(|| {
+        let get = |key: &Key| found(table.get(Token::of(key), key, NOW)).map(|it| see(it.value));
+        keys.iter().filter_map(get).sum()
+    });
+    let memory_bytes = table.stats().memory_bytes as f64 / CROWD_KEY_COUNT as f64;
+    Cost { insert_nanos, get_nanos, memory_bytes }
+}
+
+fn compare_crowded_with_uniform() {
+    println!("{CROWD_KEY_COUNT} keys, one hash tag beside none: ns an insertion, ns a GET, bytes");
+    for _ in 0..CROWD_ROUNDS {
+        let (uniform, tagged) = (cost(key), cost(tagged_key));
+        let lines = [
+            ("insert", uniform.insert_nanos, tagged.insert_nanos),
+            ("get", uniform.get_nanos, tagged.get_nanos),
+            ("memory", uniform.memory_bytes, tagged.memory_bytes),
+        ];
+        for (what, uniform, tagged) in lines {
+            let ratio = tagged / uniform;
+            println!("{what:>12} none {uniform:>8.1} one tag {tagged:>8.1} ratio {ratio:>6.2}");
+        }
+    }
+}
+
 fn main() {
+    compare_with_the_plain_shape();
+    compare_crowded_with_uniform();
+}
+
+fn compare_with_the_plain_shape() {
     let mut table = open();
     let mut plain = Plain { directory: (0..2_048).map(|_| HashTable::new()).collect() };
     let version = Version { timestamp: Timestamp(1), node: NodeId(1) };

@@ -187,8 +187,8 @@ impl MemoryStorage {
             }
         }
         least.map(|(_, place)| place).or_else(|| {
-            let from = self.rng.u64(..);
-            self.table.first_place(from, SEARCH_SLOTS, |item| {
+            let (segment, bucket) = (self.rng.u64(..), self.rng.usize(..));
+            self.table.first_place(segment, bucket, SEARCH_SLOTS, |item| {
                 !item.is_tombstone() && Some(self.table.token_of(item)) != kept
             })
         })

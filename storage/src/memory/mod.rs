@@ -191,13 +191,13 @@ impl MemoryStorage {
                 return Some(place);
             }
         }
-        let position = self.rng.u64(..);
-        self.table.first_place(position, RANDOM_SEARCH_SLOTS, |item| is_live(item, now))
+        let (segment, bucket) = (self.rng.u64(..), self.rng.usize(..));
+        self.table.first_place(segment, bucket, RANDOM_SEARCH_SLOTS, |item| is_live(item, now))
     }
 
     /// A slot at random, if it holds an item.
     fn draw(&mut self) -> Option<Place> {
-        self.table.item_near(self.rng.u64(..), self.rng.usize(..))
+        self.table.draw(self.rng.u64(..), self.rng.usize(..))
     }
 }
 
@@ -246,7 +246,7 @@ impl MemoryStorage {
     /// Lets go of all records.
     pub(crate) fn forget_all(&mut self) {
         let demolition = self.table.clear(Version::MAX);
-        if demolition.bytes() != 0 {
+        if !demolition.is_nothing() {
             self.demolitions.push_back(demolition);
         }
         self.sweep = Sweep::default();
@@ -420,7 +420,7 @@ impl Storage for MemoryStorage {
         }
         self.floor = self.floor.max(version);
         let demolition = self.table.clear(version);
-        if demolition.bytes() != 0 {
+        if !demolition.is_nothing() {
             self.demolitions.push_back(demolition);
         }
         self.sweep = Sweep::default();

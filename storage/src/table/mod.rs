@@ -3,15 +3,20 @@
 //! A token's *position* is its place within the shard's range, stretched over 64 bits. The first
 //! bits of the position choose a segment through the directory, the next
 //! 32 choose the home bucket within it, a cache line of seven slots. A slot owns an
-//! item, one allocation with key and value. A lookup touches an entry of the directory and
-//! a segment's header (both stay in the L2 cache), one bucket and one item.
+//! item, one allocation with key and value. A lookup touches one entry of the directory or two and
+//! a segment's header (all stay in the L2 cache), one bucket and one item.
 //!
 //! A segment that is full grows by a quarter, and splits in two at about 900 slots, so the
 //! longest pause of a write is the rebuilding of one segment. Nothing is ever rebuilt as a whole.
 //!
+//! Keys of one hash tag share the first 14 bits of their tokens, so millions may have positions
+//! that begin alike. Nothing here takes positions to be spread evenly but for the bits after those
+//! that a segment's items share; see [`directory`].
+//!
 //! The table knows nothing of versions that win or of time that passes: [`crate::memory`] does.
 
 mod bucket;
+pub(crate) mod chunks;
 mod directory;
 #[expect(unsafe_code, reason = "an item is header, key and value in one allocation")]
 pub(crate) mod item;
@@ -19,15 +24,16 @@ pub(crate) mod item;
 pub(crate) mod prefetch;
 mod segment;
 mod sweep;
+pub(crate) mod trie;
 mod walk;
 
 #[cfg(test)]
 mod tests;
 
-use gridkv_cluster::{Mutation, Token, WallTime};
+use gridkv_cluster::{Mutation, Timestamp, Token, WallTime};
 
 use bucket::{SLOT_COUNT, Tag};
-use directory::Directory;
+use directory::{DEPTH_MAX, Directory};
 use item::{Item, Slot, item_bytes};
 use segment::{Cell, SPLIT_BUCKET_COUNT, Segment};
 pub(crate) use segment::{Locator, STAMP_AGE_MAX, stamp_age, stamp_at};
@@ -94,13 +100,16 @@ pub(crate) struct Table {
     directory: Directory,
     totals: Totals,
     array_bytes: u64,
+    /// At least the largest timestamp.
+    timestamp_max: Timestamp,
 }
 
 impl Table {
     /// A table without items.
     pub(crate) fn new(locator: Locator) -> Self {
         let directory = Directory::new();
-        Self { locator, directory, totals: Totals::default(), array_bytes: 0 }
+        let (totals, timestamp_max) = (Totals::default(), Timestamp::ZERO);
+        Self { locator, directory, totals, array_bytes: 0, timestamp_max }
     }
 
     /// Where the key is.
@@ -169,7 +178,9 @@ impl Table {
     fn insert_slot(&mut self, token: Token, slot: Slot) {
         let position = self.locator.range.position(token);
         self.make_room(position);
-        self.totals.add(Totals::of(slot.item().expect("what is inserted is an item")));
+        let item = slot.item().expect("what is inserted is an item");
+        self.totals.add(Totals::of(item));
+        self.timestamp_max = self.timestamp_max.max(item.version().timestamp);
         let index = self.directory.index_of(position);
         self.directory.segment_mut(index).insert(position, Tag::of(token.0), slot);
     }
@@ -182,19 +193,13 @@ impl Table {
                 return;
             }
             self.array_bytes -= segment.array_bytes();
-            if self.splits(segment) {
-                self.directory.split(position, &self.locator);
-                let added = self.directory.segment(self.directory.segment_count() - 1);
-                self.array_bytes += added.array_bytes();
+            if splits(segment) {
+                self.array_bytes += self.directory.split(index, &self.locator);
             } else {
                 self.directory.segment_mut(index).grow(&self.locator);
             }
             self.array_bytes += self.directory.segment(index).array_bytes();
         }
-    }
-
-    const fn splits(&self, segment: &Segment) -> bool {
-        segment.bucket_count() >= SPLIT_BUCKET_COUNT && self.directory.may_split(segment.depth())
     }
 
     /// A bound on what the index grows by with an insertion of `token`.
@@ -203,8 +208,8 @@ impl Table {
         let segment = self.directory.segment(self.directory.index_of(position));
         if segment.has_room() {
             0
-        } else if self.splits(segment) {
-            segment.growth_bytes_max() + self.directory.growth_bytes_max()
+        } else if splits(segment) {
+            segment.growth_bytes_max() + self.directory.growth_bytes_max(position)
         } else {
             segment.growth_bytes_max()
         }
@@ -213,6 +218,7 @@ impl Table {
     /// Puts another record of the same key into a place.
     pub(crate) fn overwrite(&mut self, place: Place, mutation: &Mutation<'_>) {
         self.totals.subtract(Totals::of(self.item(place)));
+        self.timestamp_max = self.timestamp_max.max(mutation.version.timestamp);
         self.directory.segment_mut(place.segment).overwrite(place.cell, mutation);
         self.totals.add(Totals::of(self.item(place)));
     }
@@ -256,14 +262,24 @@ impl Table {
         }
     }
 
-    /// The item in the `choice`-th slot of the bucket at a position, if there is one: for drawing
-    /// at random.
-    pub(crate) fn item_near(&self, position: u64, choice: usize) -> Option<Place> {
-        let index = self.directory.index_of(position);
+    /// The item in a slot drawn at random by `segment_choice` and `choice`, if there is one. All
+    /// slots are as likely, wherever positions crowd: segments have one chance each, and those with
+    /// few slots mostly miss it.
+    pub(crate) fn draw(&self, segment_choice: u64, choice: usize) -> Option<Place> {
+        let index = self.segment_at_random(segment_choice);
         let segment = self.directory.segment(index);
-        let cell = Cell { bucket: segment.home(position), slot: choice % SLOT_COUNT };
+        let is_only = self.directory.segment_count() == 1;
+        let usual = if is_only { 1 } else { SPLIT_BUCKET_COUNT };
+        let choice = choice % (segment.bucket_count().max(usual) * SLOT_COUNT);
+        let cell = Cell { bucket: choice / SLOT_COUNT, slot: choice % SLOT_COUNT };
         let is_taken = !segment.bucket(cell.bucket)?.slot(cell.slot).is_empty();
         is_taken.then_some(Place { segment: index, cell })
+    }
+
+    /// The number of a segment, each as likely.
+    fn segment_at_random(&self, choice: u64) -> u32 {
+        let product = u128::from(choice) * u128::from(self.directory.segment_count());
+        u32::try_from(product >> 64).expect("a product with a fraction is below the count")
     }
 
     /// The sums over all items.
@@ -285,6 +301,11 @@ impl Table {
     pub(crate) const fn item_bytes(mutation: &Mutation<'_>) -> u64 {
         item_bytes(mutation) as u64
     }
+}
+
+/// Whether a segment that is full splits. Otherwise it grows.
+const fn splits(segment: &Segment) -> bool {
+    segment.bucket_count() >= SPLIT_BUCKET_COUNT && segment.depth() < DEPTH_MAX
 }
 
 /// Whether an item's time is over.

@@ -20,6 +20,7 @@ mod tests;
 use gridkv_cluster::{Mutation, ShardRange, Timestamp, Token, WallTime};
 
 use super::bucket::{Bucket, SLOT_COUNT, Tag};
+use super::directory::JUMP_MAX;
 use super::item::{Item, STAMP_COUNT, Slot, allocation_bytes};
 
 /// A segment of this many buckets splits rather than grows.
@@ -139,7 +140,8 @@ impl Segment {
         Self { buckets: new_array(len), ..Self::new(depth) }
     }
 
-    /// The home of a position. Out of bounds where the segment has no buckets.
+    /// The home of a position, told by the 32 bits after the prefix; those that lie behind the last
+    /// are zeros. Out of bounds where the segment has no buckets.
     #[inline]
     pub(super) const fn home(&self, position: u64) -> usize {
         let place = (position << self.depth) >> 32;
@@ -153,8 +155,10 @@ impl Segment {
         if bucket >= self.buckets.len() {
             return base.wrapping_add(1_u64.unbounded_shl(64 - self.depth as u32));
         }
-        let place = ((bucket as u64) << 32).div_ceil(self.buckets.len() as u64);
-        base + (place << (32 - self.depth))
+        // The first place of the home, as the bits after the prefix. Where fewer bits are left than
+        // a place has, several homes may begin at one position.
+        let place = ((bucket as u64) << 32).div_ceil(self.buckets.len() as u64) << 32;
+        base.wrapping_add(place.div_ceil(1 << self.depth))
     }
 
     /// Where the key is.
@@ -277,34 +281,43 @@ impl Segment {
         *self = rebuilt;
     }
 
-    /// Keeps the items of the lower half of the positions and returns those of the upper half.
-    pub(super) fn split(&mut self, locator: &Locator) -> Self {
-        let depth = self.depth + 1;
-        let is_upper = |position: u64| position << (depth - 1) >> 63 != 0;
+    /// Gives items away to segments of longer prefixes, until few enough are left: see [`Split`].
+    pub(super) fn split(&mut self, depth_max: u8, locator: &Locator) -> Split {
         let mut positions = Vec::with_capacity(self.item_count as usize);
         visit(&self.buckets, |slot| positions.push(locator.position_of(slot)));
-        let upper_count = positions.iter().filter(|position| is_upper(**position)).count();
-        let mut lower = Self::with_array(depth, array_len_for(positions.len() - upper_count));
-        let mut upper = Self::with_array(depth, array_len_for(upper_count));
-        lower.stamps_swept_at = self.stamps_swept_at;
-        upper.stamps_swept_at = self.stamps_swept_at;
+        let (path, counts) = heavy_path(&positions, self.depth, depth_max);
+        let first = self.depth + 1;
+        let mut given: Vec<_> = (first..)
+            .zip(&counts)
+            .map(|(depth, count)| Self::with_array(depth, array_len_for(*count)))
+            .collect();
+        let kept_count = positions.len() - counts.iter().sum::<usize>();
+        let depth = given.last().expect("a split adds a segment").depth;
+        let mut kept = Self::with_array(depth, array_len_for(kept_count));
+        for segment in given.iter_mut().chain([&mut kept]) {
+            segment.stamps_swept_at = self.stamps_swept_at;
+        }
         let mut positions = positions.into_iter();
         drain(&mut self.buckets, |tag, slot| {
             let position = positions.next().expect("each item has its position");
-            let half = if is_upper(position) { &mut upper } else { &mut lower };
-            half.insert(position, tag, slot);
+            let shared = u64::leading_zeros(position ^ path) as usize;
+            let segment = given.get_mut(shared - usize::from(first - 1)).unwrap_or(&mut kept);
+            segment.insert(position, tag, slot);
         });
-        assert_eq!(lower.item_count + upper.item_count, self.item_count);
-        *self = lower;
-        upper
+        let given_count = given.iter().map(|segment| segment.item_count).sum::<u32>();
+        assert_eq!(given_count + kept.item_count, self.item_count);
+        *self = kept;
+        Split { path, given }
     }
 
     /// A bound on the memory that [`Segment::split`] or [`Segment::grow`] adds.
     pub(super) fn growth_bytes_max(&self) -> u64 {
         let now = array_bytes(self.buckets.len());
         let grown = array_bytes(self.array_len_next());
-        // Two arrays of four fifths at least but for the step between classes, a quarter.
-        let split = 2 * array_bytes(1) + self.item_count as usize * BUCKET_BYTES * 2 / SLOT_COUNT;
+        // Arrays of four fifths at least but for the last bucket, and the step between classes, a
+        // quarter.
+        let split = (usize::from(JUMP_MAX) + 1) * 2 * array_bytes(1)
+            + self.item_count as usize * BUCKET_BYTES * 2 / SLOT_COUNT;
         (grown.max(split) - now) as u64
     }
 
@@ -339,6 +352,15 @@ impl Segment {
             .iter()
             .enumerate()
             .flat_map(|(bucket, held)| held.occupied().map(move |slot| Cell { bucket, slot }))
+    }
+
+    /// Where the items lie, from those of the `choice`-th bucket on, and round.
+    pub(super) fn cells_from(&self, choice: usize) -> impl Iterator<Item = Cell> {
+        let count = self.buckets.len();
+        let first = choice % count.max(1);
+        (first..count).chain(0..first).flat_map(|bucket| {
+            self.buckets[bucket].occupied().map(move |slot| Cell { bucket, slot })
+        })
     }
 
     #[inline]
@@ -409,6 +431,39 @@ impl Segment {
         }
         None
     }
+}
+
+/// What a segment that split has given away.
+///
+/// The prefix of the segment gets longer bit by bit, each time by the bit that more of its items
+/// have; those of the other bit go to a segment of their own. That ends when the items that are
+/// left are few enough, which is after one bit, unless positions crowd.
+pub(super) struct Split {
+    /// A position with the prefix that the segment has come to.
+    pub(super) path: u64,
+    /// The new segments: the first has one bit more than the segment had, each other one bit more
+    /// than that before it. Their prefixes end with the other bit than that of the path.
+    pub(super) given: Vec<Segment>,
+}
+
+/// The position that a split follows, and for each bit after `depth` how many positions leave it
+/// there. Ends when three quarters of them are left or fewer, or at `depth_max`.
+fn heavy_path(positions: &[u64], depth: u8, depth_max: u8) -> (u64, Vec<usize>) {
+    assert!(depth < depth_max);
+    let mut left = positions.to_vec();
+    let mut counts = Vec::new();
+    for depth in depth..depth_max {
+        let is_upper = |position: u64| position << depth >> 63 != 0;
+        let before = left.len();
+        let upper_count = left.iter().filter(|position| is_upper(**position)).count();
+        let keeps_upper = upper_count * 2 > before;
+        left.retain(|position| is_upper(*position) == keeps_upper);
+        counts.push(before - left.len());
+        if left.len() * 4 <= positions.len() * 3 {
+            break;
+        }
+    }
+    (*left.first().expect("a segment that splits has items"), counts)
 }
 
 fn new_array(len: usize) -> Box<[Bucket]> {

@@ -4,8 +4,8 @@
 use gridkv_cluster::{Version, WallTime};
 
 use super::bucket::{Bucket, SLOT_COUNT};
-use super::directory::Directory;
 use super::segment::{Cell, Segment, array_bytes};
+use super::trie::Trie;
 use super::{Place, Table, Totals};
 
 /// Goes round the segments, for ever.
@@ -85,9 +85,12 @@ impl Table {
     /// Removes everything but what is newer than `version`. What is removed stays in memory until
     /// the demolition has come to it.
     ///
-    /// Only segments in which something may be newer are looked into.
+    /// Only segments in which something may be newer are looked into, and none where nothing is.
     pub(crate) fn clear(&mut self, version: Version) -> Demolition {
         let mut old = std::mem::replace(self, Self::new(self.locator));
+        if old.timestamp_max < version.timestamp {
+            return Demolition::of(old);
+        }
         for index in 0..old.directory.segment_count() {
             let segment = old.directory.segment(index);
             if segment.item_count() == 0 || segment.timestamp_max() < version.timestamp {
@@ -128,6 +131,8 @@ impl Sweep {
 pub(crate) struct Demolition {
     segments: Box<dyn Iterator<Item = Segment> + Send>,
     buckets: Vec<Bucket>,
+    trie: Trie,
+    /// Memory of arrays and items that are left.
     bytes: u64,
 }
 
@@ -135,12 +140,18 @@ impl Demolition {
     fn of(table: Table) -> Self {
         let Table { directory, totals, array_bytes, .. } = table;
         let bytes = totals.item_bytes + array_bytes;
-        Self { segments: Box::new(Directory::into_segments(directory)), buckets: Vec::new(), bytes }
+        let (trie, segments) = directory.into_parts();
+        Self { segments: Box::new(segments), buckets: Vec::new(), trie, bytes }
     }
 
-    /// Memory of what is left.
+    /// Memory of what is left, in bytes.
     pub(crate) const fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes + self.trie.bytes()
+    }
+
+    /// Whether there was nothing to take down.
+    pub(crate) const fn is_nothing(&self) -> bool {
+        self.bytes == 0
     }
 
     /// Frees about `budget` slots and their items. Returns whether all is done.
@@ -158,7 +169,11 @@ impl Demolition {
             }
             let Some(segment) = self.segments.next() else {
                 assert_eq!(self.bytes, 0, "all memory of a cleared table was counted");
-                return true;
+                looked_at += SLOT_COUNT;
+                if self.trie.shed() {
+                    return true;
+                }
+                continue;
             };
             self.bytes -= array_bytes(segment.bucket_count()) as u64;
             self.buckets = segment.into_buckets();

@@ -1,6 +1,9 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use fastrand::Rng;
 use gridkv_cluster::{NodeId, ShardRange, Timestamp, Version};
+
+use proptest::prelude::*;
 
 use super::item::Item;
 use super::*;
@@ -21,6 +24,7 @@ impl Table {
                 assert_eq!(self.directory.index_of(position), index);
             }
         }
+        self.directory.assert_invariants();
         assert_eq!(totals, self.totals);
         assert_eq!(array_bytes, self.array_bytes);
         assert_eq!(self.memory_bytes(), totals.item_bytes + array_bytes + self.directory.bytes());
@@ -52,6 +56,30 @@ fn fill(table: &mut Table, tokens: impl Iterator<Item = u64>) -> u64 {
         count += 1;
     }
     count
+}
+
+/// Tokens of one hash tag: the same first 14 bits, the others as good as random.
+fn crowded_tokens(seed: u64) -> impl Iterator<Item = u64> {
+    let mut rng = Rng::with_seed(seed);
+    std::iter::repeat_with(move || 0x2a51 << 50 | rng.u64(..) >> 14)
+}
+
+fn uniform_tokens(seed: u64) -> impl Iterator<Item = u64> {
+    let mut rng = Rng::with_seed(seed);
+    std::iter::repeat_with(move || rng.u64(..))
+}
+
+/// A table of keys that are their tokens. The largest segment on the way is no larger than one that
+/// splits, but for the step to the next size.
+fn filled(count: usize, tokens: impl Iterator<Item = u64>) -> Table {
+    let mut table = table(leading_bytes);
+    for token in tokens.take(count) {
+        table.insert(Token(token), &mutation(&token.to_be_bytes()), 0);
+        let segment = table.directory.segment(table.directory.index_of(token));
+        let bucket_count = segment.bucket_count();
+        assert!(bucket_count <= SPLIT_BUCKET_COUNT * 3 / 2, "{bucket_count} buckets to rebuild");
+    }
+    table
 }
 
 fn walked(table: &Table, budget: usize) -> Vec<Vec<u8>> {
@@ -152,4 +180,139 @@ fn prefetching_changes_nothing_and_takes_any_number_of_tokens() {
         table.prefetch(&tokens[..len]);
     }
     table.assert_invariants();
+}
+
+#[test]
+fn keys_of_one_hash_tag_cost_what_others_cost() {
+    const COUNT: usize = 200_000;
+    let uniform = filled(COUNT, uniform_tokens(1));
+    let crowded = filled(COUNT, crowded_tokens(1));
+    for table in [&uniform, &crowded] {
+        table.assert_invariants();
+        assert!(table.directory.node_len_max() <= 4_096);
+        let keys = walked(table, 1_000);
+        assert_eq!(keys.len(), COUNT);
+        assert!(keys.is_sorted());
+    }
+    let (one, other) = (uniform.memory_bytes() as f64, crowded.memory_bytes() as f64);
+    assert!(other / one < 1.02, "{other} bytes of one tag, {one} of none");
+    let (one, other) = (uniform.directory.segment_count(), crowded.directory.segment_count());
+    assert!(other <= one + one / 5, "{other} segments of one tag, {one} of none");
+}
+
+#[test]
+fn a_crowd_in_a_table_of_others_takes_none_of_their_room() {
+    let mut tokens: Vec<u64> = uniform_tokens(2).take(30_000).collect();
+    tokens.extend(crowded_tokens(3).take(30_000));
+    Rng::with_seed(4).shuffle(&mut tokens);
+    let table = filled(tokens.len(), tokens.iter().copied());
+    table.assert_invariants();
+    let alone = filled(30_000, uniform_tokens(2)).memory_bytes();
+    let index_bytes = table.memory_bytes() - table.totals().item_bytes;
+    assert!(table.memory_bytes() < alone * 21 / 10);
+    assert!(index_bytes < 60_000 * 15, "{index_bytes} bytes of index");
+}
+
+#[test]
+fn an_insertion_into_a_crowd_grows_the_index_by_no_more_than_announced() {
+    let mut table = table(leading_bytes);
+    for (number, token) in crowded_tokens(5).take(30_000).enumerate() {
+        let key = token.to_be_bytes();
+        let mutation = mutation(&key);
+        let bound = table.memory_bytes() + Table::item_bytes(&mutation);
+        let bound = bound + table.growth_bytes_max(Token(token));
+        table.insert(Token(token), &mutation, 0);
+        assert!(table.memory_bytes() <= bound, "item {number}");
+    }
+}
+
+/// Each of `tokens` drawn how often, in units of what is fair.
+fn drawn_shares(tokens: impl Iterator<Item = u64>, count: usize) -> Vec<f64> {
+    const DRAWS_PER_KEY: usize = 40;
+    let table = filled(count, tokens);
+    let mut rng = Rng::with_seed(6);
+    let mut drawn = BTreeMap::new();
+    let (mut hit_count, mut miss_count) = (0, 0);
+    while hit_count < count * DRAWS_PER_KEY {
+        if let Some(place) = table.draw(rng.u64(..), rng.usize(..)) {
+            *drawn.entry(table.item(place).key().to_vec()).or_insert(0_u32) += 1;
+            hit_count += 1;
+        } else {
+            miss_count += 1;
+        }
+    }
+    assert!(miss_count < hit_count * 16, "{miss_count} misses for {hit_count} hits");
+    assert_eq!(drawn.len(), count, "each key is drawn");
+    drawn.values().map(|times| f64::from(*times) / DRAWS_PER_KEY as f64).collect()
+}
+
+#[test]
+fn all_keys_are_as_likely_to_be_drawn_wherever_they_crowd() {
+    for count in [5, 300, 1_000, 5_000] {
+        let mixed = uniform_tokens(7).take(count / 10).chain(crowded_tokens(8));
+        let uniform = drawn_shares(uniform_tokens(7), count);
+        let crowded = drawn_shares(crowded_tokens(8), count);
+        for shares in [uniform, crowded, drawn_shares(mixed, count)] {
+            let is_fair = |share: &f64| (0.25..2.5).contains(share);
+            assert!(shares.iter().all(is_fair), "{shares:?} of {count} keys");
+        }
+    }
+}
+
+#[test]
+fn a_search_finds_the_last_key_of_a_crowd_and_goes_round() {
+    let mut table = filled(20_000, crowded_tokens(9));
+    let tokens: BTreeSet<u64> = crowded_tokens(9).take(20_000).collect();
+    let kept = *tokens.iter().nth(777).unwrap();
+    for token in tokens.iter().filter(|token| **token != kept) {
+        let place = table.find(Token(*token), &token.to_be_bytes()).unwrap();
+        table.remove(place);
+    }
+    let mut rng = Rng::with_seed(1);
+    for _ in 0..100 {
+        let place = table.first_place(rng.u64(..), rng.usize(..), 100, |_| true).unwrap();
+        assert_eq!(table.item(place).key(), kept.to_be_bytes());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_table_of_crowds_and_others_does_what_a_set_does(
+        seed: u64,
+        steps in proptest::collection::vec((0_u8..4, any::<bool>(), 1_usize..900), 1..12),
+    ) {
+        let mut rng = Rng::with_seed(seed);
+        let mut table = table(leading_bytes);
+        let mut model = BTreeSet::new();
+        for (crowd, is_insertion, count) in steps {
+            for _ in 0..count {
+                // All over, below 14 bits, below 40, or next to each other.
+                let token = match crowd {
+                    0 => rng.u64(..),
+                    1 => 0x3001 << 50 | rng.u64(..) >> 14,
+                    2 => 0x3001 << 50 | 77 << 24 | rng.u64(..) >> 40,
+                    _ => 1 << 63 | rng.u64(..2_000),
+                };
+                let key = token.to_be_bytes();
+                let found = table.find(Token(token), &key);
+                prop_assert_eq!(found.is_some(), model.contains(&token));
+                match found {
+                    Some(place) if !is_insertion => {
+                        table.remove(place);
+                        model.remove(&token);
+                    }
+                    None if is_insertion => {
+                        table.insert(Token(token), &mutation(&key), 0);
+                        model.insert(token);
+                    }
+                    _ => {}
+                }
+            }
+            table.assert_invariants();
+            let expected: Vec<_> = model.iter().map(|token| token.to_be_bytes().to_vec()).collect();
+            prop_assert_eq!(walked(&table, count), expected);
+        }
+    }
 }

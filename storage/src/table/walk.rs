@@ -68,20 +68,21 @@ impl Table {
         slot_count
     }
 
-    /// The first place in the table's own order, from the segment of `position` on and round, that
-    /// `accept`s; looks at about `budget` slots.
+    /// The first place in the table's own order that `accept`s, from one on that `segment_choice`
+    /// and `choice` draw at random, and round; looks at about `budget` slots.
     pub(crate) fn first_place(
         &self,
-        position: u64,
+        segment_choice: u64,
+        choice: usize,
         budget: usize,
         mut accept: impl FnMut(Item<'_>) -> bool,
     ) -> Option<Place> {
-        let first = self.directory.index_of(position);
+        let first = self.segment_at_random(segment_choice);
         let count = self.directory.segment_count();
         let mut looked_at = 0;
         for index in (first..count).chain(0..first) {
             let segment = self.directory.segment(index);
-            for cell in segment.cells() {
+            for cell in segment.cells_from(choice) {
                 looked_at += 1;
                 if segment.slot(cell).item().is_some_and(&mut accept) {
                     return Some(Place { segment: index, cell });

@@ -86,14 +86,30 @@ proptest! {
             segment.assert_invariants(&LOCATOR);
             segment.assert_expiry_is_covered();
         }
-        let (lower, upper) = { let upper = segment.split(&LOCATOR); (segment, upper) };
-        lower.assert_invariants(&LOCATOR);
-        upper.assert_invariants(&LOCATOR);
-        prop_assert_eq!((lower.item_count + upper.item_count) as usize, model.len());
+        if model.is_empty() {
+            return Ok(());
+        }
+        let Split { path, given } = segment.split(20, &LOCATOR);
+        prop_assert!(model.contains_key(&path));
+        prop_assert_eq!(given.len(), usize::from(segment.depth));
+        let mut item_count = segment.item_count;
+        for (depth, other) in (1..).zip(&given) {
+            prop_assert_eq!(other.depth, depth);
+            other.assert_invariants(&LOCATOR);
+            for cell in other.cells() {
+                let position = LOCATOR.position_of(other.slot(cell));
+                prop_assert_eq!((position ^ path).leading_zeros(), u32::from(depth) - 1);
+            }
+            item_count += other.item_count;
+        }
+        segment.assert_invariants(&LOCATOR);
+        prop_assert_eq!(item_count as usize, model.len());
+        let is_small = segment.item_count as usize * 4 <= model.len() * 3;
+        prop_assert!(is_small || segment.depth == 20);
     }
 
     #[test]
-    fn homes_and_first_positions_agree(len in 1_usize..300, depth in 0_u8..=28, inside: u64) {
+    fn homes_and_first_positions_agree(len in 1_usize..300, depth in 0_u8..=58, inside: u64) {
         let segment = Segment::with_array(depth, len);
         let home = segment.home(inside);
         prop_assert!(home < len);
@@ -103,11 +119,24 @@ proptest! {
         let next = segment.first_position(home + 1, inside);
         if next != 0 {
             prop_assert!(next > inside);
-            if home + 1 < len {
+            let is_in_segment = (next ^ inside).leading_zeros() >= u32::from(depth);
+            prop_assert!(is_in_segment || next.trailing_zeros() >= 64 - u32::from(depth));
+            if is_in_segment && depth <= 32 {
                 prop_assert_eq!(segment.home(next), home + 1);
+            } else if is_in_segment {
+                prop_assert!(segment.home(next) > home);
             }
             prop_assert_eq!(segment.home(next - 1), home);
         }
+    }
+
+    /// Whatever the prefix, homes are told by the bits behind it.
+    #[test]
+    fn homes_are_spread_over_a_segment_of_any_depth(depth in 0_u8..=48, prefix: u64, rest: u16) {
+        let segment = Segment::with_array(depth, 127);
+        let behind = u64::from(rest) << 48 >> depth;
+        let position = (prefix & !(u64::MAX >> depth)) | behind;
+        prop_assert_eq!(segment.home(position), usize::from(rest) * 127 >> 16);
     }
 }
 
@@ -145,8 +174,9 @@ fn growth_stays_within_its_bound() {
         assert!(segment.array_bytes() <= before + bound);
     }
     let (before, bound) = (segment.array_bytes(), segment.growth_bytes_max());
-    let upper = segment.split(&LOCATOR);
-    assert!(segment.array_bytes() + upper.array_bytes() <= before + bound);
+    let Split { given, .. } = segment.split(16, &LOCATOR);
+    let given_bytes: u64 = given.iter().map(Segment::array_bytes).sum();
+    assert!(segment.array_bytes() + given_bytes <= before + bound);
 }
 
 #[test]
