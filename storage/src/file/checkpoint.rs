@@ -24,7 +24,7 @@ use super::index::{Dumped, Index};
 use super::log::{File, State};
 use crate::disk::{BLOCK_BYTES, Buffer, Disk, FileId, Op, zeroed};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"GridKVcp");
+const MAGIC: u64 = u64::from_le_bytes(*b"GridKVc2");
 const HEAD_BYTES: usize = 96;
 const LINE_BYTES: usize = 40;
 /// Written and read at once.
@@ -143,7 +143,7 @@ pub(super) fn load<D: Disk>(
     for line in rest[..file_count * LINE_BYTES].chunks_exact(LINE_BYTES) {
         take_line(line, &mut taken)?;
     }
-    let mut dumped = Dumped::default();
+    let mut dumped = Dumped::new();
     dumped.take(&rest[file_count * LINE_BYTES..])?;
     while body.left > 0 {
         dumped.take(&body.next()?)?;

@@ -381,7 +381,7 @@ pub(crate) fn record_key(bytes: &[u8]) -> Option<(&[u8], usize)> {
 pub(crate) struct Entry {
     pub(crate) token: Token,
     /// Tells keys of one token apart, 12 bits.
-    pub(crate) fingerprint: u16,
+    pub(crate) fingerprint: u32,
     pub(crate) version: Version,
     pub(crate) expires_at: Option<WallTime>,
     pub(crate) kind: Kind,
@@ -395,7 +395,8 @@ pub(crate) struct Entry {
 
 const OFFSET_BITS: u32 = 22;
 const PAYLOAD_BITS: u32 = 28;
-const FINGERPRINT_BITS: u32 = 12;
+/// Bits of a key's second hash that an entry tells.
+pub(crate) const FINGERPRINT_BITS: u32 = 12;
 
 /// Largest payload that an entry can tell.
 pub(crate) const PAYLOAD_BYTES_MAX: usize = (1 << PAYLOAD_BITS) - 1;
@@ -430,7 +431,8 @@ impl Entry {
         let is_value = kind == Kind::Value;
         Some(Self {
             token: Token(u64_at(bytes, 0)),
-            fingerprint: (place >> (OFFSET_BITS + PAYLOAD_BITS)) as u16 & 0xfff,
+            fingerprint: (place >> (OFFSET_BITS + PAYLOAD_BITS)) as u32
+                & ((1 << FINGERPRINT_BITS) - 1),
             version: Version { timestamp: Timestamp(u64_at(bytes, 8)), node },
             expires_at: (is_value && extra != 0).then(|| WallTime::from_millis(extra)),
             kind,

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `format` | the bytes of a segment |
 //! | `log` | appending, group commit, files |
-//! | `index` | where each key's record is, in 24 bytes a key |
+//! | `index` | where each key's record is, in 26 bytes a key |
 //! | `accepted` | what replicas ask: deletions too, whole mutations, promises |
 //! | `reads` | bringing records into memory |
 //! | `recover` | from the files of a directory to a store |
@@ -54,7 +54,7 @@ use std::collections::BTreeSet;
 
 use fastrand::Rng;
 use gridkv_cluster::mutation::payload_bytes;
-use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
+use gridkv_cluster::{Instant, Mutation, ShardRange, Token, Version, WallTime};
 
 use self::compact::Compaction;
 use self::format::{Kind, record_bytes};
@@ -73,10 +73,12 @@ use crate::memory::MemoryStorage;
 const WALK_LOADS_MAX: usize = 256;
 /// Draws for a random record before it is searched for.
 const DRAW_COUNT_MAX: usize = 64;
-/// Parts of the index searched for a random record.
+/// Parts and entries of the index searched for a random record.
 const RANDOM_PARTS: usize = 4_096;
 /// Bytes of a tombstone, with a key of usual length.
 const TOMBSTONE_BYTES: u64 = record_bytes(32) as u64;
+/// Parts of a cleared index that are freed at once.
+const PARTS_FREED_PER_STEP: usize = 64;
 /// What a new key adds to the index at most, but for a part that splits.
 const ENTRY_BYTES: u64 = 64;
 
@@ -108,6 +110,8 @@ pub struct FileStorage<D> {
     directory: String,
     memory_bytes_max: Option<u64>,
     cache_bytes_max: u64,
+    /// Memory is above its bound, or some was cleared: turns free more.
+    is_giving_way: bool,
     floor: Version,
     rng: Rng,
     /// A random draw that has come to a record on disk.
@@ -315,17 +319,29 @@ impl<D: Disk> FileStorage<D> {
     /// Sees to it that a new key's entry fits into memory: the cache gives way.
     fn make_room(&mut self, now: WallTime) -> Result<(), Error> {
         let Some(max_bytes) = self.memory_bytes_max else { return Ok(()) };
-        let used_bytes = self.memory_bytes();
-        if used_bytes + ENTRY_BYTES <= max_bytes {
+        if self.memory_bytes() + ENTRY_BYTES <= max_bytes || self.give_way(ENTRY_BYTES, now) {
             return Ok(());
         }
-        let index_bytes = self.index.memory_bytes() + ENTRY_BYTES;
-        self.cache.trim(max_bytes.saturating_sub(index_bytes), now);
         let used_bytes = self.memory_bytes();
-        if used_bytes + ENTRY_BYTES <= max_bytes {
-            return Ok(());
-        }
         Err(Error::OutOfMemory { used_bytes, max_bytes, needed_bytes: ENTRY_BYTES })
+    }
+
+    /// Frees what was cleared, and has the cache give way where memory and `added_bytes` are above
+    /// the bound: a bounded amount of work, which turns continue. Returns whether memory is within
+    /// the bound after that, or will be.
+    fn give_way(&mut self, added_bytes: u64, now: WallTime) -> bool {
+        self.index.free_some(PARTS_FREED_PER_STEP);
+        let max_bytes = self.memory_bytes_max.unwrap_or(u64::MAX);
+        let index_bytes = self.index.bytes() + added_bytes;
+        let has_more = self.cache.trim(max_bytes.saturating_sub(index_bytes), now);
+        self.is_giving_way = has_more || self.index.is_freeing();
+        let is_within = self.memory_bytes() + added_bytes <= max_bytes;
+        is_within || (self.is_giving_way && index_bytes <= max_bytes)
+    }
+
+    /// When to go on with what [`Self::give_way`] has left to do.
+    fn way_due_at(&self) -> Option<Instant> {
+        self.is_giving_way.then(|| self.log.now())
     }
 
     /// A live record at random.
@@ -337,15 +353,7 @@ impl<D: Disk> FileStorage<D> {
                 return Some((ident, known));
             }
         }
-        let mut position = self.rng.u64(..);
-        for _ in 0..RANDOM_PARTS {
-            let (ident, known) = self.index.entry_near(position, RANDOM_PARTS)?;
-            if is_live(&known) {
-                return Some((ident, known));
-            }
-            position = ident.position.wrapping_add(1);
-        }
-        None
+        self.index.entry_from(self.rng.u64(..), self.rng.u64(..), RANDOM_PARTS, is_live)
     }
 
     fn entry<'a>(&self, token: Token, key: &'a [u8], known: &Known) -> Entry<'a> {

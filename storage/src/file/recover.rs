@@ -23,7 +23,8 @@ use gridkv_cluster::{Timestamp, Version, WallTime};
 use super::checkpoint;
 use super::compact::Compaction;
 use super::format::{
-    Entry, FORMAT, FORMAT_MIN, Kind, SegmentId, contents_bytes, read_contents, record_bytes,
+    Entry, FINGERPRINT_BITS, FORMAT, FORMAT_MIN, Kind, SegmentId, contents_bytes, read_contents,
+    record_bytes,
 };
 use super::index::{Ident, Index, Known, Place};
 use super::log::{File, Log, State};
@@ -181,6 +182,7 @@ impl<D: Disk> FileStorage<D> {
             directory: setup.directory,
             memory_bytes_max: None,
             cache_bytes_max: setup.cache_bytes_max,
+            is_giving_way: false,
             floor,
             rng: Rng::with_seed(options.seed),
             draw: None,
@@ -296,7 +298,7 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    fn fingerprints(&self) -> impl Fn(&[u8]) -> u16 + use<D> {
+    fn fingerprints(&self) -> impl Fn(&[u8]) -> u32 + use<D> {
         let seed = self.store.hash_seed;
         move |key| fingerprint(seed, key)
     }
@@ -582,9 +584,9 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
-/// Twelve bits of a key's second hash.
-pub(super) fn fingerprint(seed: u64, key: &[u8]) -> u16 {
-    #[expect(clippy::cast_possible_truncation, reason = "twelve bits are meant")]
-    let bits = xxhash_rust::xxh3::xxh3_64_with_seed(key, seed) as u16 & 0xfff;
-    bits
+/// The bits of a key's second hash that a segment's contents have room for.
+pub(super) fn fingerprint(seed: u64, key: &[u8]) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower bits are meant")]
+    let bits = xxhash_rust::xxh3::xxh3_64_with_seed(key, seed) as u32;
+    bits & ((1 << FINGERPRINT_BITS) - 1)
 }

@@ -45,7 +45,7 @@ pub(super) struct Scan {
 pub(super) fn scan(
     segment: SegmentId,
     bytes: &[u8],
-    fingerprint_of: &dyn Fn(&[u8]) -> u16,
+    fingerprint_of: &dyn Fn(&[u8]) -> u32,
 ) -> Scan {
     let mut scan = Scan { end: BLOCK_BYTES, ..Scan::default() };
     let mut at = BLOCK_BYTES;
@@ -110,7 +110,7 @@ fn scan_commit(
     segment: SegmentId,
     bytes: &[u8],
     commit_at: usize,
-    fingerprint_of: &dyn Fn(&[u8]) -> u16,
+    fingerprint_of: &dyn Fn(&[u8]) -> u32,
     scan: &mut Scan,
 ) {
     let mut at = commit_at + COMMIT_HEADER_BYTES;
@@ -140,7 +140,7 @@ fn scan_commit(
 pub(super) fn entry_of(
     record: &Record<'_>,
     offset: usize,
-    fingerprint_of: &dyn Fn(&[u8]) -> u16,
+    fingerprint_of: &dyn Fn(&[u8]) -> u32,
 ) -> Entry {
     let mutation = &record.mutation;
     Entry {

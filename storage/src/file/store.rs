@@ -15,6 +15,9 @@ use crate::backend::{
 use crate::disk::{Disk, FileId};
 use crate::table::item::{KEY_LEN_MAX, VALUE_LEN_MAX};
 
+/// A search for what has expired frees one part of a cleared index where it looks at so many slots.
+const SLOTS_PER_FREED_PART: usize = 256;
+
 impl<D: Disk> Storage for FileStorage<D> {
     #[inline]
     fn get(&mut self, token: Token, key: &[u8], now: WallTime) -> Lookup<'_> {
@@ -87,7 +90,7 @@ impl<D: Disk> Storage for FileStorage<D> {
         if let Some(max_bytes) = self.memory_bytes_max
             && self.memory_bytes() > max_bytes
         {
-            self.cache.trim(max_bytes.saturating_sub(self.index.memory_bytes()), now);
+            self.give_way(0, now);
         }
         Ok(Applied::Won { replaced: before.is_some_and(|before| !before.is_tombstone) })
     }
@@ -146,13 +149,17 @@ impl<D: Disk> Storage for FileStorage<D> {
         self.reap();
         self.log.turn(now);
         self.compact();
+        if self.is_giving_way {
+            self.give_way(0, self.now);
+        }
         if self.log.takes_more() {
             self.reads.room_made();
         }
     }
 
     fn turn_due_at(&self) -> Option<Instant> {
-        [self.log.due_at(), self.compaction_due_at()].into_iter().flatten().min()
+        let times = [self.log.due_at(), self.compaction_due_at(), self.way_due_at()];
+        times.into_iter().flatten().min()
     }
 
     fn appended(&self) -> LogPosition {
@@ -292,7 +299,8 @@ impl<D: Disk> Storage for FileStorage<D> {
 
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {
         self.now = now;
-        self.cache.collect_expired(budget, now);
+        self.index.free_some(budget.div_ceil(SLOTS_PER_FREED_PART));
+        self.cache.collect_expired(budget / 2, now);
         let (mut left, mut collected) = (budget, 0);
         while let Some(ident) = self.index.next_due(&mut left, now) {
             self.expire(ident);
@@ -348,6 +356,7 @@ impl<D: Disk> Storage for FileStorage<D> {
         self.log.floor = self.floor;
         self.cache.forget_all();
         let left = self.index.clear(version);
+        self.is_giving_way = true;
         let cleared = self.log.file(place.file).id;
         for file in self.log.files.iter_mut().flatten() {
             file.live_bytes = 0;
@@ -383,5 +392,6 @@ impl<D: Disk> Storage for FileStorage<D> {
         self.memory_bytes_max = memory_bytes_max;
         let half = memory_bytes_max.map_or(u64::MAX, |bytes| bytes / 2);
         self.cache.set_memory_limit(Some(self.cache_bytes_max.min(half)), Eviction::Lfu);
+        self.is_giving_way = true;
     }
 }

@@ -20,7 +20,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use fastrand::Rng;
-use gridkv_cluster::{Mutation, ShardRange, Token, Version, WallTime};
+use gridkv_cluster::{Instant, Mutation, ShardRange, Token, Version, WallTime};
 
 use crate::backend::{
     Accepted, Applied, Entry, Error, Eviction, Lookup, Options, Record, Stats, Step, Storage,
@@ -32,6 +32,12 @@ use eviction::Lfu;
 
 /// Slots of a cleared table that each write frees.
 const DEMOLISHED_PER_WRITE: usize = 32;
+/// Slots of a cleared table that each turn frees.
+const DEMOLISHED_PER_TURN: usize = 512;
+/// A search for what has expired frees one slot of a cleared table where it looks at so many.
+const DEMOLISHED_SHARE: usize = 4;
+/// Records that [`MemoryStorage::trim`] lets go of in one call.
+const TRIMMED_PER_CALL: usize = 256;
 /// Draws of [`Storage::random`] before it searches in order.
 const DRAW_COUNT_MAX: usize = 64;
 /// What is kept for another store takes at most so small a part of the bound.
@@ -252,15 +258,25 @@ impl MemoryStorage {
         self.sweep = Sweep::default();
     }
 
-    /// Lets go of the least used records until at most `bytes` are in use, if there are enough.
-    pub(crate) fn trim(&mut self, bytes: u64, now: WallTime) {
-        while self.memory_bytes() > bytes && (self.demolish_all() || self.evict(None, now)) {}
+    /// Lets go of the least used records until at most `bytes` are in use, and of no more than
+    /// [`TRIMMED_PER_CALL`]. Before that, frees some of what was cleared. Returns whether another
+    /// call would let go of more.
+    pub(crate) fn trim(&mut self, bytes: u64, now: WallTime) -> bool {
+        self.demolish(DEMOLISHED_PER_TURN);
+        if self.is_demolishing() {
+            return true;
+        }
+        for _ in 0..TRIMMED_PER_CALL {
+            if self.memory_bytes() <= bytes || !self.evict(None, now) {
+                return false;
+            }
+        }
+        self.memory_bytes() > bytes
     }
 
-    fn demolish_all(&mut self) -> bool {
-        let some = !self.demolitions.is_empty();
-        self.demolitions.clear();
-        some
+    /// Whether memory of what was cleared is left to free.
+    fn is_demolishing(&self) -> bool {
+        !self.demolitions.is_empty()
     }
 
     /// Memory of all that is kept.
@@ -338,6 +354,14 @@ impl Storage for MemoryStorage {
         }
     }
 
+    fn turn(&mut self, _: Instant) {
+        self.demolish(DEMOLISHED_PER_TURN);
+    }
+
+    fn turn_due_at(&self) -> Option<Instant> {
+        self.is_demolishing().then_some(Instant::ZERO)
+    }
+
     fn floor(&self) -> Version {
         self.floor
     }
@@ -385,7 +409,7 @@ impl Storage for MemoryStorage {
     }
 
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {
-        self.demolish(budget);
+        self.demolish(budget / DEMOLISHED_SHARE);
         let mut allowance = self.table.allowance(budget);
         let mut collected = 0;
         while let Some(place) = self.table.next_expired(&mut self.sweep, &mut allowance, now) {

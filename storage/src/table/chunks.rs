@@ -5,6 +5,9 @@
 
 use super::item::allocation_bytes;
 
+/// The elements of a list that is given away.
+pub(crate) type Elements<T> = std::iter::Flatten<std::vec::IntoIter<Vec<T>>>;
+
 /// Elements numbered from 0, in chunks of `LEN`.
 pub(crate) struct Chunks<T, const LEN: usize> {
     chunks: Vec<Vec<T>>,
@@ -45,9 +48,14 @@ impl<T, const LEN: usize> Chunks<T, LEN> {
         &mut self.chunks[number / LEN][number % LEN]
     }
 
+    /// The elements in order of their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.chunks.iter().flatten()
+    }
+
     /// The elements in order of their numbers, for good. A chunk is freed when its last element
     /// was given away.
-    pub(crate) fn into_elements(self) -> impl Iterator<Item = T> + use<T, LEN> {
+    pub(crate) fn into_elements(self) -> Elements<T> {
         self.chunks.into_iter().flatten()
     }
 
@@ -91,6 +99,7 @@ mod tests {
         }
         *chunks.at_mut(500) += 1;
         assert_eq!(*chunks.at(500), 501);
+        assert_eq!(chunks.iter().sum::<u64>(), 999 * 500 + 1);
         assert_eq!(chunks.into_elements().sum::<u64>(), 999 * 500 + 1);
     }
 }

@@ -10,7 +10,7 @@
 //! one segment, which grows: tokens are keyed hashes, and that many bits are equal by chance for no
 //! more than a few keys.
 
-use super::chunks::Chunks;
+use super::chunks::{Chunks, Elements};
 use super::segment::{Locator, Segment, Split};
 use super::trie::Trie;
 
@@ -60,7 +60,7 @@ impl Directory {
     }
 
     /// All segments, by number, for good, and what pointed at them.
-    pub(super) fn into_parts(self) -> (Trie, impl Iterator<Item = Segment>) {
+    pub(super) fn into_parts(self) -> (Trie, Elements<Segment>) {
         (self.trie, self.segments.into_elements())
     }
 

@@ -4,9 +4,14 @@
 use gridkv_cluster::{Version, WallTime};
 
 use super::bucket::{Bucket, SLOT_COUNT};
+use super::chunks::Elements;
 use super::segment::{Cell, Segment, array_bytes};
 use super::trie::Trie;
 use super::{Place, Table, Totals};
+
+/// What an expired item takes off an allowance, in slots: to take it out, and to free it, costs more
+/// than to look at some that have not expired.
+const FOUND_COST: usize = 4;
 
 /// Goes round the segments, for ever.
 #[derive(Debug, Default)]
@@ -42,7 +47,8 @@ impl Allowance {
 }
 
 impl Table {
-    /// An allowance of about `budget` slots, and of one round of the table.
+    /// An allowance of about `budget` slots, [`FOUND_COST`] for each item found, and of one round of
+    /// the table.
     pub(crate) const fn allowance(&self, budget: usize) -> Allowance {
         Allowance { slot_count: budget, segment_count: self.directory.segment_count() }
     }
@@ -71,6 +77,7 @@ impl Table {
                 Some(Search { bucket, bucket_count }) => {
                     if let Some(slot) = segment.next_expired(bucket, now) {
                         let cell = Cell { bucket, slot };
+                        allowance.spend(FOUND_COST);
                         return Some(Place { segment: sweep.segment, cell });
                     }
                     sweep.search = Some(Search { bucket: bucket + 1, bucket_count });
@@ -129,7 +136,7 @@ impl Sweep {
 
 /// A cleared table that is taken down bucket by bucket.
 pub(crate) struct Demolition {
-    segments: Box<dyn Iterator<Item = Segment> + Send>,
+    segments: Elements<Segment>,
     buckets: Vec<Bucket>,
     trie: Trie,
     /// Memory of arrays and items that are left.
@@ -141,7 +148,7 @@ impl Demolition {
         let Table { directory, totals, array_bytes, .. } = table;
         let bytes = totals.item_bytes + array_bytes;
         let (trie, segments) = directory.into_parts();
-        Self { segments: Box::new(segments), buckets: Vec::new(), trie, bytes }
+        Self { segments, buckets: Vec::new(), trie, bytes }
     }
 
     /// Memory of what is left, in bytes.

@@ -3,20 +3,23 @@
 //! ```text
 //!  0        4          8         12     16
 //!  +--------+----------+---------+------+------------------+-----------------+
-//!  | depth  | entries  | extras  | zero | entries, 24 each | extras, 40 each |
+//!  | depth  | entries  | extras  | zero | entries, 26 each | extras, 40 each |
 //!  +--------+----------+---------+------+------------------+-----------------+
 //! ```
+//!
+//! A part's prefix is told by the depths of those before it: each begins where the one before it
+//! ends, the first at 0, the last ends where the positions do. What does not fit together so, or has
+//! entries that are not in order or not of their part's prefix, is no dump.
 
 use super::entry::{ENTRY_DUMP_BYTES, EXTRA_DUMP_BYTES, Entry, Extra, ROOT_BITS};
 use super::part::Part;
-use super::{Index, Totals};
+use super::{DEPTH_MAX, Index};
 use crate::file::format::u32_at;
 
 const HEADER_BYTES: usize = 16;
-/// A part that says that it has more is none.
-const COUNT_MAX: usize = 1 << 24;
-/// No directory is deeper.
-const DEPTH_MAX: u32 = 32;
+/// A part that says that it has more is none: this bounds what is kept of a dump until it is known
+/// to hold.
+const COUNT_MAX: usize = 1 << 16;
 
 impl Index {
     /// Bytes of a dump.
@@ -32,41 +35,50 @@ impl Index {
     /// Writes the index, a part at a time.
     pub(crate) fn dump<E>(&self, write: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         let mut out = Vec::new();
-        let mut slot = 0;
-        while slot < self.directory.len() {
-            let part = &self.parts[self.directory[slot] as usize];
+        let mut position = 0;
+        loop {
+            let part = self.part(position);
             out.clear();
-            for count in [part.depth as usize, part.entries().len(), part.extras().len(), 0] {
+            for count in [usize::from(part.depth()), part.entries().len(), part.extras().len(), 0] {
                 let count = u32::try_from(count).expect("a part is small");
                 out.extend_from_slice(&count.to_le_bytes());
             }
             part.entries().iter().for_each(|entry| entry.dump(&mut out));
             part.extras().iter().for_each(|extra| extra.dump(&mut out));
             write(&out)?;
-            slot += 1 << (self.depth - part.depth);
+            position = part.end(position);
+            if position == 0 {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 }
 
 /// An index being read from a dump that comes in pieces. Nothing in the dump is believed before its
-/// checksum is known to hold, but to be a bound.
-#[derive(Default)]
+/// checksum is known to hold, but to be a bound: what was read so far takes a few times the memory
+/// of its bytes at most.
 pub(crate) struct Dumped {
-    parts: Vec<Part>,
+    index: Index,
+    /// The position at which the next part begins; `None` at the end.
+    next: Option<u64>,
     rest: Vec<u8>,
 }
 
 impl Dumped {
+    /// Nothing of a dump.
+    pub(crate) fn new() -> Self {
+        Self { index: Index::without_parts(), next: Some(0), rest: Vec::new() }
+    }
+
     /// Takes in the next piece; `None` where it cannot be one of a dump.
     pub(crate) fn take(&mut self, piece: &[u8]) -> Option<()> {
         let mut bytes = std::mem::take(&mut self.rest);
         bytes.extend_from_slice(piece);
         let mut left = &bytes[..];
         while left.len() >= HEADER_BYTES {
-            let depth = u32_at(left, 0);
+            let depth = u8::try_from(u32_at(left, 0)).ok()?;
             let (entries, extras) = (u32_at(left, 4) as usize, u32_at(left, 8) as usize);
-            let is_sensible = (ROOT_BITS..=DEPTH_MAX).contains(&depth)
+            let is_sensible = (ROOT_BITS as u8..=DEPTH_MAX).contains(&depth)
                 && entries <= COUNT_MAX
                 && extras <= entries;
             if !is_sensible {
@@ -79,31 +91,36 @@ impl Dumped {
             }
             let entries = left[HEADER_BYTES..entries_end].chunks_exact(ENTRY_DUMP_BYTES);
             let extras = left[entries_end..end].chunks_exact(EXTRA_DUMP_BYTES);
-            self.parts.push(Part::of(depth, entries.map(Entry::read), extras.map(Extra::read)));
+            self.add(depth, entries.map(Entry::read), extras.map(Extra::read))?;
             left = &left[end..];
         }
         self.rest = left.to_vec();
         Some(())
     }
 
+    /// Takes in the next part, if it begins where it may.
+    fn add(
+        &mut self,
+        depth: u8,
+        entries: impl ExactSizeIterator<Item = Entry>,
+        extras: impl Iterator<Item = Extra>,
+    ) -> Option<()> {
+        let position = self.next?;
+        if position.trailing_zeros() < 64 - u32::from(depth) {
+            return None;
+        }
+        let part = Part::of(position, depth, entries, extras)?;
+        for known in part.all_known() {
+            self.index.totals.add(&known);
+        }
+        self.index.timestamp_max = self.index.timestamp_max.max(part.timestamp_max());
+        self.next = Some(part.end(position)).filter(|end| *end != 0);
+        self.index.add(position, part);
+        Some(())
+    }
+
     /// The index, if the parts make one.
     pub(crate) fn finish(self) -> Option<Index> {
-        let depth = self.parts.iter().map(|part| part.depth).max()?;
-        let mut directory = Vec::new();
-        let mut totals = Totals::default();
-        let mut part_bytes = 0;
-        for (number, part) in self.parts.iter().enumerate() {
-            let slots = 1_usize << (depth - part.depth);
-            let is_aligned = directory.len().is_multiple_of(slots);
-            if !is_aligned || directory.len() + slots > 1 << depth || !part.is_consistent() {
-                return None;
-            }
-            directory.resize(directory.len() + slots, u32::try_from(number).ok()?);
-            (0..part.len()).for_each(|at| totals.add(&part.known(at)));
-            part_bytes += part.bytes();
-        }
-        let is_whole = directory.len() == 1 << depth && self.rest.is_empty();
-        let parts = self.parts;
-        is_whole.then_some(Index { directory, depth, parts, totals, part_bytes, sweep: 0 })
+        (self.next.is_none() && self.rest.is_empty()).then_some(self.index)
     }
 }

@@ -1,8 +1,8 @@
 //! The entries whose position begins with the same bits: one sorted array.
 //!
-//! Positions are spread evenly, so a search begins where the entry would be if they were spread
-//! perfectly, a few entries away from where it is. Arrays grow by a step of the allocator's size
-//! classes: an eighth of them is unused on average.
+//! Below the bits that a part's positions share they are spread evenly, so a search begins where the
+//! entry would be if they were spread perfectly, a few entries away from where it is. Arrays grow by
+//! a step of the allocator's size classes: an eighth of them is unused on average.
 
 use gridkv_cluster::{Timestamp, WallTime};
 
@@ -21,42 +21,80 @@ pub(super) struct Part {
     timestamp_max: Timestamp,
     /// At most the earliest expiry.
     expiry_next: WallTime,
-    pub(super) depth: u32,
+    /// How many bits the positions share.
+    depth: u8,
+    /// The first of them.
+    root: u8,
 }
 
 impl Part {
-    pub(super) const fn new(depth: u32) -> Self {
+    /// A part without entries for the positions that begin with the same `depth` bits as
+    /// `position`.
+    pub(super) const fn new(position: u64, depth: u8) -> Self {
+        assert!(depth as u32 >= ROOT_BITS);
         Self {
             entries: Vec::new(),
             extras: Vec::new(),
             timestamp_max: Timestamp::ZERO,
             expiry_next: WallTime::MAX,
             depth,
+            root: (position >> (64 - ROOT_BITS)) as u8,
         }
     }
 
-    /// The part of entries and extras that are in order.
+    /// The part of entries and extras that a dump has for the positions that begin with the same
+    /// `depth` bits as `position`. `None` where they are not in order, belong elsewhere, or an entry
+    /// lacks the extra that it says it has.
     pub(super) fn of(
-        depth: u32,
+        position: u64,
+        depth: u8,
         entries: impl ExactSizeIterator<Item = Entry>,
         extras: impl Iterator<Item = Extra>,
-    ) -> Self {
+    ) -> Option<Self> {
         let bytes = allocation_bytes(entries.len() * size_of::<Entry>());
-        let mut part = Self::new(depth);
+        let mut part = Self::new(position, depth);
         part.entries.reserve_exact(bytes / size_of::<Entry>());
         part.entries.extend(entries);
         part.extras.extend(extras);
         part.extras.shrink_to_fit();
+        if !part.is_consistent(position) {
+            return None;
+        }
         part.expiry_next = part.earliest();
-        part.timestamp_max = Timestamp(u64::MAX);
-        part
+        let timestamps = part.all_known().map(|known| known.version.timestamp);
+        part.timestamp_max = timestamps.max().unwrap_or(Timestamp::ZERO);
+        Some(part)
     }
 
-    /// Whether each entry that says so has its extra, and all are in order.
-    pub(super) fn is_consistent(&self) -> bool {
+    /// Whether each entry that says so has its extra, and all are in order and begin as `position`.
+    fn is_consistent(&self, position: u64) -> bool {
         let with_extra = self.entries.iter().filter(|entry| entry.has_extra());
-        self.entries.is_sorted_by(|one, next| one.sort() < next.sort())
+        let ends = [self.entries.first(), self.entries.last()].into_iter().flatten();
+        let prefix = position << ROOT_BITS;
+        let mut shared = ends.map(|entry| (entry.sort().high ^ prefix).leading_zeros() + ROOT_BITS);
+        shared.all(|bits| bits >= u32::from(self.depth))
+            && self.entries.is_sorted_by(|one, next| one.sort() < next.sort())
             && with_extra.map(Entry::sort).eq(self.extras.iter().map(|extra| extra.sort))
+    }
+
+    pub(super) const fn depth(&self) -> u8 {
+        self.depth
+    }
+
+    /// The position behind those of the part, of which `inside` is one; 0 stands for the end.
+    pub(super) const fn end(&self, inside: u64) -> u64 {
+        let span = 1_u64 << (64 - self.depth as u32);
+        (inside & !(span - 1)).wrapping_add(span)
+    }
+
+    /// What tells the key of an entry.
+    pub(super) fn ident(&self, at: usize) -> Ident {
+        self.entries[at].sort().ident(self.root)
+    }
+
+    /// All that is known, in order.
+    pub(super) fn all_known(&self) -> impl Iterator<Item = Known> {
+        (0..self.len()).map(|at| self.known(at))
     }
 
     pub(super) fn extras(&self) -> &[Extra] {
@@ -84,8 +122,9 @@ impl Part {
 
     /// Where an entry is to be expected.
     #[inline]
-    fn guess(&self, sort: Sort) -> usize {
-        let fraction = sort.0 << (self.depth - ROOT_BITS);
+    pub(super) fn guess(&self, sort: Sort) -> usize {
+        // The bits after the part's own prefix, as the first of a fraction of its positions.
+        let fraction = sort.high << (u32::from(self.depth) - ROOT_BITS);
         #[expect(clippy::cast_possible_truncation, reason = "the product is below the length")]
         let at = ((u128::from(fraction) * self.entries.len() as u128) >> 64) as usize;
         at
@@ -188,12 +227,23 @@ impl Part {
         self.extras.shrink_to_fit();
     }
 
-    /// Keeps the entries of the lower half of the positions and returns those of the upper half.
+    /// The depth of the halves that a split would make: they differ in the last of so many bits.
+    /// The entries must be two at least.
+    pub(super) fn split_depth(&self) -> u32 {
+        let ends = [self.entries.first(), self.entries.last()];
+        let [first, last] = ends.map(|entry| entry.expect("a part that splits has entries").sort());
+        (first.high ^ last.high).leading_zeros() + ROOT_BITS + 1
+    }
+
+    /// Splits by the first bit in which positions differ, so that there are entries in both halves.
+    /// Keeps those of the lower half and returns those of the upper half.
     pub(super) fn split(&mut self) -> Self {
-        let bit = 63 - (self.depth - ROOT_BITS);
-        let is_lower = |sort: Sort| sort.0 >> bit & 1 == 0;
-        self.depth += 1;
-        let mut upper = Self::new(self.depth);
+        let depth = u8::try_from(self.split_depth()).expect("positions that differ");
+        assert!(depth > self.depth, "the positions of a part share its prefix");
+        let bit = 64 - (u32::from(depth) - ROOT_BITS);
+        let is_lower = |sort: Sort| sort.high >> bit & 1 == 0;
+        self.depth = depth;
+        let mut upper = Self::new(u64::from(self.root) << (64 - ROOT_BITS), depth);
         let at = self.entries.partition_point(|entry| is_lower(entry.sort()));
         upper.entries = self.entries.split_off(at);
         let at = self.extras.partition_point(|extra| is_lower(extra.sort));
@@ -216,12 +266,12 @@ impl Part {
     }
 
     /// An entry that is due. Where there is none, the part knows when to look again.
-    pub(super) fn due(&mut self, now: WallTime) -> Option<Sort> {
+    pub(super) fn due(&mut self, now: WallTime) -> Option<Ident> {
         let is_due = |extra: &&Extra| extra.expires_at.is_some_and(|at| at <= now);
         let found = self.extras.iter().find(is_due).map(|extra| extra.sort);
         if found.is_none() {
             self.expiry_next = self.earliest();
         }
-        found
+        found.map(|sort| sort.ident(self.root))
     }
 }

@@ -116,7 +116,7 @@ pub(super) struct Append<'a> {
     pub(super) origin: Option<SegmentId>,
     pub(super) mutation: &'a Mutation<'a>,
     pub(super) token: Token,
-    pub(super) fingerprint: u16,
+    pub(super) fingerprint: u32,
     pub(super) priority: Priority,
 }
 

@@ -1,5 +1,6 @@
 //! What a store on disk does, shown on a simulated disk.
 
+mod bounds;
 mod commits;
 mod compaction;
 mod damage;

@@ -136,7 +136,7 @@ proptest! {
         let segment = Segment::with_array(depth, 127);
         let behind = u64::from(rest) << 48 >> depth;
         let position = (prefix & !(u64::MAX >> depth)) | behind;
-        prop_assert_eq!(segment.home(position), usize::from(rest) * 127 >> 16);
+        prop_assert_eq!(segment.home(position), (usize::from(rest) * 127) >> 16);
     }
 }
 
