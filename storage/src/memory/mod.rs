@@ -201,9 +201,9 @@ impl MemoryStorage {
         self.table.first_place(segment, bucket, RANDOM_SEARCH_SLOTS, |item| is_live(item, now))
     }
 
-    /// A slot at random, if it holds an item.
+    /// An item at random, if a few slots hold one.
     fn draw(&mut self) -> Option<Place> {
-        self.table.draw(self.rng.u64(..), self.rng.usize(..))
+        self.table.draw(&mut self.rng)
     }
 }
 

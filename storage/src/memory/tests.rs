@@ -27,6 +27,12 @@ fn crowded(key: &[u8]) -> Token {
     Token(Token::of(&key[3..]).0 & 0xffff_0000_0000_00ff)
 }
 
+/// Tokens of one hash tag, and every eighth of none.
+fn mostly_tagged(key: &[u8]) -> Token {
+    let token = Token::of(key).0;
+    Token(if token.is_multiple_of(8) { token } else { 0x2a51 << 50 | token >> 14 })
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Writes to keys from the first on.
@@ -244,10 +250,11 @@ proptest! {
 
     #[test]
     fn the_store_does_what_the_model_does(
-        steps in proptest::collection::vec(step(), 1..40), keeps: bool, is_crowded: bool,
+        steps in proptest::collection::vec(step(), 1..40), keeps: bool, tokens in 0_usize..3,
     ) {
         let tombstones = if keeps { Tombstones::Keep } else { Tombstones::Drop };
-        let mut pair = Pair::new(tombstones, if is_crowded { crowded } else { Token::of });
+        let token_of = [Token::of, crowded, mostly_tagged][tokens];
+        let mut pair = Pair::new(tombstones, token_of);
         for step in &steps {
             pair.run(step);
         }

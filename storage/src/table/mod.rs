@@ -11,7 +11,8 @@
 //!
 //! Keys of one hash tag share the first 14 bits of their tokens, so millions may have positions
 //! that begin alike. Nothing here takes positions to be spread evenly but for the bits after those
-//! that a segment's items share; see [`directory`].
+//! that a segment's items share; see [`directory`]. A segment whose items crowd into few homes splits
+//! before it is full.
 //!
 //! The table knows nothing of versions that win or of time that passes: [`crate::memory`] does.
 
@@ -30,6 +31,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
+use fastrand::Rng;
 use gridkv_cluster::{Mutation, Timestamp, Token, WallTime};
 
 use bucket::{SLOT_COUNT, Tag};
@@ -41,6 +43,8 @@ pub(crate) use sweep::{Demolition, Sweep};
 
 /// Tokens that [`Table::prefetch`] handles in one go.
 const PREFETCH_BATCH: usize = 32;
+/// Slots that [`Table::draw`] looks at.
+const DRAW_COUNT: usize = 16;
 
 /// Where an item lies, until the next insertion or removal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,19 +190,17 @@ impl Table {
     }
 
     fn make_room(&mut self, position: u64) {
-        loop {
-            let index = self.directory.index_of(position);
-            let segment = self.directory.segment(index);
-            if segment.has_room() {
-                return;
-            }
-            self.array_bytes -= segment.array_bytes();
-            if splits(segment) {
-                self.array_bytes += self.directory.split(index, &self.locator);
-            } else {
-                self.directory.segment_mut(index).grow(&self.locator);
-            }
+        let index = self.directory.index_of(position);
+        if splits(self.directory.segment(index)) {
+            self.array_bytes -= self.directory.segment(index).array_bytes();
+            self.array_bytes += self.directory.split(index, &self.locator);
             self.array_bytes += self.directory.segment(index).array_bytes();
+        }
+        let segment = self.directory.segment_mut(self.directory.index_of(position));
+        if !segment.has_room() {
+            self.array_bytes -= segment.array_bytes();
+            segment.grow(&self.locator);
+            self.array_bytes += segment.array_bytes();
         }
     }
 
@@ -206,10 +208,10 @@ impl Table {
     pub(crate) fn growth_bytes_max(&self, token: Token) -> u64 {
         let position = self.locator.range.position(token);
         let segment = self.directory.segment(self.directory.index_of(position));
-        if segment.has_room() {
-            0
-        } else if splits(segment) {
+        if splits(segment) {
             segment.growth_bytes_max() + self.directory.growth_bytes_max(position)
+        } else if segment.has_room() {
+            0
         } else {
             segment.growth_bytes_max()
         }
@@ -262,10 +264,14 @@ impl Table {
         }
     }
 
-    /// The item in a slot drawn at random by `segment_choice` and `choice`, if there is one. All
-    /// slots are as likely, wherever positions crowd: segments have one chance each, and those with
-    /// few slots mostly miss it.
-    pub(crate) fn draw(&self, segment_choice: u64, choice: usize) -> Option<Place> {
+    /// An item drawn at random, if one of [`DRAW_COUNT`] slots holds one. All slots are as likely,
+    /// wherever positions crowd: segments have one chance each, and those with few slots mostly miss
+    /// it.
+    pub(crate) fn draw(&self, rng: &mut Rng) -> Option<Place> {
+        (0..DRAW_COUNT).find_map(|_| self.draw_slot(rng.u64(..), rng.usize(..)))
+    }
+
+    fn draw_slot(&self, segment_choice: u64, choice: usize) -> Option<Place> {
         let index = self.segment_at_random(segment_choice);
         let segment = self.directory.segment(index);
         let is_only = self.directory.segment_count() == 1;
@@ -303,9 +309,10 @@ impl Table {
     }
 }
 
-/// Whether a segment that is full splits. Otherwise it grows.
+/// Whether a segment splits before it gets one more item. Otherwise it grows when it is full.
 const fn splits(segment: &Segment) -> bool {
-    segment.bucket_count() >= SPLIT_BUCKET_COUNT && segment.depth() < DEPTH_MAX
+    let is_full = !segment.has_room() && segment.bucket_count() >= SPLIT_BUCKET_COUNT;
+    (is_full || segment.is_crowded()) && segment.depth() < DEPTH_MAX
 }
 
 /// Whether an item's time is over.

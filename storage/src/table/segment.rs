@@ -25,6 +25,12 @@ use super::item::{Item, STAMP_COUNT, Slot, allocation_bytes};
 
 /// A segment of this many buckets splits rather than grows.
 pub(super) const SPLIT_BUCKET_COUNT: usize = 127;
+/// A segment is crowded when its items lie so many buckets behind their homes on average, just after
+/// it was rebuilt. Positions that are spread evenly lie a third of a bucket behind then.
+const CROWDED_DISTANCE: usize = 1;
+/// A segment of fewer buckets is never crowded: a search through some lines in a row is cheaper than
+/// many small segments.
+const CROWDED_BUCKETS_MIN: usize = 16;
 /// A search of a segment's stamps is due this often.
 const STAMP_SWEEP_SECONDS: u32 = 1_024;
 /// The largest age that a stamp can tell. Until the next sweep it stays below the rest, which is
@@ -120,6 +126,7 @@ pub(super) struct Segment {
     expiring_count: u32,
     stamps_swept_at: u32,
     depth: u8,
+    is_crowded: bool,
 }
 
 impl Segment {
@@ -133,6 +140,7 @@ impl Segment {
             expiring_count: 0,
             stamps_swept_at: 0,
             depth,
+            is_crowded: false,
         }
     }
 
@@ -205,8 +213,8 @@ impl Segment {
         (self.item_count as usize) < item_count_max(self.buckets.len())
     }
 
-    /// Takes an item in. The caller has made room.
-    pub(super) fn insert(&mut self, position: u64, tag: Tag, item: Slot) -> Cell {
+    /// Takes an item in. The caller has made room. Returns how many buckets behind its home it lies.
+    pub(super) fn insert(&mut self, position: u64, tag: Tag, item: Slot) -> usize {
         assert!((self.item_count as usize) < self.slot_count());
         let held = item.item().expect("what is inserted is an item");
         self.item_count += 1;
@@ -214,14 +222,28 @@ impl Segment {
         self.expiry_next = self.expiry_next.min(held.expires_at().unwrap_or(WallTime::MAX));
         self.timestamp_max = self.timestamp_max.max(held.version().timestamp);
         let mut index = self.home(position);
+        let mut distance = 0;
         loop {
             if let Some(slot) = self.buckets[index].vacant() {
                 self.buckets[index].put(slot, tag, item);
-                return Cell { bucket: index, slot };
+                return distance;
             }
             self.buckets[index].pass();
             index = self.following(index);
+            distance += 1;
         }
+    }
+
+    /// Whether many items have the same few homes, so that searches take long: those of a hash tag
+    /// have, where a segment has other items beside. Once it splits, homes are told by later bits.
+    pub(super) const fn is_crowded(&self) -> bool {
+        self.is_crowded
+    }
+
+    /// Takes note of how far behind their homes the items lie, all in all, after a rebuilding.
+    const fn note_distances(&mut self, sum: usize) {
+        let is_large = self.buckets.len() >= CROWDED_BUCKETS_MIN;
+        self.is_crowded = is_large && sum > self.item_count as usize * CROWDED_DISTANCE;
     }
 
     /// Takes an item out.
@@ -273,9 +295,11 @@ impl Segment {
     fn rebuild(&mut self, len: usize, locator: &Locator) {
         let mut rebuilt = Self::with_array(self.depth, len);
         rebuilt.stamps_swept_at = self.stamps_swept_at;
+        let mut distance_sum = 0;
         drain(&mut self.buckets, |tag, slot| {
-            rebuilt.insert(locator.position_of(&slot), tag, slot);
+            distance_sum += rebuilt.insert(locator.position_of(&slot), tag, slot);
         });
+        rebuilt.note_distances(distance_sum);
         assert_eq!(rebuilt.item_count, self.item_count);
         assert_eq!(rebuilt.expiring_count, self.expiring_count);
         *self = rebuilt;
@@ -294,16 +318,19 @@ impl Segment {
         let kept_count = positions.len() - counts.iter().sum::<usize>();
         let depth = given.last().expect("a split adds a segment").depth;
         let mut kept = Self::with_array(depth, array_len_for(kept_count));
-        for segment in given.iter_mut().chain([&mut kept]) {
-            segment.stamps_swept_at = self.stamps_swept_at;
-        }
+        let mut distance_sums = vec![0; given.len() + 1];
         let mut positions = positions.into_iter();
         drain(&mut self.buckets, |tag, slot| {
             let position = positions.next().expect("each item has its position");
             let shared = u64::leading_zeros(position ^ path) as usize;
-            let segment = given.get_mut(shared - usize::from(first - 1)).unwrap_or(&mut kept);
-            segment.insert(position, tag, slot);
+            let at = (shared - usize::from(first - 1)).min(given.len());
+            let segment = given.get_mut(at).unwrap_or(&mut kept);
+            distance_sums[at] += segment.insert(position, tag, slot);
         });
+        for (segment, sum) in given.iter_mut().chain([&mut kept]).zip(distance_sums) {
+            segment.stamps_swept_at = self.stamps_swept_at;
+            segment.note_distances(sum);
+        }
         let given_count = given.iter().map(|segment| segment.item_count).sum::<u32>();
         assert_eq!(given_count + kept.item_count, self.item_count);
         *self = kept;

@@ -13,6 +13,10 @@ use crate::table::prefetch::prefetch_line;
 /// A part with so many entries splits.
 pub(super) const ENTRY_COUNT_MAX: usize = 256;
 
+/// A search goes so many entries one by one, then by halves: positions of a hash tag crowd in parts
+/// that have others beside.
+const STEPS_MAX: usize = 12;
+
 /// A part of the index.
 pub(super) struct Part {
     entries: Vec<Entry>,
@@ -143,15 +147,23 @@ impl Part {
     /// The place of `sort` in the array, or where it would be.
     #[inline]
     pub(super) fn search(&self, sort: Sort) -> Result<usize, usize> {
-        let len = self.entries.len();
-        let mut at = self.guess(sort);
-        while at < len && self.entries[at].sort() < sort {
+        let (entries, guess) = (&self.entries, self.guess(sort));
+        let mut at = guess;
+        while at < entries.len() && entries[at].sort() < sort {
             at += 1;
+            if at == guess + STEPS_MAX {
+                at += entries[at..].partition_point(|entry| entry.sort() < sort);
+                break;
+            }
         }
-        while at > 0 && self.entries[at - 1].sort() >= sort {
+        while at > 0 && entries[at - 1].sort() >= sort {
             at -= 1;
+            if at + STEPS_MAX == guess {
+                at = entries[..at].partition_point(|entry| entry.sort() < sort);
+                break;
+            }
         }
-        if at < len && self.entries[at].sort() == sort { Ok(at) } else { Err(at) }
+        if at < entries.len() && entries[at].sort() == sort { Ok(at) } else { Err(at) }
     }
 
     fn extra_index(&self, sort: Sort) -> Result<usize, usize> {

@@ -192,6 +192,32 @@ fn a_search_begins_near_its_entry_in_a_part_of_any_depth() {
 }
 
 #[test]
+fn a_search_finds_where_an_entry_is_or_would_be_however_far_from_its_guess() {
+    let mut rng = Rng::with_seed(8);
+    let plain = plain(&mut rng);
+    for (crowd_len, other_len) in [(0, 5), (200, 30), (100, 100), (30, 200)] {
+        let (mut part, mut sorts) = (Part::new(0, 8), std::collections::BTreeSet::new());
+        for number in 0..crowd_len + other_len {
+            let bits = if number < crowd_len { 40 } else { 56 };
+            let position = 3 << 40 | rng.u64(..1 << bits);
+            sorts.insert(Sort::of(Ident { position, fingerprint: 0 }));
+        }
+        for (at, sort) in sorts.iter().enumerate() {
+            part.insert(at, *sort, &plain);
+        }
+        for (at, sort) in sorts.iter().enumerate() {
+            assert_eq!(part.search(*sort), Ok(at));
+            let ident = sort.ident(0);
+            let next = Ident { fingerprint: 1, ..ident };
+            assert_eq!(part.search(Sort::of(next)), Err(at + 1));
+        }
+        let ends =
+            [Ident { position: 0, fingerprint: 0 }, Ident { position: !0 >> 8, fingerprint: 0 }];
+        assert_eq!(ends.map(|end| part.search(Sort::of(end))), [Err(0), Err(sorts.len())]);
+    }
+}
+
+#[test]
 fn all_entries_are_as_likely_to_be_drawn_wherever_they_crowd() {
     const DRAWS_PER_KEY: usize = 40;
     for (count, crowd) in [3, 200, 1_000, 20_000]

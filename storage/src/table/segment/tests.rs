@@ -184,7 +184,8 @@ fn an_age_is_told_up_to_its_bound_and_never_wraps_while_stamps_are_swept() {
     let start = WallTime::from_millis(1_700_000_000_000);
     let mut segment = Segment::new(0);
     segment.grow(&LOCATOR);
-    let cell = segment.insert(7, Tag::of(7), item(&7_u64.to_be_bytes(), None));
+    assert_eq!(segment.insert(7, Tag::of(7), item(&7_u64.to_be_bytes(), None)), 0);
+    let cell = segment.find(7, Tag::of(7), &7_u64.to_be_bytes()).unwrap();
     segment.slot_mut(cell).set_stamp(stamp_at(start));
     for minutes in 0..60 * 24 {
         let now = start + Duration::from_secs(minutes * 60);
