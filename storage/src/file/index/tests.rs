@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use fastrand::Rng;
 use gridkv_cluster::{NodeId, Timestamp};
 
+use super::entry::Entry;
 use super::*;
 use crate::disk::FileId;
 use crate::file::format::GRANULE_BYTES;
@@ -288,6 +289,38 @@ fn a_damaged_dump_is_refused_or_read_as_a_sound_index() {
     }
     assert!(sound_count > 0, "places and versions can be anything");
     assert!(sound_count < 600, "positions cannot");
+}
+
+fn part_bytes(depth: u32, entries: &[Entry]) -> Vec<u8> {
+    let mut bytes: Vec<u8> =
+        [depth, entries.len() as u32, 0, 0].iter().flat_map(|it| it.to_le_bytes()).collect();
+    entries.iter().for_each(|entry| entry.dump(&mut bytes));
+    bytes
+}
+
+#[test]
+fn parts_that_do_not_fit_together_are_no_dump() {
+    let read = |depths: &[u32]| {
+        let bytes: Vec<u8> = depths.iter().flat_map(|depth| part_bytes(*depth, &[])).collect();
+        let read = read_dump(&bytes, 100);
+        read.iter().for_each(Index::assert_invariants);
+        read.is_some()
+    };
+    assert!(read(&[8; 256]));
+    assert!(read(&[&[9, 10, 10][..], &[8; 255]].concat()));
+    assert!(!read(&[8; 255]), "the last is missing");
+    assert!(!read(&[8; 257]), "one lies behind the end");
+    assert!(!read(&[&[9, 8, 9][..], &[8; 254]].concat()), "one begins within its prefix");
+    assert!(!read(&[7; 128]));
+    assert!(!read(&[49; 256]));
+    let plain = plain(&mut Rng::with_seed(1));
+    for (upper, is_sound) in [(0, true), (1, false)] {
+        let position = upper << 55 | 77;
+        let entry = Entry::new(Sort::of(Ident { position, fingerprint: 0 }), &plain).0;
+        let others = [8; 255].map(|depth| part_bytes(depth, &[])).concat();
+        let bytes = [part_bytes(9, &[entry]), part_bytes(9, &[]), others].concat();
+        assert_eq!(read_dump(&bytes, 100).is_some(), is_sound, "an entry of another part");
+    }
 }
 
 #[test]
