@@ -28,8 +28,7 @@ const KEY_COUNT: u64 = 1_000_000;
 const GET_COUNT: usize = 4_000_000;
 const ROUNDS: usize = 5;
 const BATCH: usize = 16;
-const CROWD_KEY_COUNT: u64 = 5_000_000;
-const CROWD_ROUNDS: usize = 2;
+const TAGGED_KEY_COUNT: u64 = 5_000_000;
 const KEY_BYTES: usize = 16;
 const VALUE: [u8; 64] = [7; 64];
 const NOW: WallTime = WallTime::from_millis(1_700_000_000_000);
@@ -99,54 +98,62 @@ fn tagged_key(index: u64) -> Key {
     format!("{{one}}{index:011}").into_bytes().try_into().expect("sixteen bytes")
 }
 
-/// What a key costs.
-#[derive(Clone, Copy)]
-struct Cost {
+/// A store of many keys, and which of them to ask for.
+struct Filled {
+    store: Box<dyn Storage>,
+    keys: Vec<Key>,
+    /// The time of an insertion.
     insert_nanos: f64,
-    get_nanos: f64,
-    memory_bytes: f64,
 }
 
-/// The cost of a key in a store that is filled with `key_of`, then read at random.
-fn cost(key_of: fn(u64) -> Key) -> Cost {
-    let mut table = open();
-    let version = Version { timestamp: Timestamp(1), node: NodeId(1) };
-    let started = Instant::now();
-    for index in 0..CROWD_KEY_COUNT {
-        let key = key_of(index);
-        let mutation = Mutation { key: &key, value: Some(&VALUE), version, expires_at: None };
-        table.apply(Token::of(&key), &mutation, NOW).expect("there is no bound");
-    }
-    let insert_nanos = started.elapsed().as_secs_f64() * 1e9 / CROWD_KEY_COUNT as f64;
-    let mut rng = fastrand::Rng::with_seed(5);
-    let keys: Vec<Key> = (0..GET_COUNT).map(|_| key_of(rng.u64(0..CROWD_KEY_COUNT))).collect();
-    let get_nanos = time(|| {
-        let get = |key: &Key| found(table.get(Token::of(key), key, NOW)).map(|it| see(it.value));
-        keys.iter().filter_map(get).sum()
-    });
-    let memory_bytes = table.stats().memory_bytes as f64 / CROWD_KEY_COUNT as f64;
-    Cost { insert_nanos, get_nanos, memory_bytes }
-}
-
-fn compare_crowded_with_uniform() {
-    println!("{CROWD_KEY_COUNT} keys, one hash tag beside none: ns an insertion, ns a GET, bytes");
-    for _ in 0..CROWD_ROUNDS {
-        let (uniform, tagged) = (cost(key), cost(tagged_key));
-        let lines = [
-            ("insert", uniform.insert_nanos, tagged.insert_nanos),
-            ("get", uniform.get_nanos, tagged.get_nanos),
-            ("memory", uniform.memory_bytes, tagged.memory_bytes),
-        ];
-        for (what, uniform, tagged) in lines {
-            let ratio = tagged / uniform;
-            println!("{what:>12} none {uniform:>8.1} one tag {tagged:>8.1} ratio {ratio:>6.2}");
+impl Filled {
+    fn with(key_of: fn(u64) -> Key) -> Self {
+        let mut store = open();
+        let version = Version { timestamp: Timestamp(1), node: NodeId(1) };
+        let started = Instant::now();
+        for index in 0..TAGGED_KEY_COUNT {
+            let key = key_of(index);
+            let mutation = Mutation { key: &key, value: Some(&VALUE), version, expires_at: None };
+            store.apply(Token::of(&key), &mutation, NOW).expect("there is no bound");
         }
+        let insert_nanos = started.elapsed().as_secs_f64() * 1e9 / TAGGED_KEY_COUNT as f64;
+        let mut rng = fastrand::Rng::with_seed(5);
+        let keys = (0..GET_COUNT).map(|_| key_of(rng.u64(0..TAGGED_KEY_COUNT))).collect();
+        Self { store, keys, insert_nanos }
+    }
+
+    fn get_nanos(&mut self) -> f64 {
+        let Self { store, keys, .. } = self;
+        time(|| {
+            let get =
+                |key: &Key| found(store.get(Token::of(key), key, NOW)).map(|it| see(it.value));
+            keys.iter().filter_map(get).sum()
+        })
+    }
+
+    fn memory_bytes(&self) -> f64 {
+        self.store.stats().memory_bytes as f64 / TAGGED_KEY_COUNT as f64
+    }
+}
+
+fn compare_tagged_with_others() {
+    println!("{TAGGED_KEY_COUNT} keys without a tag, as many of one tag; ns an insertion or a GET");
+    println!("{:>12} {:>12} {:>12} {:>14}", "", "no tag", "one tag", "tag / none");
+    let print = |what: &str, none: f64, tag: f64| {
+        println!("{what:>12} {none:>12.1} {tag:>12.1} {:>14.2}", tag / none);
+    };
+    let mut others = Filled::with(key);
+    let mut tagged = Filled::with(tagged_key);
+    print("insert", others.insert_nanos, tagged.insert_nanos);
+    print("bytes a key", others.memory_bytes(), tagged.memory_bytes());
+    for _ in 0..ROUNDS {
+        print("get", others.get_nanos(), tagged.get_nanos());
     }
 }
 
 fn main() {
     compare_with_the_plain_shape();
-    compare_crowded_with_uniform();
+    compare_tagged_with_others();
 }
 
 fn compare_with_the_plain_shape() {

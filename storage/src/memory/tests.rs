@@ -386,6 +386,24 @@ fn a_cleared_store_is_taken_down_in_bounded_steps() {
 }
 
 #[test]
+fn an_idle_core_takes_a_cleared_store_down_in_turns() {
+    let mut store = MemoryStorage::new(&options(Tombstones::Drop));
+    let empty = store.stats().memory_bytes;
+    for number in 0..20_000 {
+        write(&mut store, &set(number, 50, 1));
+    }
+    assert_eq!(store.turn_due_at(), None);
+    store.clear(Version { timestamp: Timestamp(1), node: NodeId(u16::MAX) }).unwrap();
+    let mut turns = 0;
+    while store.turn_due_at().is_some() {
+        store.turn(Instant::ZERO);
+        turns += 1;
+    }
+    assert!((20_000 / DEMOLISHED_PER_TURN..200).contains(&turns), "{turns} turns");
+    assert_eq!(store.stats().memory_bytes, empty);
+}
+
+#[test]
 fn a_walk_from_outside_of_the_range_begins_or_ends_with_it() {
     let range = ShardRange::new(1, 3);
     let mut store = MemoryStorage::new(&Options { range, ..options(Tombstones::Drop) });

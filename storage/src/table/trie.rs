@@ -11,8 +11,9 @@
 //! ```
 //!
 //! Each node has as many entries as its deepest leaf needs: it doubles up to its bound, then gets
-//! nodes below it. So what a new leaf copies is one node, 16 KiB at most, however many positions
-//! share their first bits, and whatever their number is elsewhere.
+//! nodes below it. So what a new leaf copies is one node, 16 KiB at most, and a dozen times on the
+//! way to a million leaves the list of the nodes below the root, 200 KiB at most, however many
+//! positions share their first bits.
 //!
 //! # Invariants
 //!
