@@ -79,7 +79,7 @@ const RANDOM_PARTS: usize = 4_096;
 const TOMBSTONE_BYTES: u64 = record_bytes(32) as u64;
 /// Parts of a cleared index that are freed at once.
 const PARTS_FREED_PER_STEP: usize = 64;
-/// What a new key adds to the index at most, but for a part that splits.
+/// What a new key needs at least: most of it is for what an entry has no room for.
 const ENTRY_BYTES: u64 = 64;
 
 /// How a store is set up, beyond what all stores are told.
@@ -317,13 +317,13 @@ impl<D: Disk> FileStorage<D> {
     }
 
     /// Sees to it that a new key's entry fits into memory: the cache gives way.
-    fn make_room(&mut self, now: WallTime) -> Result<(), Error> {
+    fn make_room(&mut self, ident: Ident, now: WallTime) -> Result<(), Error> {
         let Some(max_bytes) = self.memory_bytes_max else { return Ok(()) };
-        if self.memory_bytes() + ENTRY_BYTES <= max_bytes || self.give_way(ENTRY_BYTES, now) {
+        let needed_bytes = ENTRY_BYTES + self.index.growth_bytes_max(ident.position);
+        if self.memory_bytes() + needed_bytes <= max_bytes || self.give_way(needed_bytes, now) {
             return Ok(());
         }
-        let used_bytes = self.memory_bytes();
-        Err(Error::OutOfMemory { used_bytes, max_bytes, needed_bytes: ENTRY_BYTES })
+        Err(Error::OutOfMemory { used_bytes: self.memory_bytes(), max_bytes, needed_bytes })
     }
 
     /// Frees what was cleared, and has the cache give way where memory and `added_bytes` are above

@@ -84,7 +84,7 @@ impl<D: Disk> Storage for FileStorage<D> {
             return Ok(Applied::Superseded);
         }
         if known.is_none() && mutation.value.is_some() {
-            self.make_room(now)?;
+            self.make_room(ident, now)?;
         }
         let before = self.apply_won(ident, mutation, token, now)?;
         if let Some(max_bytes) = self.memory_bytes_max

@@ -189,6 +189,20 @@ impl Index {
         before
     }
 
+    /// A bound on what a new key at a position adds to the memory of the index, in bytes, but for what
+    /// an entry has no room for.
+    pub(crate) fn growth_bytes_max(&self, position: u64) -> u64 {
+        let part = self.part(position);
+        if !splits(part) {
+            return part.growth_bytes();
+        }
+        let depth = u8::try_from(part.split_depth()).expect("a part that splits is not that deep");
+        let count = usize::from(depth - part.depth());
+        // Two arrays have more to round up than one, and one of them gets an entry.
+        let rounding = part.bytes() / 2;
+        self.trie.growth_bytes_max(position, depth) + self.parts.growth_bytes_max(count) + rounding
+    }
+
     /// Points a key's entry elsewhere, if it still points at `from`.
     pub(crate) fn relocate(&mut self, ident: Ident, from: Place, to: Place) -> bool {
         let part = self.parts.at_mut(self.trie.leaf(ident.position));

@@ -195,12 +195,24 @@ impl Part {
         self.take_in(known, extra);
     }
 
+    /// The memory of the array to grow to when it is full, in bytes.
+    const fn array_bytes_next(&self) -> usize {
+        let count = self.entries.len() + self.entries.len() / 8 + 1;
+        allocation_bytes(count * size_of::<Entry>())
+    }
+
+    /// What another entry adds to the memory of the array, in bytes.
+    pub(super) const fn growth_bytes(&self) -> u64 {
+        let is_full = self.entries.len() == self.entries.capacity();
+        let bytes = allocation_bytes(self.entries.capacity() * size_of::<Entry>());
+        if is_full { (self.array_bytes_next() - bytes) as u64 } else { 0 }
+    }
+
     /// Adds an entry at the place where its search ended.
     pub(super) fn insert(&mut self, at: usize, sort: Sort, known: &Known) {
         if self.entries.len() == self.entries.capacity() {
-            let count = self.entries.len() + self.entries.len() / 8 + 1;
-            let bytes = allocation_bytes(count * size_of::<Entry>());
-            self.entries.reserve_exact(bytes / size_of::<Entry>() - self.entries.len());
+            let count = self.array_bytes_next() / size_of::<Entry>();
+            self.entries.reserve_exact(count - self.entries.len());
         }
         let (entry, extra) = Entry::new(sort, known);
         self.entries.insert(at, entry);

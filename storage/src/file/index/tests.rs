@@ -179,6 +179,23 @@ fn keys_of_one_hash_tag_cost_what_others_cost() {
 }
 
 #[test]
+fn a_new_key_grows_the_index_by_no_more_than_announced() {
+    for crowd in [Crowd::None, Crowd::HashTag] {
+        let mut rng = Rng::with_seed(9);
+        let (mut index, plain) = (Index::new(), plain(&mut rng));
+        for number in 0..60_000 {
+            let position = match crowd {
+                Crowd::HashTag => 0x2a51 << 50 | rng.u64(..) >> 14,
+                _ => rng.u64(..),
+            };
+            let bound = index.memory_bytes() + index.growth_bytes_max(position);
+            index.put(Ident { position, fingerprint: 0 }, &plain);
+            assert!(index.memory_bytes() <= bound, "key {number}, {crowd:?}");
+        }
+    }
+}
+
+#[test]
 fn a_search_begins_near_its_entry_in_a_part_of_any_depth() {
     for index in [Crowd::None, Crowd::HashTag].map(|crowd| filled(100_000, crowd)) {
         let (mut distance, mut count) = (0, 0);
