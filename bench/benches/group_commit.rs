@@ -29,7 +29,7 @@ use gridkv::storage::file::{FileStorage, Setup};
 use gridkv::storage::{
     DiskOptions, Durability, Error, Eviction, Options, Registry, Storage, Tombstones,
 };
-use gridkv::{Instant, Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime};
+use gridkv::{Instant, Mutation, NodeId, ShardRange, Timestamp, Version, WallTime};
 
 const MUTATION_COUNTS: [u64; 3] = [1, 16, 256];
 const KEY_COUNT: u64 = 10_000;
@@ -86,7 +86,7 @@ impl Shard {
         let version = Version { timestamp: Timestamp(self.version), node: NodeId(1) };
         let mutation =
             Mutation { key: key.as_bytes(), value: Some(&VALUE), version, expires_at: None };
-        let token = Token::of(key.as_bytes());
+        let token = common::token_of(key.as_bytes());
         loop {
             match self.store.apply(token, black_box(&mutation), NOW) {
                 Ok(_) => return,
@@ -118,6 +118,7 @@ impl Shard {
 
 fn options(disk: Option<DiskOptions>) -> Options {
     Options {
+        token_key: common::token_key(),
         range: ShardRange::WHOLE,
         disk,
         memory_bytes_max: None,
@@ -132,7 +133,6 @@ fn simulated() -> Shard {
         cache_bytes_max: CACHE_BYTES,
         durability: Durability::Commit,
         segment_bytes: SEGMENT_BYTES,
-        hash_seed: 7,
         directory: "simulated".to_owned(),
     };
     let disk = SimulatedDisk::new(1, Faults::NONE);
@@ -150,7 +150,6 @@ fn on_disk(directory: &Path) -> Shard {
         durability: Durability::Commit,
         segment_bytes: SEGMENT_BYTES,
         sync_method,
-        hash_seed: 7,
     };
     let store = Registry::default().open("file", &options(Some(disk)));
     Shard::new(store.expect("the directory is empty"), Some(io))

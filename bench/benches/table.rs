@@ -15,11 +15,18 @@
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::time::Instant;
 
 use gridkv::storage::{Eviction, Lookup, Options, Record, Registry, Storage, Tombstones};
-use gridkv::{Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime};
+use gridkv::{Mutation, NodeId, ShardRange, Timestamp, Token, TokenKey, Version, WallTime};
 use hashbrown::HashTable;
+
+static TOKEN_KEY: LazyLock<TokenKey> = LazyLock::new(|| TokenKey::new([7; TokenKey::BYTES]));
+
+fn token_of(key: &[u8]) -> Token {
+    TOKEN_KEY.token(key)
+}
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -50,14 +57,14 @@ impl Plain {
     }
 
     fn insert(&mut self, key: &Key) {
-        let (segment, hash) = Self::slot(Token::of(key));
+        let (segment, hash) = Self::slot(token_of(key));
         let item: Box<[u8]> = [key.as_slice(), &VALUE].concat().into();
         self.directory[segment]
-            .insert_unique(hash, item, |item| Self::slot(Token::of(&item[..KEY_BYTES])).1);
+            .insert_unique(hash, item, |item| Self::slot(token_of(&item[..KEY_BYTES])).1);
     }
 
     fn get(&self, key: &Key) -> Option<&[u8]> {
-        let (segment, hash) = Self::slot(Token::of(key));
+        let (segment, hash) = Self::slot(token_of(key));
         let item = self.directory[segment].find(hash, |item| item[..KEY_BYTES] == *key)?;
         Some(&item[KEY_BYTES..])
     }
@@ -83,6 +90,7 @@ fn time(run: impl FnOnce() -> usize) -> f64 {
 
 fn open() -> Box<dyn Storage> {
     let options = Options {
+        token_key: TOKEN_KEY.clone(),
         range: ShardRange::WHOLE,
         disk: None,
         memory_bytes_max: None,
@@ -114,7 +122,7 @@ impl Filled {
         for index in 0..TAGGED_KEY_COUNT {
             let key = key_of(index);
             let mutation = Mutation { key: &key, value: Some(&VALUE), version, expires_at: None };
-            store.apply(Token::of(&key), &mutation, NOW).expect("there is no bound");
+            store.apply(token_of(&key), &mutation, NOW).expect("there is no bound");
         }
         let insert_nanos = started.elapsed().as_secs_f64() * 1e9 / TAGGED_KEY_COUNT as f64;
         let mut rng = fastrand::Rng::with_seed(5);
@@ -125,8 +133,7 @@ impl Filled {
     fn get_nanos(&mut self) -> f64 {
         let Self { store, keys, .. } = self;
         time(|| {
-            let get =
-                |key: &Key| found(store.get(Token::of(key), key, NOW)).map(|it| see(it.value));
+            let get = |key: &Key| found(store.get(token_of(key), key, NOW)).map(|it| see(it.value));
             keys.iter().filter_map(get).sum()
         })
     }
@@ -163,7 +170,7 @@ fn compare_with_the_plain_shape() {
     for index in 0..KEY_COUNT {
         let key = key(index);
         let mutation = Mutation { key: &key, value: Some(&VALUE), version, expires_at: None };
-        table.apply(Token::of(&key), &mutation, NOW).expect("there is no bound");
+        table.apply(token_of(&key), &mutation, NOW).expect("there is no bound");
         plain.insert(&key);
     }
     let mut rng = fastrand::Rng::with_seed(5);
@@ -174,14 +181,13 @@ fn compare_with_the_plain_shape() {
     for _ in 0..ROUNDS {
         let plainly = time(|| keys.iter().filter_map(|key| plain.get(key)).map(see).sum());
         let singly = time(|| {
-            let get =
-                |key: &Key| found(table.get(Token::of(key), key, NOW)).map(|it| see(it.value));
+            let get = |key: &Key| found(table.get(token_of(key), key, NOW)).map(|it| see(it.value));
             keys.iter().filter_map(get).sum()
         });
         let batched = time(|| {
             let mut seen = 0;
             for batch in keys.chunks_exact(BATCH) {
-                let tokens: [Token; BATCH] = std::array::from_fn(|at| Token::of(&batch[at]));
+                let tokens: [Token; BATCH] = std::array::from_fn(|at| token_of(&batch[at]));
                 table.prefetch(&tokens);
                 for (key, token) in batch.iter().zip(tokens) {
                     seen += found(table.get(token, key, NOW)).map_or(0, |it| see(it.value));

@@ -5,7 +5,8 @@
 //! come in as arguments, and what is to be done leaves as return values. `clippy.toml` beside this
 //! crate refuses the types with which that could be got round.
 //!
-//! - [`model`]: [`Token`], [`ShardRange`], [`NodeId`], [`Version`]
+//! - [`model`]: [`NodeId`], [`MemberId`], [`Version`]
+//! - [`token`]: [`Slot`], [`Token`], [`ShardRange`]: where a key lies
 //! - [`mutation`]: [`Mutation`], the one form in which a write travels and is kept
 //! - [`time`]: [`Instant`] and [`WallTime`], time as values that are handed in
 //! - [`topology`]: who is a member, how members agree on it, and who keeps which token's copies
@@ -25,9 +26,11 @@ pub mod mutation;
 pub mod replication;
 pub mod swim;
 pub mod time;
+pub mod token;
 pub mod topology;
 
 pub use hlc::HybridClock;
-pub use model::{MemberId, NodeId, ShardId, ShardRange, Timestamp, Token, Version};
+pub use model::{MemberId, NodeId, Timestamp, Version};
 pub use mutation::Mutation;
 pub use time::{Instant, WallTime};
+pub use token::{ShardId, ShardRange, Slot, Token, TokenKey};

@@ -1,16 +1,31 @@
 //! A write, in the one form in which it travels and is kept.
 //!
+//! ```text
+//!  +-----------+-----------+-----------+----------------+------------------+
+//!  | key       | value     | timestamp | expiry  | node | key length       |
+//!  |           |           | 8         | 6       | 2    | and flags, 4     |
+//!  +-----------+-----------+-----------+----------------+------------------+
+//!                          ^ root, 20 bytes: the end of the archive
+//! ```
+//!
 //! [`Mutation`] borrows its bytes. [`encode`] archives it once, with rkyv, at the core that accepts
 //! it; the same bytes are appended to a log, held by a sync log and sent to replicas. [`access`]
 //! checks them and gives the mutation back, borrowing from the archive: nothing is copied.
 //!
 //! The archive carries no checksum: what holds it (a frame, a log record) does, and checks it
-//! first. [`access`] is safe on arbitrary bytes all the same.
+//! first. [`access`] is safe on arbitrary bytes all the same, wherever they begin.
+//!
+//! # Why the root has no pointers
+//!
+//! A key of 16 bytes with a value of 64 is a common record. Two relative pointers with their lengths,
+//! aligned integers and optional fields took 56 bytes beside them; what they point at is known from
+//! the length of the whole and that of the key.
 
+use rkyv::Portable;
+use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor;
+use rkyv::rend::unaligned::{u32_ule, u64_ule};
 use rkyv::util::AlignedVec;
-use rkyv::with::{InlineAsBox, Map};
-use rkyv::{Archive, Serialize};
 
 use crate::model::{NodeId, Timestamp, Version};
 use crate::time::WallTime;
@@ -31,25 +46,42 @@ pub struct Mutation<'a> {
     pub expires_at: Option<WallTime>,
 }
 
-/// The archived layout. Integers are little-endian; byte strings follow out of line.
-#[derive(Archive, Serialize)]
-#[rkyv(archived = Archived)]
-struct Layout<'a> {
-    timestamp: u64,
-    node: u16,
-    expires_at_ms: Option<u64>,
-    #[rkyv(with = InlineAsBox)]
-    key: &'a [u8],
-    #[rkyv(with = Map<InlineAsBox>)]
-    value: Option<&'a [u8]>,
+/// What stands behind key and value. Integers are little-endian and need no alignment.
+#[derive(Portable, CheckBytes)]
+#[bytecheck(crate = rkyv::bytecheck)]
+#[repr(C)]
+struct Root {
+    timestamp: u64_ule,
+    /// Milliseconds in the lower 48 bits, zeros for none; the node above them.
+    expiry_and_node: u64_ule,
+    key_len_and_flags: u32_ule,
 }
+
+const ROOT_BYTES: usize = size_of::<Root>();
+const KEY_LEN_BITS: u32 = 24;
+const EXPIRY_BITS: u32 = 48;
+/// There is a value; without, the mutation is a deletion.
+const HAS_VALUE: u32 = 1 << 31;
+/// There is an expiry, which may be zero.
+const HAS_EXPIRY: u32 = 1 << 30;
+
+const _: () = assert!(ROOT_BYTES == 20);
+const _: () = assert!(align_of::<Root>() == 1);
+const _: () = assert!(WallTime::MAX.as_millis() < 1 << EXPIRY_BITS);
+
+/// Longest key that an archive can hold, in bytes. Stores and clients are told of tighter bounds.
+pub const KEY_LEN_MAX: usize = (1 << KEY_LEN_BITS) - 1;
 
 /// The bytes are not an archived mutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an archived mutation")]
 pub struct AccessError;
 
-/// Archives a mutation: a buffer aligned for [`access`].
+/// Archives a mutation.
+///
+/// # Panics
+///
+/// When the key is longer than [`KEY_LEN_MAX`].
 #[must_use]
 pub fn encode(mutation: &Mutation<'_>) -> AlignedVec {
     let mut bytes = AlignedVec::with_capacity(encoded_bytes(payload_bytes(mutation)));
@@ -57,24 +89,27 @@ pub fn encode(mutation: &Mutation<'_>) -> AlignedVec {
     bytes
 }
 
-/// Appends the archive of a mutation to `bytes`, whose length is a multiple of 8.
+/// Appends the archive of a mutation to `bytes`.
+///
+/// # Panics
+///
+/// As [`encode`].
 pub fn encode_into<const ALIGNMENT: usize>(
     mutation: &Mutation<'_>,
     bytes: &mut AlignedVec<ALIGNMENT>,
 ) {
-    const { assert!(ALIGNMENT >= align_of::<Archived<'_>>()) };
-    assert!(bytes.len().is_multiple_of(align_of::<Archived<'_>>()));
-    let before = bytes.len();
-    let layout = Layout {
-        timestamp: mutation.version.timestamp.0,
-        node: mutation.version.node.0,
-        expires_at_ms: mutation.expires_at.map(WallTime::as_millis),
-        key: mutation.key,
-        value: mutation.value,
-    };
-    rkyv::api::high::to_bytes_in::<_, rancor::Error>(&layout, &mut *bytes)
-        .expect("writing into a growing buffer does not fail");
-    debug_assert_eq!(bytes.len() - before, encoded_bytes(payload_bytes(mutation)));
+    let Mutation { key, value, version, expires_at } = *mutation;
+    assert!(key.len() <= KEY_LEN_MAX);
+    let key_len = u32::try_from(key.len()).expect("it has 24 bits");
+    let flags = if value.is_some() { HAS_VALUE } else { 0 }
+        | if expires_at.is_some() { HAS_EXPIRY } else { 0 };
+    let expiry = expires_at.map_or(0, WallTime::as_millis);
+    bytes.reserve(encoded_bytes(payload_bytes(mutation)));
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(value.unwrap_or_default());
+    bytes.extend_from_slice(&version.timestamp.0.to_le_bytes());
+    bytes.extend_from_slice(&(expiry | u64::from(version.node.0) << EXPIRY_BITS).to_le_bytes());
+    bytes.extend_from_slice(&(key_len | flags).to_le_bytes());
 }
 
 /// Bytes of key and value.
@@ -89,27 +124,39 @@ pub const fn payload_bytes(mutation: &Mutation<'_>) -> usize {
 /// Size of the archive of a mutation with `payload_bytes` of key and value. The key comes first.
 #[must_use]
 pub const fn encoded_bytes(payload_bytes: usize) -> usize {
-    payload_bytes.next_multiple_of(align_of::<Archived<'static>>()) + size_of::<Archived<'static>>()
+    payload_bytes + ROOT_BYTES
 }
 
 /// Reads an archived mutation in place.
 ///
-/// `bytes` must be aligned to 8 bytes, as [`encode`]'s buffer is.
-///
 /// # Errors
 ///
-/// [`AccessError`] when the bytes are anything but a mutation's archive, or are not aligned.
+/// [`AccessError`] when the bytes are anything but a mutation's archive.
+#[inline]
 pub fn access(bytes: &[u8]) -> Result<Mutation<'_>, AccessError> {
-    let archived = rkyv::access::<Archived<'_>, rancor::Error>(bytes).map_err(|_| AccessError)?;
-    let version = Version {
-        timestamp: Timestamp(archived.timestamp.to_native()),
-        node: NodeId(archived.node.to_native()),
-    };
+    let root = rkyv::access::<Root, rancor::Error>(bytes).map_err(|_| AccessError)?;
+    let payload = &bytes[..bytes.len() - ROOT_BYTES];
+    let key_len_and_flags = root.key_len_and_flags.to_native();
+    let key_len = key_len_and_flags & ((1 << KEY_LEN_BITS) - 1);
+    let flags = key_len_and_flags & !((1 << KEY_LEN_BITS) - 1);
+    let (key, value) = payload.split_at_checked(key_len as usize).ok_or(AccessError)?;
+    let (has_value, has_expiry) = (flags & HAS_VALUE != 0, flags & HAS_EXPIRY != 0);
+    let expiry_and_node = root.expiry_and_node.to_native();
+    let expiry = expiry_and_node & ((1 << EXPIRY_BITS) - 1);
+    // One mutation has one archive.
+    let is_canonical = flags & !(HAS_VALUE | HAS_EXPIRY) == 0
+        && (has_value || value.is_empty())
+        && (has_expiry || expiry == 0);
+    if !is_canonical {
+        return Err(AccessError);
+    }
+    let node = NodeId((expiry_and_node >> EXPIRY_BITS) as u16);
+    let timestamp = Timestamp(root.timestamp.to_native());
     Ok(Mutation {
-        key: archived.key.get(),
-        value: archived.value.as_ref().map(|value| value.get()),
-        version,
-        expires_at: archived.expires_at_ms.as_ref().map(|ms| WallTime::from_millis(ms.to_native())),
+        key,
+        value: has_value.then_some(value),
+        version: Version { timestamp, node },
+        expires_at: has_expiry.then(|| WallTime::from_millis(expiry)),
     })
 }
 
@@ -135,13 +182,16 @@ mod tests {
             prop_assert_eq!(bytes.len(), encoded_bytes(payload_bytes(&mutation)));
             prop_assert!(bytes.starts_with(&key));
             prop_assert_eq!(access(&bytes), Ok(mutation));
+            // Wherever it begins.
+            let shifted = [&[0], &bytes[..]].concat();
+            prop_assert_eq!(access(&shifted[1..]), Ok(mutation));
         }
 
         #[test]
-        fn arbitrary_bytes_are_refused_or_read_but_never_panic(bytes: Vec<u8>) {
-            let mut aligned = AlignedVec::<16>::new();
-            aligned.extend_from_slice(&bytes);
-            let _ = access(&aligned);
+        fn arbitrary_bytes_are_refused_or_are_the_archive_of_what_is_read(bytes: Vec<u8>) {
+            if let Ok(mutation) = access(&bytes) {
+                prop_assert_eq!(&encode(&mutation)[..], &bytes[..]);
+            }
         }
 
         #[test]
@@ -152,7 +202,7 @@ mod tests {
             let mut bytes = encode(&mutation);
             let at = at % bytes.len();
             bytes[at] ^= 1_u8 << bit;
-            let _ = access(&bytes);
+            prop_assert_ne!(access(&bytes), Ok(mutation));
         }
     }
 }

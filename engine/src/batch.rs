@@ -150,7 +150,7 @@ impl Batch {
     }
 
     fn add(mut self, key: Vec<u8>, operation: Operation) -> Self {
-        let token = Token::of(&key);
+        let token = self.handle.token_of(&key);
         let core = self.handle.node().layout.core_of(token);
         self.cores[core].push(Item { index: self.count, token, key, operation });
         self.count += 1;

@@ -1,5 +1,6 @@
 //! The data directory of a node with a backend on disk.
 
+use gridkv_cluster::TokenKey;
 use gridkv_storage::DiskOptions;
 use gridkv_storage::directory::{Directory, New};
 use gridkv_storage::disk::{IoPort, SyncMethod, probe};
@@ -20,11 +21,8 @@ impl Data {
     ///
     /// [`OpenError`], when it cannot be used, or has another number of shards than is asked for.
     pub(crate) fn open(config: &Config, shard_count: u16) -> Result<Self, OpenError> {
-        let mut seed = [0; 8];
-        // A seed that can be guessed is still a seed.
-        let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::NONBLOCK);
-        let new =
-            New { shard_count, segment_bytes: config.segment, hash_seed: u64::from_le_bytes(seed) };
+        let token_secret = random_secret();
+        let new = New { shard_count, segment_bytes: config.segment, token_secret };
         let directory = Directory::open_or_create(&config.data, &new)?;
         if let Some(asked) = config.shards
             && asked != directory.shard_count()
@@ -72,7 +70,14 @@ impl Data {
             durability: config.durability,
             segment_bytes: self.directory.segment_bytes(),
             sync_method: self.method,
-            hash_seed: self.directory.hash_seed(),
         }
     }
+}
+
+/// A secret to make tokens with.
+pub(crate) fn random_secret() -> [u8; TokenKey::BYTES] {
+    let mut secret = [0; TokenKey::BYTES];
+    // One that can be guessed is still one.
+    let _ = rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::NONBLOCK);
+    secret
 }

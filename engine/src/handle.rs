@@ -230,7 +230,7 @@ impl Handle {
         if self.is_replicated() {
             return Err(Error::Replicated);
         }
-        let token = Token::of(key.as_ref());
+        let token = self.token_of(key.as_ref());
         let core = self.node.layout.core_of(token);
         self.on_core(core, move |core| core.world.shards.of(token).reading_now(work)).await
     }
@@ -346,7 +346,12 @@ impl Handle {
     /// The shard that owns `key`. Keys of one shard can be used together in [`Handle::run_on`].
     #[must_use]
     pub fn shard_of(&self, key: impl AsRef<[u8]>) -> u16 {
-        ShardRange::owner(Token::of(key.as_ref()), self.node.layout.shard_count).0
+        ShardRange::owner(self.token_of(key.as_ref()), self.node.layout.shard_count).0
+    }
+
+    /// The token of a key.
+    pub(crate) fn token_of(&self, key: &[u8]) -> Token {
+        self.node.token_keys.current().token(key)
     }
 
     pub(crate) fn node(&self) -> &Arc<Node> {
@@ -370,7 +375,7 @@ impl Handle {
         (key, bytes): (Vec<u8>, usize),
         mut work: impl FnMut(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let token = Token::of(&key);
+        let token = self.token_of(&key);
         let about = About { access, key: key.clone(), level: self.level, bytes };
         let work = move |core: &mut Core| work(core.world.shards.of(token), &key);
         let (job, answer) = repeatable_about(about, Tokens::from_slice(&[token]), work);

@@ -59,6 +59,7 @@ mod node;
 mod server;
 mod shard;
 mod snapshot;
+mod token_keys;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -67,7 +68,7 @@ use std::sync::atomic::Ordering;
 
 pub use gridkv_cluster::replication::Level as Consistency;
 pub use gridkv_cluster::{
-    Instant, Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime,
+    Instant, Mutation, NodeId, ShardRange, Timestamp, Token, TokenKey, Version, WallTime,
 };
 pub use gridkv_storage as storage;
 pub use gridkv_storage::{Durability, Eviction, LogStats, Stats};

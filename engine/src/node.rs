@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Sender, TrySendError};
 use futures_lite::FutureExt;
 use glommio::{LocalExecutorBuilder, Placement};
-use gridkv_cluster::{ShardRange, WallTime};
+use gridkv_cluster::{ShardRange, TokenKey, WallTime};
 use gridkv_net::ring::{Config as RingConfig, DataRing, Doorbell};
 use gridkv_storage::disk::IoPort;
 use gridkv_storage::{Options, Registry, Tombstones};
@@ -31,13 +31,14 @@ use crate::core::tasks::{Tasks, Urgency, start_heartbeat};
 use crate::core::turns::Turns;
 use crate::core::{Core, Counters, World, pump, wall_time};
 use crate::cpus;
-use crate::data::Data;
+use crate::data::{Data, random_secret};
 use crate::error::{OpenError, ShutdownError};
 use crate::metrics::resident_bytes;
 use crate::server::Server;
 use crate::server::session::Batch;
 use crate::shard::{SMALL_VALUE_BYTES, Shard};
 use crate::snapshot::Snapshots;
+use crate::token_keys::TokenKeys;
 
 /// How long clients have to take their replies when the node stops. A core that cannot even be told
 /// holds this up no longer.
@@ -65,6 +66,8 @@ pub(crate) struct Node {
     pub(crate) cluster: Option<ClusterNode>,
     pub(crate) ports: Vec<Port>,
     pub(crate) layout: Layout,
+    /// What tokens are made with.
+    pub(crate) token_keys: TokenKeys,
     /// The processor of each core.
     pub(crate) cpus: Vec<usize>,
     /// Where clients connect, with the port that was chosen.
@@ -158,15 +161,22 @@ impl Threads {
                 return Err(OpenError::Option { option: "join", problem });
             }
             Some(data) => {
-                let (path, id) = (data.directory().path(), data.directory().id());
-                ClusterNode::open(&config, path, id, shard_count, (listen, started_wall))?
+                let directory = data.directory();
+                ClusterNode::open(&config, directory, shard_count, (listen, started_wall))?
             }
+        };
+        let kept = cluster.as_ref().and_then(ClusterNode::kept_token_secret);
+        let token_key = match (kept, &data) {
+            (Some(secret), _) => TokenKey::new(secret),
+            (None, Some(data)) => data.directory().token_key(),
+            (None, None) => TokenKey::new(random_secret()),
         };
         let node = Arc::new(Node {
             config,
             cluster,
             ports,
             layout: Layout { shard_count, core_count },
+            token_keys: TokenKeys::new(token_key),
             cpus,
             listen,
             started_at: Instant::now(),
@@ -425,6 +435,7 @@ fn build_core(
     let world = World {
         id,
         node: Arc::clone(node),
+        token_key: node.token_keys.current().clone(),
         asked: node.cluster.as_ref().map(|_| VecDeque::new()),
         cluster: cluster.transpose()?.map(Box::new),
         ready: Vec::new(),
@@ -456,8 +467,10 @@ fn open_shard(
 ) -> Result<Shard, OpenError> {
     let count = node.layout.shard_count;
     let config = &node.config;
+    let token_key = node.token_keys.current().clone();
     let options = Options {
         range: ShardRange::new(index, count),
+        token_key: token_key.clone(),
         disk: data
             .filter(|_| is_on_disk(&config.storage))
             .map(|data| data.options(config, index, io)),
@@ -470,7 +483,8 @@ fn open_shard(
         .open(&config.storage, &options)
         .map_err(|error| OpenError::Storage(describe(&error)))?;
     let longest_value = Arc::clone(&node.longest_value);
-    Ok(Shard::new(index, count, storage, config.durability, config.max_value, longest_value))
+    let values = (config.max_value, longest_value);
+    Ok(Shard::new(index, count, storage, config.durability, token_key, values))
 }
 
 /// An error with its causes, in one line.

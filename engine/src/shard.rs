@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
-use gridkv_cluster::{HybridClock, NodeId, ShardRange, Token, Version, WallTime};
+use gridkv_cluster::{HybridClock, NodeId, ShardRange, Token, TokenKey, Version, WallTime};
 use gridkv_storage::{Durability, LogPosition, LogStats, Record, Stats, Storage, Ticket};
 
 use self::store::Lack;
@@ -116,6 +116,8 @@ pub struct Versioned {
 
 /// A range of tokens and its store. Not `Send`: it lives and dies on its core.
 pub struct Shard {
+    /// What tokens are made with.
+    token_key: TokenKey,
     /// Its number in the node.
     index: u16,
     range: ShardRange,
@@ -160,8 +162,8 @@ pub(crate) struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    pub(crate) fn of(bytes: &'a [u8]) -> Self {
-        Self { bytes, token: Token::of(bytes) }
+    pub(crate) fn new(token_key: &TokenKey, bytes: &'a [u8]) -> Self {
+        Self { bytes, token: token_key.token(bytes) }
     }
 }
 
@@ -171,8 +173,8 @@ impl Shard {
         count: u16,
         storage: Box<dyn Storage>,
         durability: Durability,
-        value_bytes_max: usize,
-        longest_value: Arc<AtomicUsize>,
+        token_key: TokenKey,
+        (value_bytes_max, longest_value): (usize, Arc<AtomicUsize>),
     ) -> Self {
         // A clock that went back while the node was down must not make new writes lose.
         let resume_after = storage.version_max().timestamp;
@@ -180,6 +182,7 @@ impl Shard {
             index,
             range: ShardRange::new(index, count),
             count,
+            token_key,
             clock: HybridClock::new(NodeId(0), resume_after, DRIFT_MAX),
             now: WallTime::EPOCH,
             value_bytes_max,
@@ -212,7 +215,7 @@ impl Shard {
     /// Whether the shard owns `key`.
     #[must_use]
     pub fn owns(&self, key: &[u8]) -> bool {
-        self.range.contains(Token::of(key))
+        self.range.contains(self.token_key.token(key))
     }
 
     /// The time at which expiry is judged: the wall clock at the last turn of the core, or at the
@@ -259,7 +262,7 @@ impl Shard {
         for (batch, keys) in keys.chunks(BATCH).enumerate() {
             let mut tokens = [Token::MIN; BATCH];
             for (token, key) in tokens.iter_mut().zip(keys) {
-                *token = Token::of(key);
+                *token = self.token_key.token(key);
             }
             self.storage.prefetch(&tokens[..keys.len()]);
             for (index, (token, bytes)) in tokens.iter().zip(keys).enumerate() {
@@ -441,8 +444,22 @@ impl Shard {
         self.storage.log_stats()
     }
 
+    /// A key with its token.
+    pub(crate) fn key<'k>(&self, bytes: &'k [u8]) -> Key<'k> {
+        Key::new(&self.token_key, bytes)
+    }
+
+    /// Has the shard make tokens with another key. `false` where its store holds something.
+    pub(crate) fn rekey(&mut self, token_key: &TokenKey) -> bool {
+        if !self.storage.rekey(token_key) {
+            return false;
+        }
+        self.token_key = token_key.clone();
+        true
+    }
+
     fn own<'k>(&self, bytes: &'k [u8]) -> Result<Key<'k>, Error> {
-        let key = Key::of(bytes);
+        let key = self.key(bytes);
         if self.range.contains(key.token) { Ok(key) } else { Err(Error::WrongShard) }
     }
 }

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::disk::{IoPort, SyncMethod};
-use gridkv_cluster::{Instant, Mutation, ShardRange, Token, Version, WallTime};
+use gridkv_cluster::{Instant, Mutation, ShardRange, Token, TokenKey, Version, WallTime};
 
 /// What happens when a write does not fit into `memory_bytes_max`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,8 @@ pub enum Tombstones {
 pub struct Options {
     /// The tokens the store is for.
     pub range: ShardRange,
+    /// What tokens are made with.
+    pub token_key: TokenKey,
     /// Where a store that is on disk lives, and how it gets there.
     pub disk: Option<DiskOptions>,
     /// Bound on the memory of records and index; `None` for no bound.
@@ -75,8 +77,6 @@ pub struct DiskOptions {
     pub segment_bytes: u32,
     /// How a write is made durable.
     pub sync_method: SyncMethod,
-    /// A secret of the directory, from which the index tells keys of equal tokens apart.
-    pub hash_seed: u64,
 }
 
 /// What a store has under a key.
@@ -363,7 +363,7 @@ pub enum Error {
 
 /// The store of one shard.
 ///
-/// Every `token` is [`Token::of`] the key beside it and lies in the store's range: computed once
+/// Every `token` is that of the key beside it, made with [`Options::token_key`], and lies in the store's range: computed once
 /// by the caller, who needed it to find the shard.
 pub trait Storage {
     /// The live value under `key`. Counts a hit or a miss, and as a use of the record.
@@ -574,6 +574,13 @@ pub trait Storage {
 
     /// Changes the bound and what happens at it. Takes effect with the next write.
     fn set_memory_limit(&mut self, memory_bytes_max: Option<u64>, eviction: Eviction);
+
+    /// Takes tokens from here on to be made with another key. Whether it does: only a store that has
+    /// no keys, nor tombstones, can. One on disk takes any key when it is opened.
+    fn rekey(&mut self, token_key: &TokenKey) -> bool {
+        let _ = token_key;
+        false
+    }
 }
 
 /// Makes the store of one shard.

@@ -6,9 +6,12 @@
 mod replication;
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use gridkv_cluster::{Instant, Mutation, NodeId, ShardRange, Timestamp, Token, Version, WallTime};
+use gridkv_cluster::{
+    Instant, Mutation, NodeId, ShardRange, Timestamp, Token, TokenKey, Version, WallTime,
+};
 
 use crate::backend::{
     Applied, Entry, Error, Eviction, Lookup, OnDisk, Options, Record, Step, Storage, Ticket,
@@ -44,8 +47,9 @@ pub fn check(open: Open<'_>) {
 
 /// Options for a store of the whole token space without a bound.
 #[must_use]
-pub const fn options(tombstones: Tombstones) -> Options {
+pub fn options(tombstones: Tombstones) -> Options {
     Options {
+        token_key: token_key(),
         range: ShardRange::WHOLE,
         disk: None,
         memory_bytes_max: None,
@@ -53,6 +57,19 @@ pub const fn options(tombstones: Tombstones) -> Options {
         tombstones,
         seed: 1,
     }
+}
+
+/// What tokens are made with in the checks.
+#[must_use]
+pub fn token_key() -> TokenKey {
+    static KEY: LazyLock<TokenKey> = LazyLock::new(|| TokenKey::new([7; TokenKey::BYTES]));
+    KEY.clone()
+}
+
+/// The token of a key in the checks.
+#[must_use]
+pub fn token_of(key: &[u8]) -> Token {
+    token_key().token(key)
 }
 
 /// The `number`-th version.
@@ -84,7 +101,7 @@ fn try_apply(
     now: WallTime,
 ) -> Result<Applied, Error> {
     loop {
-        match store.apply(Token::of(mutation.key), mutation, now) {
+        match store.apply(token_of(mutation.key), mutation, now) {
             Err(Error::Busy(ticket)) => wait_for(store, ticket),
             result => return result,
         }
@@ -115,7 +132,7 @@ pub fn wait_until_durable(store: &mut dyn Storage) {
 
 /// The live value, from wherever it is.
 pub fn value_of(store: &mut dyn Storage, key: &[u8], now: WallTime) -> Option<Vec<u8>> {
-    let token = Token::of(key);
+    let token = token_of(key);
     let value = |store: &dyn Storage| -> Result<Option<Vec<u8>>, OnDisk> {
         let record = store.peek(token, key, now).record()?;
         Ok(record.map(|record| record.value.to_vec()))
@@ -163,7 +180,7 @@ fn drawn(store: &mut dyn Storage, now: WallTime) -> Option<Vec<u8>> {
     let key = loop {
         match store.random(now) {
             Step::Done(entry) => {
-                assert!(entry.is_none_or(|entry| entry.token == Token::of(entry.key)));
+                assert!(entry.is_none_or(|entry| entry.token == token_of(entry.key)));
                 break entry.map(|entry| entry.key.to_vec());
             }
             Step::Loading(ticket) => {
@@ -204,11 +221,11 @@ pub fn walked(
 pub fn a_written_value_is_found_with_its_version(open: Open<'_>) {
     let mut store = open(&options(Tombstones::Drop));
     for (key, value) in [(&b"a"[..], &b"1"[..]), (b"", b""), (&[0; 500], &[0xff; 100_000])] {
-        assert_eq!(store.get(Token::of(key), key, START), Lookup::Absent);
+        assert_eq!(store.get(token_of(key), key, START), Lookup::Absent);
         assert_eq!(apply(&mut *store, &set(key, value, 7), START), WON_NEW);
         let record = Record { value, version: version(7), expires_at: None };
-        assert_eq!(store.get(Token::of(key), key, START), Lookup::Found(record));
-        assert_eq!(store.peek(Token::of(key), key, START), Lookup::Found(record));
+        assert_eq!(store.get(token_of(key), key, START), Lookup::Found(record));
+        assert_eq!(store.peek(token_of(key), key, START), Lookup::Found(record));
     }
     let stats = store.stats();
     assert_eq!((stats.key_count, stats.hit_count, stats.miss_count), (3, 3, 3));
@@ -274,7 +291,7 @@ pub fn a_deleted_key_is_absent_and_stays_so(open: Open<'_>) {
         let mut store = open(&options(tombstones));
         apply(&mut *store, &set(b"k", b"v", 5), START);
         assert_eq!(apply(&mut *store, &delete(b"k", 7), START), WON_OVER);
-        assert_eq!(store.get(Token::of(b"k"), b"k", START), Lookup::Absent);
+        assert_eq!(store.get(token_of(b"k"), b"k", START), Lookup::Absent);
         assert_eq!(apply(&mut *store, &set(b"k", b"late", 6), START), Applied::Superseded);
         assert_eq!(apply(&mut *store, &delete(b"k", 7), START), Applied::Superseded);
         assert!(walked(&mut *store, 100, START).is_empty());
@@ -293,7 +310,7 @@ pub fn what_was_dropped_does_not_come_back(open: Open<'_>) {
     let mut store = open(&options(Tombstones::Drop));
     let soon = START + Duration::from_secs(1);
     apply(&mut *store, &Mutation { expires_at: Some(soon), ..set(b"k", b"v", 5) }, START);
-    assert_eq!(store.get(Token::of(b"k"), b"k", soon), Lookup::Absent);
+    assert_eq!(store.get(token_of(b"k"), b"k", soon), Lookup::Absent);
     assert_eq!(apply(&mut *store, &set(b"k", b"v", 5), soon), Applied::Superseded);
     assert_eq!(apply(&mut *store, &set(b"other", b"v", 4), soon), Applied::Superseded);
     assert_eq!(apply(&mut *store, &set(b"k", b"v", 6), soon), WON_NEW);
@@ -305,7 +322,7 @@ pub fn a_record_is_dead_from_its_expiry_on(open: Open<'_>) {
         let mut store = open(&options(tombstones));
         let expires_at = START + Duration::from_millis(1_500);
         let before = START + Duration::from_millis(1_499);
-        let token = Token::of(b"k");
+        let token = token_of(b"k");
         let mortal = Mutation { expires_at: Some(expires_at), ..set(b"k", b"v", 1) };
         apply(&mut *store, &mortal, START);
         assert_eq!(store.stats().expiring_key_count, 1);
@@ -374,7 +391,7 @@ pub fn a_walk_visits_in_token_order_and_nothing_twice(open: Open<'_>) {
     for number in 0..5_000 {
         let key = key(number);
         apply(&mut *store, &set(&key, b"v", 1), START);
-        expected.insert((Token::of(&key), key), b"v".to_vec());
+        expected.insert((token_of(&key), key), b"v".to_vec());
     }
     let expected: Vec<_> =
         expected.into_iter().map(|((token, key), value)| (token, key, value)).collect();
@@ -424,7 +441,7 @@ pub fn a_walk_of_a_shard_stays_in_its_range(open: Open<'_>) {
         let mut store = open(&Options { range, ..options(Tombstones::Drop) });
         for number in 0..1_000 {
             let key = key(number);
-            if range.contains(Token::of(&key)) {
+            if range.contains(token_of(&key)) {
                 apply(&mut *store, &set(&key, b"v", 1), START);
             }
         }
@@ -486,7 +503,7 @@ pub fn a_write_beyond_the_bound_is_refused_and_changes_nothing(open: Open<'_>) {
     assert_eq!((used_bytes, max_bytes), (store.stats().memory_bytes, BOUND));
     assert!(used_bytes + needed_bytes > BOUND);
     let first = key(0);
-    let token = Token::of(&first);
+    let token = token_of(&first);
     if store.log_stats().is_none() {
         // Where values are on disk, a larger one takes no memory.
         let larger = store.apply(token, &set(&first, &[2; 60_000], 2), START);
@@ -508,7 +525,7 @@ pub fn what_is_too_large_is_refused(open: Open<'_>) {
     assert_eq!(apply(&mut *store, &set(&largest, b"v", 1), START), WON_NEW);
     assert_eq!(value_of(&mut *store, &largest, START).as_deref(), Some(&b"v"[..]));
     let key = vec![1; (1 << 16) + 1];
-    let refused = store.apply(Token::of(&key), &set(&key, b"v", 1), START);
+    let refused = store.apply(token_of(&key), &set(&key, b"v", 1), START);
     assert_eq!(refused, Err(Error::TooLarge { key_bytes: key.len(), value_bytes: 1 }));
     assert_eq!(store.stats().key_count, 1);
 }

@@ -23,6 +23,7 @@
 //! A snapshot can be restored into a directory with another number.
 
 mod manifest;
+mod old;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -33,10 +34,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use gridkv_cluster::TokenKey;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
+use crate::file::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, is_segment_size};
 use manifest::{FORMAT, Manifest};
+pub use old::OldDirectory;
 use snapshot::SNAPSHOT;
 pub use snapshot::{Contents, NameError, SnapshotName, SnapshotNote};
 
@@ -57,10 +61,10 @@ const MANIFEST_BYTES_MAX: u64 = 64 << 10;
 pub struct New {
     /// How many shards; at least one.
     pub shard_count: u16,
-    /// Size of a file of a log, in bytes; above zero.
+    /// Largest size of a file of a log, in bytes: a power of two, 64 KiB to 64 MiB.
     pub segment_bytes: u32,
-    /// A secret, from which the index tells keys of equal tokens apart.
-    pub hash_seed: u64,
+    /// What tokens are made with: drawn at random.
+    pub token_secret: [u8; TokenKey::BYTES],
 }
 
 /// A data directory that this process uses, and nobody else until this is dropped.
@@ -97,6 +101,26 @@ pub enum DirectoryError {
         path: PathBuf,
         /// The format it has.
         found: u64,
+    },
+    /// Its format is one of the past.
+    #[error(
+        "{} was made by an older GridKV: format {found}, this program opens {FORMAT}; move it with \
+         `gridkv restore --from {} --data NEW`", path.display(), path.display()
+    )]
+    OldFormat {
+        /// The directory.
+        path: PathBuf,
+        /// The format it has.
+        found: u64,
+    },
+    /// Files of such a size cannot be made.
+    #[error(
+        "a log's files have a power of two of bytes, {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, \
+         not {bytes}"
+    )]
+    SegmentBytes {
+        /// What was asked for.
+        bytes: u32,
     },
     /// The manifest, or a part of a snapshot, is not what was written.
     #[error(
@@ -232,16 +256,16 @@ impl Directory {
         self.manifest.shards
     }
 
-    /// Size of a file of a log, in bytes.
+    /// Largest size of a file of a log, in bytes.
     #[must_use]
     pub fn segment_bytes(&self) -> u32 {
         self.manifest.segment_bytes
     }
 
-    /// The secret from which the index tells keys of equal tokens apart.
+    /// What tokens are made with.
     #[must_use]
-    pub fn hash_seed(&self) -> u64 {
-        self.manifest.hash_seed.0
+    pub fn token_key(&self) -> TokenKey {
+        TokenKey::new(self.manifest.token_secret.0)
     }
 
     /// What tells it from all other directories: 32 hexadecimal digits.
@@ -292,7 +316,9 @@ impl Directory {
     /// Makes the directory out of one that is locked and holds no more than an earlier attempt.
     fn make(path: &Path, new: &New, lock: File) -> Result<Self, DirectoryError> {
         assert!(new.shard_count > 0, "a directory has a shard");
-        assert!(new.segment_bytes > 0, "a file of a log has room");
+        if !is_segment_size(new.segment_bytes as usize) {
+            return Err(DirectoryError::SegmentBytes { bytes: new.segment_bytes });
+        }
         remove_attempt(path)?;
         for index in 0..new.shard_count {
             let shard = shard(path, index);

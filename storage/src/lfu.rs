@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     fn token(number: u64) -> Token {
-        Token::of(&number.to_le_bytes())
+        crate::contract::token_of(&number.to_le_bytes())
     }
 
     #[test]

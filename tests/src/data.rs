@@ -53,7 +53,7 @@ pub fn log_files(data: &Path) -> Vec<PathBuf> {
 /// When that fails.
 pub fn restore(snapshot: &Path, data: &Path, shard_count: u16) -> u64 {
     let (from, note) = Directory::open_snapshot(snapshot).expect("it is a snapshot");
-    let new = New { shard_count, segment_bytes: 1 << 20, hash_seed: 7 };
+    let new = New { shard_count, segment_bytes: 1 << 20, token_secret: [7; 16] };
     let to = Directory::create(data, &new).expect("it is new");
     let restored = file::restore(&from, note.cut, &to, SyncMethod::Fdatasync);
     let restored = restored.expect("the snapshot can be read");

@@ -10,6 +10,7 @@
 //! | kill a node over and over | [`durability`] |
 //! | run a cluster of processes and break it | [`cluster`] |
 //! | give a node a disk that does nothing by itself | [`slow::Control`] |
+//! | hold up the disk of a node as nodes are | [`gated::Gate`] |
 //! | compare with Redis itself | [`redis::Redis`] |
 //! | read a table of requests and replies | [`script`] |
 //! | simulate whole clusters from a seed | [`sim`] |
@@ -24,6 +25,7 @@ pub mod client;
 pub mod cluster;
 pub mod data;
 pub mod durability;
+pub mod gated;
 pub mod model;
 pub mod node;
 pub mod process;

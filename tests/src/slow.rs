@@ -20,7 +20,7 @@ use gridkv::storage::{
     Accepted, Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, MemoryStorage,
     OpenFn, Options, ReadError, Stats, Step, Storage, Ticket,
 };
-use gridkv::{Builder, Instant, Mutation, ShardRange, Token, Version, WallTime};
+use gridkv::{Builder, Instant, Mutation, ShardRange, Token, TokenKey, Version, WallTime};
 
 /// What all shards of a node share with the test.
 #[derive(Default)]
@@ -472,6 +472,10 @@ impl Storage for Slow {
 
     fn frequency(&self, token: Token) -> Option<u8> {
         self.memory.frequency(token)
+    }
+
+    fn rekey(&mut self, token_key: &TokenKey) -> bool {
+        self.memory.rekey(token_key)
     }
 
     fn record_bytes(&self, token: Token, key: &[u8], now: WallTime) -> Option<u64> {

@@ -9,7 +9,7 @@ use gridkv::storage::{
     Accepted, Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, MemoryStorage,
     OpenFn, Options, Stats, Step, Storage,
 };
-use gridkv::{Builder, Instant, Mutation, OpenError, Token, Version, WallTime};
+use gridkv::{Builder, Instant, Mutation, OpenError, Token, TokenKey, Version, WallTime};
 use gridkv_net::resp::Value;
 use gridkv_tests::client::{encode, ok};
 use gridkv_tests::node::{Node, SHAPES, builder, with};
@@ -151,6 +151,10 @@ impl Storage for Blocks {
 
     fn frequency(&self, token: Token) -> Option<u8> {
         self.memory.frequency(token)
+    }
+
+    fn rekey(&mut self, token_key: &TokenKey) -> bool {
+        self.memory.rekey(token_key)
     }
 
     fn record_bytes(&self, token: Token, key: &[u8], now: WallTime) -> Option<u64> {

@@ -42,7 +42,8 @@ use std::sync::Arc;
 
 use rkyv::util::AlignedVec;
 
-use crate::model::{NodeId, Token, Version};
+use crate::model::{NodeId, Version};
+use crate::token::Token;
 use crate::topology::Topology;
 use crate::topology::placement::Placement;
 

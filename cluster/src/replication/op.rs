@@ -5,8 +5,9 @@ use std::rc::Rc;
 use smallvec::SmallVec;
 
 use crate::message::Reason;
-use crate::model::{NodeId, Token, Version};
+use crate::model::{NodeId, Version};
 use crate::time::{Instant, WallTime};
+use crate::token::Token;
 
 use super::Archive;
 

@@ -30,9 +30,10 @@ use rkyv::util::AlignedVec;
 use super::View;
 use crate::hlc::HybridClock;
 use crate::message::{Head, Reason};
-use crate::model::{NodeId, Timestamp, Token, Version};
+use crate::model::{NodeId, Timestamp, Version};
 use crate::mutation::{self, Mutation};
 use crate::time::WallTime;
+use crate::token::Token;
 
 /// How far ahead promises are made durable.
 pub const LEASE: Duration = Duration::from_millis(250);
@@ -190,7 +191,7 @@ impl Replica {
         let Some((request, epoch)) = head.asks() else {
             unreachable!("a replica is given what asks")
         };
-        let token = Token::of(mutation.key);
+        let token = context.view.placement.token(mutation.key);
         let refused = |reason| {
             let epoch = context.view.epoch();
             Reply::plain(Head::Refused { request, epoch, reason })

@@ -13,6 +13,7 @@ use crate::message::{Head, Reason};
 use crate::model::{Timestamp, Version};
 use crate::mutation::{self, Mutation};
 use crate::time::{Instant, WallTime};
+use crate::token::Slot;
 use crate::topology::tests::topology;
 
 const CONFIG: Config = Config {
@@ -118,7 +119,7 @@ impl Cluster {
     fn begin(&mut self, at: u16, key: &[u8], level: Level, work: Work<'_>) -> (NodeId, OpId) {
         let (now, wall, at) = (self.now, self.wall(), NodeId(at));
         let coordinator = &mut self.nodes.get_mut(&at).unwrap().coordinator;
-        let op = coordinator.begin(now, wall, (Token::of(key), key), level, work);
+        let op = coordinator.begin(now, wall, (Slot::of(key).first(), key), level, work);
         self.drain(at);
         (at, op)
     }

@@ -133,9 +133,9 @@ mod tests {
 
     use super::*;
     use crate::message::Reason;
-    use crate::model::Token;
     use crate::replication::op::Level;
     use crate::time::Instant;
+    use crate::token::Token;
 
     fn write(needed: usize) -> QuorumWrite {
         let common = Common {

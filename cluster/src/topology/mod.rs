@@ -76,6 +76,8 @@ pub struct Topology {
     pub epoch: u64,
     /// Drawn by the first node: two clusters of one name are not one.
     pub cluster: u64,
+    /// What tokens are made with, the same on all members: the first node's.
+    pub token_secret: [u8; 16],
     /// Copies of each key.
     pub replica_count: u8,
     /// The next newcomer's number.
@@ -137,12 +139,18 @@ pub struct DecodeError;
 impl Topology {
     /// A cluster of one. The member gets number 1: 0 is that of a node without a cluster.
     #[must_use]
-    pub fn first(cluster: u64, replica_count: u8, mut member: Member) -> Self {
+    pub fn first(
+        cluster: u64,
+        token_secret: [u8; 16],
+        replica_count: u8,
+        mut member: Member,
+    ) -> Self {
         assert!(replica_count > 0);
         member.node = 1;
         Self {
             epoch: 1,
             cluster,
+            token_secret,
             replica_count,
             next_node: 2,
             members: vec![member],
@@ -298,7 +306,7 @@ pub(crate) mod tests {
 
     /// A topology of so many members.
     pub(crate) fn topology(count: u16, replica_count: u8) -> Topology {
-        let mut topology = Topology::first(7, replica_count, member(1));
+        let mut topology = Topology::first(7, [7; 16], replica_count, member(1));
         for number in 2..=count {
             topology = topology.after(&Change::Join(member(number))).unwrap().unwrap();
         }

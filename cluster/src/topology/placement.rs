@@ -1,9 +1,9 @@
-//! Which members keep a token's copies: consistent hashing with virtual nodes.
+//! Which members keep a slot's copies: consistent hashing with virtual nodes.
 //!
 //! Each member stands on the ring of tokens in as many places as its weight says. The copies of a
-//! token are kept by the first distinct members found from the token on, in the direction of growing
-//! tokens; members of zones that have none yet come first (Karger et al., 1997; DeCandia et al.,
-//! "Dynamo", 2007, section 6.2).
+//! slot are kept by the first distinct members found from its first token on, in the direction of
+//! growing tokens; members of zones that have none yet come first (Karger et al., 1997; DeCandia et
+//! al., "Dynamo", 2007, section 6.2).
 //!
 //! # Invariants
 //!
@@ -14,19 +14,21 @@ use smallvec::SmallVec;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{Epoch, Topology};
-use crate::model::{NodeId, Token};
+use crate::model::NodeId;
+use crate::token::{SLOT_COUNT, Slot, Token, TokenKey};
 
-/// The members that keep a token's copies, the preferred one first.
+/// The members that keep a slot's copies, the preferred one first.
 pub type Replicas = SmallVec<[NodeId; 5]>;
 
 /// The ring of one topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
     epoch: Epoch,
-    /// Where arcs end: an arc is what lies between the token before, exclusive, and its own,
-    /// inclusive.
+    token_key: TokenKey,
+    /// The last token of each run of slots that have the same members; the last run ends with the
+    /// last token.
     ends: Vec<Token>,
-    /// The members of each arc, `width` of them.
+    /// The members of each run, `width` of them.
     members: Vec<NodeId>,
     width: usize,
 }
@@ -47,12 +49,37 @@ impl Placement {
         places.sort_unstable();
         places.dedup_by_key(|place| place.0);
         let width = usize::from(topology.replica_count).min(topology.members.len());
-        let mut members = Vec::with_capacity(places.len() * width);
-        for start in 0..places.len() {
-            members.extend(choose(topology, &places, start, width));
+        let (mut ends, mut members) = (Vec::new(), Vec::new());
+        let mut last: Option<(usize, Replicas)> = None;
+        for slot in Slot::all() {
+            let start = places.partition_point(|place| place.0 < slot.first()) % places.len();
+            if last.as_ref().is_none_or(|(before, _)| *before != start) {
+                let chosen = choose(topology, &places, start, width);
+                let is_same = last.as_ref().is_some_and(|(_, before)| *before == chosen);
+                if !is_same {
+                    members.extend_from_slice(&chosen);
+                    ends.push(slot.last());
+                }
+                last = Some((start, chosen));
+            }
+            *ends.last_mut().expect("the first slot begins a run") = slot.last();
         }
-        let ends = places.iter().map(|place| place.0).collect();
-        Self { epoch: topology.epoch(), ends, members, width }
+        assert_eq!(ends.last(), Some(&Token::MAX));
+        let token_key = TokenKey::new(topology.token_secret);
+        Self { epoch: topology.epoch(), token_key, ends, members, width }
+    }
+
+    /// What tokens are made with.
+    #[must_use]
+    pub const fn token_key(&self) -> &TokenKey {
+        &self.token_key
+    }
+
+    /// The token of a key.
+    #[must_use]
+    #[inline]
+    pub fn token(&self, key: &[u8]) -> Token {
+        self.token_key.token(key)
     }
 
     /// The topology it follows from.
@@ -65,59 +92,35 @@ impl Placement {
     #[must_use]
     #[inline]
     pub fn replicas(&self, token: Token) -> &[NodeId] {
-        let arc = self.arc_of(token);
-        &self.members[arc * self.width..][..self.width]
+        &self.members[self.run_of(token) * self.width..][..self.width]
     }
 
-    fn arc_of(&self, token: Token) -> usize {
-        let arc = self.ends.partition_point(|end| *end < token);
-        if arc == self.ends.len() { 0 } else { arc }
+    fn run_of(&self, token: Token) -> usize {
+        self.ends.partition_point(|end| *end < token)
     }
 
     /// The last token, from `token` on, whose copies are kept by the same members in the same order.
     #[must_use]
     pub fn run_end(&self, token: Token) -> Token {
-        let arc = self.ends.partition_point(|end| *end < token);
-        let replicas = self.replicas(token);
-        for next in arc..self.ends.len() {
-            if self.members[next * self.width..][..self.width] != *replicas {
-                // `next` begins behind the end of the arc before it.
-                return self.ends[next - 1];
-            }
-        }
-        // Behind the last end the ring goes on with its first arc.
-        if self.members[..self.width] == *replicas || self.ends.is_empty() {
-            Token::MAX
-        } else {
-            self.ends[self.ends.len() - 1]
-        }
+        self.ends[self.run_of(token)]
     }
 
-    /// The part of all tokens, 0 to 1, of which `node` keeps a copy.
+    /// The part of all slots, 0 to 1, of which `node` keeps a copy.
     #[must_use]
-    #[expect(clippy::cast_precision_loss, reason = "a share is told to a few digits")]
     pub fn share(&self, node: NodeId) -> f64 {
-        let mut share = 0.0;
-        for (arc, replicas) in self.members.chunks(self.width).enumerate() {
-            if replicas.contains(&node) {
-                let before = if arc == 0 { self.ends.last() } else { self.ends.get(arc - 1) };
-                let start = before.map_or(0, |token| token.0);
-                let len = self.ends[arc].0.wrapping_sub(start);
-                // One place alone goes all the way round.
-                share += if self.ends.len() == 1 { 1.0 } else { len as f64 / 2_f64.powi(64) };
-            }
+        let mut slot_count = 0;
+        let mut first = 0;
+        for (end, replicas) in self.ends.iter().zip(self.members.chunks(self.width)) {
+            let next = u32::from(end.slot().number()) + 1;
+            slot_count += if replicas.contains(&node) { next - first } else { 0 };
+            first = next;
         }
-        share
+        f64::from(slot_count) / f64::from(SLOT_COUNT)
     }
 }
 
-/// The members for the arc that ends at `places[start]`.
-fn choose(
-    topology: &Topology,
-    places: &[(Token, usize)],
-    start: usize,
-    width: usize,
-) -> SmallVec<[NodeId; 5]> {
+/// The members of slots whose first place on the ring is `places[start]`.
+fn choose(topology: &Topology, places: &[(Token, usize)], start: usize, width: usize) -> Replicas {
     let mut order: SmallVec<[usize; 8]> = SmallVec::new();
     let mut chosen: SmallVec<[usize; 5]> = SmallVec::new();
     let zone = |index: usize| &topology.members[index].zone;
@@ -180,7 +183,7 @@ mod tests {
 
     #[test]
     fn zones_come_before_neighbours() {
-        let mut topology = Topology::first(7, 3, zoned(1, "a"));
+        let mut topology = Topology::first(7, [7; 16], 3, zoned(1, "a"));
         for (number, zone) in [(2, "a"), (3, "a"), (4, "b"), (5, "c")] {
             topology = topology.after(&Change::Join(zoned(number, zone))).unwrap().unwrap();
         }

@@ -7,17 +7,21 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
-use gridkv::Config;
-use gridkv_storage::directory::{Directory, New};
+use gridkv::{Config, Timestamp};
+use gridkv_cluster::TokenKey;
+use gridkv_storage::directory::{Directory, DirectoryError, New, OldDirectory};
 use gridkv_storage::disk::probe;
-use gridkv_storage::file::{Restored, restore};
+use gridkv_storage::file::{Restored, restore, restore_old};
 
 use super::{describe, flag, human, required, say};
 
 pub(super) fn command() -> Command {
     Command::new("restore")
-        .about("makes a data directory of a snapshot")
-        .arg(flag("from", "SNAPSHOT", "the snapshot's directory").required(true))
+        .about("makes a data directory of a snapshot, or of a directory of an older version")
+        .arg(
+            flag("from", "SNAPSHOT", "the snapshot, or the older version's directory")
+                .required(true),
+        )
         .arg(flag("data", "DIR", "the new directory; it must not be there").required(true))
         .arg(flag("shards", "N", "its number of shards [default: as many as the snapshot has]"))
         .arg(flag("segment", "SIZE", "size of its log's files [default: as in the snapshot]"))
@@ -40,9 +44,39 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     }
 }
 
+/// What is restored from.
+enum Source {
+    Snapshot(Directory, Timestamp),
+    /// A directory or a snapshot that an older GridKV has made.
+    Old(OldDirectory),
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, String> {
+        match Directory::open_snapshot(path) {
+            Ok((snapshot, note)) => Ok(Self::Snapshot(snapshot, note.cut)),
+            Err(error) => match OldDirectory::open(path) {
+                Ok(old) => Ok(Self::Old(old)),
+                // A directory of today is not moved but used.
+                Err(DirectoryError::Format { .. } | DirectoryError::Absent { .. }) => {
+                    Err(describe(&error))
+                }
+                Err(error) => Err(describe(&error)),
+            },
+        }
+    }
+
+    fn shard_count(&self) -> u16 {
+        match self {
+            Self::Snapshot(snapshot, _) => snapshot.shard_count(),
+            Self::Old(old) => old.shard_count(),
+        }
+    }
+}
+
 fn make(matches: &ArgMatches, from: &Path, to: &Path) -> Result<Restored, String> {
-    let (snapshot, note) = Directory::open_snapshot(from).map_err(|error| describe(&error))?;
-    let new = shape(matches, &snapshot)?;
+    let source = Source::open(from)?;
+    let new = shape(matches, &source)?;
     let is_there = to.try_exists().map_err(|error| format!("{}: {error}", to.display()))?;
     if is_there && std::fs::read_dir(to).is_ok_and(|mut it| it.next().is_some()) {
         return Err(format!("{} is there and not empty: restore into a new one", to.display()));
@@ -54,7 +88,7 @@ fn make(matches: &ArgMatches, from: &Path, to: &Path) -> Result<Restored, String
             partial.display()
         ));
     }
-    let restored = fill(&snapshot, note.cut, &partial, &new).and_then(|restored| {
+    let restored = fill(&source, &partial, &new).and_then(|restored| {
         std::fs::rename(&partial, to)
             .and_then(|()| sync_parent(to))
             .map_err(|error| format!("cannot make {}: {error}", to.display()))?;
@@ -68,7 +102,7 @@ fn make(matches: &ArgMatches, from: &Path, to: &Path) -> Result<Restored, String
 }
 
 /// What the new directory is made with.
-fn shape(matches: &ArgMatches, snapshot: &Directory) -> Result<New, String> {
+fn shape(matches: &ArgMatches, source: &Source) -> Result<New, String> {
     let mut config = Config::default();
     for name in ["shards", "segment"] {
         if let Some(text) = matches.get_one::<String>(name) {
@@ -77,23 +111,33 @@ fn shape(matches: &ArgMatches, snapshot: &Directory) -> Result<New, String> {
         }
     }
     let is_given = matches.get_one::<String>("segment").is_some();
+    let segment_bytes = match source {
+        Source::Snapshot(snapshot, _) if !is_given => snapshot.segment_bytes(),
+        // That of an old one may be larger than any may be.
+        Source::Snapshot(..) | Source::Old(_) => config.segment,
+    };
     Ok(New {
-        shard_count: config.shards.unwrap_or_else(|| snapshot.shard_count()),
-        segment_bytes: if is_given { config.segment } else { snapshot.segment_bytes() },
-        hash_seed: fastrand::u64(..),
+        shard_count: config.shards.unwrap_or_else(|| source.shard_count()),
+        segment_bytes,
+        token_secret: secret(),
     })
 }
 
-fn fill(
-    snapshot: &Directory,
-    cut: gridkv::Timestamp,
-    partial: &Path,
-    new: &New,
-) -> Result<Restored, String> {
+fn secret() -> [u8; TokenKey::BYTES] {
+    let mut secret = [0; TokenKey::BYTES];
+    fastrand::fill(&mut secret);
+    secret
+}
+
+fn fill(source: &Source, partial: &Path, new: &New) -> Result<Restored, String> {
     let directory = Directory::create(partial, new).map_err(|error| describe(&error))?;
     let unwritable = |error| format!("cannot write to {}: {error}", partial.display());
     let method = probe(partial).map_err(unwritable)?;
-    restore(snapshot, cut, &directory, method).map_err(|error| describe(&error))
+    let restored = match source {
+        Source::Snapshot(snapshot, cut) => restore(snapshot, *cut, &directory, method),
+        Source::Old(old) => restore_old(old, &directory, method),
+    };
+    restored.map_err(|error| describe(&error))
 }
 
 /// What the directory is called until it is whole.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gridkv_cluster::Instant;
-use gridkv_cluster::model::{NodeId, Timestamp, Token, Version};
+use gridkv_cluster::Token;
+use gridkv_cluster::model::{NodeId, Timestamp, Version};
 use gridkv_cluster::replication::Standing;
 use gridkv_cluster::topology::Change;
 use gridkv_cluster::topology::agreement::Via;
@@ -229,7 +230,7 @@ async fn walk(
         let slots = budget.min(STEP_SLOTS);
         let (found, after) = walk_own(handle, at, slots).await?;
         bytes += found.iter().map(Vec::len).sum::<usize>();
-        keys.extend(found.into_iter().filter(|key| Token::of(key) <= to));
+        keys.extend(found.into_iter().filter(|key| handle.token_of(key) <= to));
         next = after;
         budget -= slots;
     }

@@ -16,8 +16,8 @@ use std::collections::VecDeque;
 use gridkv_cluster::replication::{Computed, Level, OpId, Outcome, Why, Work};
 use gridkv_cluster::{Token, mutation};
 
-use super::Cluster;
 use super::forward::encode_reply;
+use super::{Cluster, Told};
 use crate::core::Core;
 use crate::core::job::{Access, Job};
 use crate::core::request::{Asker, Request};
@@ -169,6 +169,13 @@ impl Core {
 
     fn begin(&mut self, cluster: &mut Cluster, pending: Pending, work: Work<'_>) {
         let key = pending.runner.key();
+        let token = pending.runner.token();
+        let is_old = |told: &Told| told.placement.token(&key) != token;
+        if self.world.node.token_keys.have_changed() && cluster.told.as_ref().is_some_and(is_old) {
+            // It was asked before the node was a member.
+            let why = Why::NoCluster;
+            return self.finish_runner(cluster, pending.runner, Err(Error::NotApplied { why }));
+        }
         let (now, wall, level) = (cluster.now, cluster.wall, pending.level);
         let about = (pending.runner.token(), &key[..]);
         let op = cluster.coordinator.begin(now, wall, about, level, work);

@@ -207,7 +207,7 @@ impl Core {
             if !command.can_be_handed_over(arguments.len()) {
                 return Err(MALFORMED);
             }
-            let token = Token::of(arguments[command.key_of_part()]);
+            let token = self.world.token_key.token(arguments[command.key_of_part()]);
             if self.world.shards.core_of(token) != self.world.id {
                 return Err("a command is about another core's key");
             }

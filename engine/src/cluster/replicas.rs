@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use gridkv_cluster::message::{self, Head, Reason};
 use gridkv_cluster::replication::{Archive, Context, Excerpt, Output, Reply};
-use gridkv_cluster::{Mutation, NodeId, ShardRange, Token, mutation};
+use gridkv_cluster::{Mutation, NodeId, ShardRange, Slot, Token, mutation};
 use gridkv_storage::sync_log::Read;
 use rkyv::util::AlignedVec;
 use smallvec::SmallVec;
@@ -110,7 +110,7 @@ impl Core {
         head: &Head,
         mutation: &Mutation<'_>,
     ) {
-        let token = Token::of(mutation.key);
+        let token = self.world.token_key.token(mutation.key);
         let asked = || {
             let mutation = mutation::encode(mutation);
             Parked::Message(Box::new(Asked { source, token, head: *head, mutation }))
@@ -203,7 +203,8 @@ impl Core {
             // What the messages will touch is fetched before the first one is looked at.
             let keys = batch.iter().filter(|(head, _)| head.asks().is_some());
             let keys = keys.filter_map(|(_, mutation)| mutation.as_ref());
-            let tokens: SmallVec<[Token; BATCH]> = keys.map(|it| Token::of(it.key)).collect();
+            let token_key = &self.world.token_key;
+            let tokens: SmallVec<[Token; BATCH]> = keys.map(|it| token_key.token(it.key)).collect();
             self.world.shards.prefetch(&tokens);
             self.take_messages(cluster, link, from, &batch)?;
         }
@@ -242,7 +243,8 @@ fn send(cluster: &mut Cluster, node: NodeId, head: Head, archive: &Archive) {
     }
     let Some(member) = told.topology.by_node(node) else { return };
     let mutation = mutation::access(archive).expect("it was encoded here");
-    let shard = ShardRange::owner(Token::of(mutation.key), member.shard_count);
+    let token = Slot::of(mutation.key).first();
+    let shard = ShardRange::owner(token, member.shard_count);
     if !cluster.links.send(member, shard.0, &head, archive) {
         let (now, wall) = (cluster.now, cluster.wall);
         cluster.coordinator.on_lost(now, wall, node);

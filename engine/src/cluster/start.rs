@@ -8,11 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use gridkv_cluster::identity::{Hello, Identity, Local, PublicKey, Security, Trust};
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::Member;
-use gridkv_cluster::topology::agreement::{Agreement, Own};
-use gridkv_cluster::{HybridClock, Instant, NodeId, Version, WallTime};
+use gridkv_cluster::topology::agreement::{self, Agreement, Own};
+use gridkv_cluster::{HybridClock, Instant, NodeId, TokenKey, Version, WallTime};
 use gridkv_net::peer::{Datagrams, PeerListener};
 use gridkv_net::ring::DataRing;
 use gridkv_storage::Eviction;
+use gridkv_storage::directory::Directory;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Cluster;
@@ -29,6 +30,8 @@ const TOPOLOGY_FILE: &str = "topology";
 /// What all cores of a node share about its cluster.
 pub(crate) struct ClusterNode {
     local: Arc<Local>,
+    /// What tokens are made with in a cluster that this node forms.
+    token_secret: [u8; TokenKey::BYTES],
     hello: Hello,
     member: Member,
     file: PathBuf,
@@ -45,12 +48,12 @@ impl ClusterNode {
     /// [`OpenError`], naming the option at fault.
     pub(crate) fn open(
         config: &Config,
-        directory: &Path,
-        directory_id: &str,
+        directory: &Directory,
         shard_count: u16,
         (listen_address, started): (Option<SocketAddr>, WallTime),
     ) -> Result<Option<Self>, OpenError> {
         let options = &config.cluster;
+        let (path, token_secret) = (directory.path(), directory.token_key().secret());
         let Some(address) = options.address else {
             if options.join.is_empty() {
                 return Ok(None);
@@ -64,14 +67,14 @@ impl ClusterNode {
                 "lfu forgets keys, which replicas would bring back: it needs a node alone";
             return Err(wrong("eviction", problem));
         }
-        let identity = identity_files::load_or_create(directory)
+        let identity = identity_files::load_or_create(path)
             .map_err(|error| wrong("data", &error.to_string()))?;
-        let security = security(options, directory)?;
+        let security = security(options, path)?;
         let local = Local { identity, security, cluster: options.name.clone() };
         local.check().map_err(|error| wrong("cluster_name", &error.to_string()))?;
         // A store in memory is another at each start.
         let store = if is_on_disk(&config.storage) {
-            xxh3_64(directory_id.as_bytes())
+            xxh3_64(directory.id().as_bytes())
         } else {
             number(&random())
         };
@@ -85,10 +88,17 @@ impl ClusterNode {
             local: Arc::new(local),
             hello,
             member,
-            file: directory.join(TOPOLOGY_FILE),
+            token_secret,
+            file: path.join(TOPOLOGY_FILE),
             listener: Mutex::new(Some(listener)),
             conflict: AtomicBool::new(false),
         }))
+    }
+
+    /// What tokens are made with, where the node has belonged to a cluster before.
+    pub(crate) fn kept_token_secret(&self) -> Option<[u8; TokenKey::BYTES]> {
+        // What is wrong with the file is said when the agreement is made of it.
+        agreement::kept_token_secret(&std::fs::read(&self.file).ok()?)
     }
 
     /// The node's name.
@@ -146,6 +156,7 @@ impl ClusterNode {
             member: self.member.clone(),
             seeds: options.join.clone(),
             replica_count: options.replica_count,
+            token_secret: self.token_secret,
         };
         let kept = match std::fs::read(&self.file) {
             Ok(bytes) => Some(bytes),

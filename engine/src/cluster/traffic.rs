@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 
-use gridkv_cluster::WallTime;
+use gridkv_cluster::{TokenKey, WallTime};
 use gridkv_net::ring::{ConnectionId, Received};
 use gridkv_net::wire::frame::{FrameReader, Kind};
 use gridkv_net::wire::preamble::{self, Preamble, VERSION};
@@ -191,7 +192,10 @@ impl Core {
         let Some(cluster) = &mut self.world.cluster else { return };
         cluster.now = now;
         let cleared = told.topology.cleared();
+        let token_key = told.placement.token_key().clone();
         cluster.on_told(told);
+        self.take_token_key(token_key);
+        let Some(cluster) = &mut self.world.cluster else { return };
         if cluster.cleared >= cleared || cluster.clearing >= cleared {
             return;
         }
@@ -207,5 +211,22 @@ impl Core {
             Ok(())
         });
         self.start_job(job);
+    }
+
+    /// Makes tokens with the cluster's key from here on. A node that joins has been serving no keys.
+    fn take_token_key(&mut self, token_key: TokenKey) {
+        if token_key == self.world.token_key {
+            return;
+        }
+        let mut shards = self.world.shards.iter_mut();
+        if !shards.all(|shard| shard.rekey(&token_key)) {
+            tracing::error!(
+                "the node holds keys from before it joined the cluster: it stops, and places them \
+                 with the cluster's token key when it is started again"
+            );
+            return self.world.node.shutdown_asked.store(true, Ordering::Release);
+        }
+        self.world.node.token_keys.join(&token_key);
+        self.world.token_key = token_key;
     }
 }

@@ -92,7 +92,7 @@ impl Shard {
         head: &Head,
         mutation: &Mutation<'_>,
     ) -> Result<(Reply, Option<Hold>), Busy> {
-        let token = Token::of(mutation.key);
+        let token = self.token_key.token(mutation.key);
         let mut replica = std::mem::take(&mut self.replica);
         let mut store = Store {
             storage: &mut *self.storage,

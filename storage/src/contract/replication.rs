@@ -5,7 +5,8 @@ use std::time::Duration;
 use gridkv_cluster::{Mutation, NodeId, Token, Version, WallTime};
 
 use super::{
-    Open, START, WON_NEW, WON_OVER, apply, delete, key, options, set, try_apply, version, wait_for,
+    Open, START, WON_NEW, WON_OVER, apply, delete, key, options, set, token_of, try_apply, version,
+    wait_for,
 };
 use crate::backend::{
     Accepted, Applied, Error, Eviction, Options, Record, Step, Storage, Tombstones,
@@ -28,7 +29,7 @@ pub(super) fn check(open: Open<'_>) {
 type Known = Option<(Version, Option<(Vec<u8>, Option<WallTime>)>)>;
 
 fn accepted_of(store: &mut dyn Storage, key: &[u8], now: WallTime) -> Known {
-    let token = Token::of(key);
+    let token = token_of(key);
     let mut tickets = Vec::new();
     let known = loop {
         let on_disk = match store.accepted(token, key, now) {
@@ -61,7 +62,7 @@ fn walk_all(
         let mut tickets = Vec::new();
         let next = loop {
             let mut check_order = |mutation: &Mutation<'_>| {
-                let place = (Token::of(mutation.key), mutation.key.to_vec());
+                let place = (token_of(mutation.key), mutation.key.to_vec());
                 assert!(place.0 >= token);
                 assert!(shown_to.as_ref().is_none_or(|last| *last < place), "in order, once");
                 shown_to = Some(place);
@@ -91,7 +92,7 @@ fn what_was_accepted_is_told_deletions_too(open: Open<'_>) {
     assert_eq!(accepted_of(&mut *store, b"k", START), live);
     assert_eq!(accepted_of(&mut *store, b"k", expires_at), Some((version(1), None)));
     apply(&mut *store, &delete(b"k", 2), START);
-    assert_eq!(store.accepted(Token::of(b"k"), b"k", START), Accepted::Deleted(version(2)));
+    assert_eq!(store.accepted(token_of(b"k"), b"k", START), Accepted::Deleted(version(2)));
     apply(&mut *store, &delete(b"never written", 3), START);
     assert_eq!(accepted_of(&mut *store, b"never written", START), Some((version(3), None)));
     apply(&mut *store, &set(b"k", b"", 4), START);
@@ -171,7 +172,7 @@ fn a_refused_write_leaves_what_was_accepted(open: Open<'_>) {
     store.set_memory_limit(Some(1), Eviction::Refuse);
     let large = vec![1; 1 << 30];
     for (key, before) in keys.into_iter().zip(before) {
-        let too_large = store.apply(Token::of(key), &set(key, &large, 6), expires_at);
+        let too_large = store.apply(token_of(key), &set(key, &large, 6), expires_at);
         assert!(matches!(too_large, Err(Error::TooLarge { .. })));
         assert_eq!(accepted_of(&mut *store, key, expires_at), before);
     }

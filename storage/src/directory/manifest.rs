@@ -1,10 +1,10 @@
 //! The manifest of a data directory.
 //!
 //! ```text
-//! format = 1
+//! format = 2
 //! shards = 8
 //! segment_bytes = 67108864
-//! hash_seed = "2b7e151628aed2a6"
+//! token_secret = "2b7e151628aed2a6abf7158809cf4f3c"
 //! id = "00112233445566778899aabbccddeeff"
 //! created_ms = 1795305600000
 //! # xxh3 = 0123456789abcdef
@@ -22,14 +22,18 @@
 use std::fmt::{self, Write};
 use std::path::Path;
 
+use gridkv_cluster::{ShardRange, TokenKey};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{DirectoryError, New};
+use crate::file::is_segment_size;
 
 /// The format of directories that this program makes and reads.
-pub(super) const FORMAT: u64 = 1;
+pub(super) const FORMAT: u64 = 2;
+/// The format before it: tokens were made without a secret, and the log was another.
+pub(super) const FORMAT_OLD: u64 = 1;
 
 const SUM: &str = "# xxh3 = ";
 const SUM_DIGITS: usize = 16;
@@ -42,10 +46,33 @@ pub(super) struct Manifest {
     format: u64,
     pub(super) shards: u16,
     pub(super) segment_bytes: u32,
-    pub(super) hash_seed: Hex,
+    pub(super) token_secret: Secret,
     pub(super) id: String,
     created_ms: u64,
 }
+
+/// What a directory of the format before was made with, as far as it is still of interest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OldManifest {
+    format: u64,
+    pub(super) shards: u16,
+    segment_bytes: u32,
+    hash_seed: Hex,
+    id: String,
+    created_ms: u64,
+}
+
+impl OldManifest {
+    /// Reads a file.
+    pub(super) fn parse(bytes: &[u8]) -> Result<Self, Flaw> {
+        unseal(bytes, FORMAT_OLD)
+    }
+}
+
+/// Sixteen bytes as 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Secret(pub(super) [u8; TokenKey::BYTES]);
 
 /// A number of 64 bits as 16 hexadecimal digits: TOML's own numbers have a sign.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,13 +94,12 @@ struct Head {
 
 impl Manifest {
     pub(super) fn new(new: &New, id: String, created_ms: u64) -> Self {
-        let New { shard_count, segment_bytes, hash_seed } = *new;
-        let hash_seed = Hex(hash_seed);
+        let New { shard_count, segment_bytes, token_secret } = *new;
         let made = Self {
             format: FORMAT,
             shards: shard_count,
             segment_bytes,
-            hash_seed,
+            token_secret: Secret(token_secret),
             id,
             // TOML has no more than 63 bits, which last for some time.
             created_ms: created_ms.min(i64::MAX.unsigned_abs()),
@@ -97,7 +123,10 @@ impl Manifest {
         let is_id = self.id.len() == ID_DIGITS && self.id.bytes().all(|it| it.is_ascii_hexdigit());
         match () {
             () if self.shards == 0 => Some("it has no shards"),
-            () if self.segment_bytes == 0 => Some("its segments have no room"),
+            () if self.shards > ShardRange::COUNT_MAX => Some("it has more shards than slots"),
+            () if !is_segment_size(self.segment_bytes as usize) => {
+                Some("its segments have a size that none can have")
+            }
             () if !is_id => Some("its id is none"),
             () => None,
         }
@@ -137,9 +166,34 @@ impl Flaw {
     /// What is said of the file `name` in `directory`.
     pub(super) fn of(self, directory: &Path, name: &Path) -> DirectoryError {
         match self {
+            Self::Format(found) if found < FORMAT => {
+                DirectoryError::OldFormat { path: directory.to_owned(), found }
+            }
             Self::Format(found) => DirectoryError::Format { path: directory.to_owned(), found },
             Self::Damage(reason) => DirectoryError::Damaged { path: name.to_owned(), reason },
         }
+    }
+}
+
+impl fmt::Debug for Secret {
+    /// A secret does not belong in a log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{:032x}", u128::from_be_bytes(self.0)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let digits = String::deserialize(deserializer)?;
+        let number = u128::from_str_radix(&digits, 16).ok().filter(|_| digits.len() == ID_DIGITS);
+        let number = number.ok_or_else(|| D::Error::custom("token_secret is no secret"))?;
+        Ok(Self(number.to_be_bytes()))
     }
 }
 
@@ -160,7 +214,7 @@ impl<'de> Deserialize<'de> for Hex {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let digits = String::deserialize(deserializer)?;
         let number = u64::from_str_radix(&digits, 16);
-        number.map(Self).map_err(|_| D::Error::custom("hash_seed is no hexadecimal number"))
+        number.map(Self).map_err(|_| D::Error::custom("it is no hexadecimal number"))
     }
 }
 
@@ -169,7 +223,7 @@ mod tests {
     use super::*;
 
     fn manifest() -> Manifest {
-        let new = New { shard_count: 8, segment_bytes: 64 << 20, hash_seed: u64::MAX - 1 };
+        let new = New { shard_count: 8, segment_bytes: 64 << 20, token_secret: [0xfe; 16] };
         Manifest::new(&new, "00112233445566778899aabbccddeeff".to_owned(), 1_795_305_600_000)
     }
 
@@ -187,11 +241,11 @@ mod tests {
 
     #[test]
     fn the_text_of_a_manifest_is_this_one() {
-        let body = "format = 1\nshards = 8\nsegment_bytes = 67108864\n\
-                    hash_seed = \"fffffffffffffffe\"\n\
+        let body = "format = 2\nshards = 8\nsegment_bytes = 67108864\n\
+                    token_secret = \"fefefefefefefefefefefefefefefefe\"\n\
                     id = \"00112233445566778899aabbccddeeff\"\ncreated_ms = 1795305600000\n";
         let text = manifest().to_text();
-        assert_eq!(text, format!("{body}# xxh3 = 1029c822ca4b6a86\n"));
+        assert_eq!(text, format!("{body}# xxh3 = 3c1853c9e4f482df\n"));
         assert_eq!(Manifest::parse(text.as_bytes()), Ok(manifest()));
     }
 
@@ -225,12 +279,15 @@ mod tests {
             ("shards = 8\n", "", "missing field `shards`"),
             ("shards = 8\n", "shards = 0\n", "it has no shards"),
             ("shards = 8\n", "shards = 65536\n", "u16"),
-            ("67108864", "0", "its segments have no room"),
-            ("fffffffffffffffe", "seed", "hash_seed is no hexadecimal number"),
+            ("shards = 8\n", "shards = 16385\n", "more shards than slots"),
+            ("67108864", "0", "its segments have a size that none can have"),
+            ("67108864", "134217728", "its segments have a size that none can have"),
+            ("67108864", "67108863", "its segments have a size that none can have"),
+            ("fefefefefefefefefefefefefefefefe", "fe", "token_secret is no secret"),
             ("00112233", "", "its id is none"),
-            ("format = 1\n", "format = 1\ncolour = 3\n", "unknown field `colour`"),
-            ("format = 1\n", "format = \n", ""),
-            ("format = 1\n", "", "missing field `format`"),
+            ("format = 2\n", "format = 2\ncolour = 3\n", "unknown field `colour`"),
+            ("format = 2\n", "format = \n", ""),
+            ("format = 2\n", "", "missing field `format`"),
         ] {
             let reason_found = damage(&sealed(&body.replacen(from, to, 1)));
             assert!(reason_found.contains(reason), "{reason_found}");
@@ -240,6 +297,6 @@ mod tests {
 
     #[test]
     fn the_secret_is_not_shown() {
-        assert!(!format!("{:?}", manifest()).contains("fffe"));
+        assert!(!format!("{:?}", manifest()).contains("fefe"));
     }
 }

@@ -231,6 +231,14 @@ impl Directory {
         Ok((Self::check(path, manifest, file)?, note))
     }
 
+    /// The moment of the snapshot in a directory.
+    pub(super) fn snapshot_cut(path: &Path) -> Result<Timestamp, DirectoryError> {
+        let name = path.join(SNAPSHOT);
+        let text = std::fs::read(&name).map_err(io("read", &name))?;
+        let list = List::parse(&text).map_err(|flaw| flaw.of(path, &name))?;
+        Ok(Timestamp(list.cut.0))
+    }
+
     /// Whether a directory is a snapshot, going by its files.
     #[must_use]
     pub fn is_snapshot(path: &Path) -> bool {

@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-const NEW: New = New { shard_count: 3, segment_bytes: 1 << 20, hash_seed: 0xfeed_beef_dead_cafe };
+const NEW: New = New { shard_count: 3, segment_bytes: 1 << 20, token_secret: [0xfe; 16] };
 
 /// A place for a directory that is not there yet.
 fn place() -> (TempDir, PathBuf) {
@@ -49,7 +49,7 @@ fn a_directory_keeps_what_it_was_made_with() {
     let (_parent, path) = place();
     let id = Directory::open_or_create(&path, &NEW).unwrap().id().to_owned();
     assert_eq!(id.len(), 32);
-    let other = New { shard_count: 1, segment_bytes: 2 << 20, hash_seed: 1 };
+    let other = New { shard_count: 1, segment_bytes: 2 << 20, token_secret: [1; 16] };
     for attempt in [Directory::open_or_create, |path: &Path, _: &New| Directory::open(path)] {
         let directory = attempt(&path, &other).unwrap();
         assert!(!directory.is_new());
@@ -57,7 +57,7 @@ fn a_directory_keeps_what_it_was_made_with() {
         let kept = New {
             shard_count: directory.shard_count(),
             segment_bytes: directory.segment_bytes(),
-            hash_seed: directory.hash_seed(),
+            token_secret: directory.token_key().secret(),
         };
         assert_eq!(kept, NEW);
     }
@@ -118,7 +118,7 @@ fn a_directory_of_the_future_is_refused() {
     let body = "format = 7\nwhatever = true\n";
     let sum = xxhash_rust::xxh3::xxh3_64(body.as_bytes());
     std::fs::write(path.join(MANIFEST), format!("{body}# xxh3 = {sum:016x}\n")).unwrap();
-    let expected = "was made by a newer GridKV: format 7, this program reads 1";
+    let expected = "was made by a newer GridKV: format 7, this program reads 2";
     for refused in [Directory::open(&path), Directory::open_or_create(&path, &NEW)] {
         let message = refusal(refused);
         assert!(message.contains(expected), "{message}");

@@ -182,7 +182,7 @@ impl DirectDisk {
         }
         let (directory, name) = (Rc::clone(&self.directory), self.name_for_kernel(file));
         let creation = Creation::new(file, bytes, is_written, directory, name, self.is_direct);
-        let work = creation.open();
+        let work = creation.clear();
         self.begin(id, UnderWay::Create(Box::new(creation)), work);
         self.close_what_is_free();
     }

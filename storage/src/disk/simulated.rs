@@ -190,6 +190,12 @@ impl SimulatedDisk {
         self.cut_off(End::Crash);
     }
 
+    /// The machine loses its power after so many polls: from then on nothing ends any more. A
+    /// [`SimulatedDisk::crash`] shows what is left.
+    pub fn lose_power_after(&self, polls: u64) {
+        self.world.borrow_mut().lose_power_after(polls);
+    }
+
     /// The process dies and the machine goes on: what was written is still there, durable or not,
     /// and may be lost in a later crash. A new epoch begins.
     pub fn kill(&self) {

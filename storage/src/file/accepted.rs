@@ -14,7 +14,7 @@ use super::index::{Ident, Known};
 use super::log::{Append, Priority};
 use super::reads::{Loaded, Wanted};
 use super::{FileStorage, WALK_LOADS_MAX, is_past};
-use crate::backend::{Accepted, Error, Lookup, Step, Storage as _};
+use crate::backend::{Accepted, Error, Lookup, Step, Storage as _, Tombstones};
 use crate::disk::Disk;
 
 /// Values shown in one step of a walk take at most so many bytes, unless one does alone.
@@ -33,6 +33,9 @@ impl<D: Disk> FileStorage<D> {
     pub(super) fn find_accepted(&self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
         let ident = self.ident(token, key);
         let Some(known) = self.index.find(ident) else { return Accepted::Nothing };
+        if known.is_tombstone && self.tombstones == Tombstones::Drop {
+            return Accepted::Nothing;
+        }
         if known.is_tombstone || is_past(known.expires_at, now) {
             return Accepted::Deleted(known.version);
         }
@@ -102,7 +105,8 @@ impl<D: Disk> FileStorage<D> {
             if bytes > WALK_BYTES_MAX && is_apart {
                 cut_at.get_or_insert(ident.position);
             }
-            if cut_at.is_none() && !self.damaged_places.contains(&known.place) {
+            let is_fading = known.is_tombstone && self.tombstones == Tombstones::Drop;
+            if cut_at.is_none() && !is_fading && !self.damaged_places.contains(&known.place) {
                 visits.push(Visit { ident, known, is_dead });
             }
         });

@@ -2,13 +2,13 @@
 //! not even what they are.
 //!
 //! ```text
-//!  0      8       16     20         24      28     32             80        96
-//!  +------+-------+------+----------+-------+------+--------------+---------+---------+----------+
-//!  | sum  | magic | for- | segment  | files | zero | versions,    | promise | a line  | the      |
-//!  |      |       | mat  | highest  |       |      | body's bytes |         | a file  | index    |
-//!  +------+-------+------+----------+-------+------+--------------+---------+---------+----------+
-//!  ^ head: one block, written last                                          ^ body, from the next
-//!                                                                             block on
+//!  0      8       16     20         24      28     32             80        96      104
+//!  +------+-------+------+----------+-------+------+--------------+---------+-------+---------+-------+
+//!  | sum  | magic | for- | segment  | files | zero | versions,    | promise | token | a line  | the   |
+//!  |      |       | mat  | highest  |       |      | body's bytes |         | key   | a file  | index |
+//!  +------+-------+------+----------+-------+------+--------------+---------+-------+---------+-------+
+//!  ^ head: one block, written last                                                  ^ body, from the
+//!                                                                                     next block on
 //! ```
 //!
 //! The head's checksum covers the head and that of the body. A checkpoint holds if it is whole and
@@ -19,13 +19,13 @@ use gridkv_cluster::Version;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::FileStorage;
-use super::format::{FORMAT, FORMAT_MIN, SegmentId, u32_at, u64_at, version_at, write_version};
+use super::format::{FORMAT, SegmentId, u32_at, u64_at, version_at, write_version};
 use super::index::{Dumped, Index};
 use super::log::{File, State};
 use crate::disk::{BLOCK_BYTES, Buffer, Disk, FileId, Op, zeroed};
 
-const MAGIC: u64 = u64::from_le_bytes(*b"GridKVc2");
-const HEAD_BYTES: usize = 96;
+const MAGIC: u64 = u64::from_le_bytes(*b"GridKVcp");
+const HEAD_BYTES: usize = 104;
 const LINE_BYTES: usize = 40;
 /// Written and read at once.
 const PIECE_BYTES: usize = 4 << 20;
@@ -40,6 +40,8 @@ struct Head {
     body_bytes: u64,
     body_sum: u64,
     promised: Version,
+    /// Names the key with which the tokens in the index were made.
+    token_key: u64,
 }
 
 impl Head {
@@ -54,6 +56,7 @@ impl Head {
         block[64..72].copy_from_slice(&self.body_bytes.to_le_bytes());
         block[72..80].copy_from_slice(&self.body_sum.to_le_bytes());
         write_version(&mut block[80..96], self.promised);
+        block[96..104].copy_from_slice(&self.token_key.to_le_bytes());
         let sum = xxh3_64(&block[8..HEAD_BYTES]);
         block[..8].copy_from_slice(&sum.to_le_bytes());
         block
@@ -63,7 +66,7 @@ impl Head {
         let head = block.get(..HEAD_BYTES)?;
         let is_valid = u64_at(head, 0) == xxh3_64(&head[8..])
             && u64_at(head, 8) == MAGIC
-            && (FORMAT_MIN..=FORMAT).contains(&u32_at(head, 16));
+            && u32_at(head, 16) == FORMAT;
         is_valid.then(|| Self {
             segment_max: SegmentId(u32_at(head, 20)),
             file_count: u32_at(head, 24),
@@ -71,8 +74,8 @@ impl Head {
             floor: version_at(head, 48),
             body_bytes: u64_at(head, 64),
             body_sum: u64_at(head, 72),
-            // Zeros in format 1.
             promised: version_at(head, 80),
+            token_key: u64_at(head, 96),
         })
     }
 }
@@ -98,7 +101,6 @@ fn take_line(line: &[u8], files: &mut [Option<File>]) -> Option<()> {
     file.tombstone_origin = SegmentId(u32_at(line, 12));
     file.live_bytes = u64_at(line, 16);
     file.tombstone_bytes = u64_at(line, 24);
-    // Zero in format 1.
     file.buried_bytes = u64_at(line, 32);
     Some(())
 }
@@ -118,12 +120,14 @@ pub(super) fn load<D: Disk>(
     bytes: u64,
     files: &mut Vec<Option<File>>,
     segment_max: SegmentId,
+    token_key: u64,
 ) -> Option<Loaded> {
     let mut block = zeroed(BLOCK_BYTES);
     disk.read_now(FileId::CHECKPOINT, 0, &mut block).ok()?;
     let head = Head::decode(&block)?;
     let file_count = head.file_count as usize;
     let fits = head.segment_max == segment_max
+        && head.token_key == token_key
         && file_count <= files.len()
         && head.body_bytes.next_multiple_of(BLOCK_BYTES as u64) + BLOCK_BYTES as u64 == bytes;
     if !fits {
@@ -229,6 +233,7 @@ impl<D: Disk> FileStorage<D> {
             body_bytes,
             body_sum,
             promised: self.log.promised,
+            token_key: self.token_key.id(),
         };
         let op = Op::Write { file, offset: 0, buffer: head.encode(), is_durable: true };
         carry_out(disk, op).map(|_| ())

@@ -21,14 +21,14 @@
 use std::io;
 use std::time::Duration;
 
-use gridkv_cluster::{Instant, Mutation, Token};
+use gridkv_cluster::{Instant, Mutation};
 
 use super::format::{
-    COMMIT_HEADER_BYTES, CommitHeader, Kind, Record, SegmentId, read_record, record_bytes,
-    record_key,
+    COMMIT_HEADER_BYTES, CommitHeader, DATA_START, Kind, Record, SegmentId, read_record,
+    record_bytes, record_key,
 };
 use super::index::Place;
-use super::log::{Append, File, Priority, Refusal, State};
+use super::log::{Ages, Append, File, Priority, Refusal, State};
 use super::{FileStorage, is_past};
 use crate::backend::{LogPosition, Tombstones};
 use crate::disk::{BLOCK_BYTES, Buffer, Disk, FileId, Op, OpId};
@@ -249,6 +249,31 @@ impl<D: Disk> FileStorage<D> {
         chosen
     }
 
+    /// Whether moving what is live in some file makes room.
+    pub(super) fn can_gain(&self) -> bool {
+        let is_moved = self.compaction.work.is_some() || !self.compaction.emptied.is_empty();
+        let ages = self.log.ages();
+        let mut numbered = (0..).map(FileId).zip(&self.log.files);
+        is_moved
+            || numbered.any(|(number, file)| {
+                let sealed = file.filter(|it| matches!(it.state, State::Sealed | State::Closing));
+                sealed.is_some_and(|file| {
+                    gain(&file, self.kept(number, &file, &ages)) > BLOCK_BYTES as u64
+                })
+            })
+    }
+
+    /// Has compaction look for work at once.
+    pub(super) fn hurry_compaction(&mut self) {
+        self.compaction.choose_at = Instant::ZERO;
+    }
+
+    /// Bytes of a file that have to be kept.
+    fn kept(&self, number: FileId, file: &File, ages: &Ages) -> u64 {
+        let are_needed = ages.oldest_but(number) < file.tombstone_origin;
+        file.kept_bytes() + if are_needed { file.tombstone_bytes } else { 0 }
+    }
+
     fn choose_file(&mut self) -> Option<Work> {
         let segment_bytes = self.log.segment_bytes as u64;
         let ages = self.log.ages();
@@ -259,15 +284,13 @@ impl<D: Disk> FileStorage<D> {
         for (number, file) in self.log.files.iter().enumerate() {
             let Some(file) = file.filter(|file| file.has_records()) else { continue };
             let number = FileId(u32::try_from(number).expect("fewer files than 2^32"));
-            let are_needed = ages.oldest_but(number) < file.tombstone_origin;
-            let needed = if are_needed { file.tombstone_bytes } else { 0 };
-            let kept = file.kept_bytes() + needed;
+            let kept = self.kept(number, &file, &ages);
             kept_total += kept;
-            tombstones += needed;
+            tombstones += kept - file.kept_bytes();
             if file.state != State::Sealed {
                 continue;
             }
-            let gain = gain(&file, kept, segment_bytes);
+            let gain = gain(&file, kept);
             dead += gain;
             let candidate = Candidate { kept, gain, file: number, id: file.id };
             if best.is_none_or(|best| gain > best.gain) {
@@ -288,16 +311,20 @@ impl<D: Disk> FileStorage<D> {
         // not where one is older that is damaged and stays: then they stay too.
         let is_oldest = oldest.is_some_and(|it| it.id < ages.oldest_but(it.file));
         let hinders = is_oldest && tombstones * 8 > kept_total + segment_bytes;
-        let chosen = if hinders { oldest } else { best.filter(|_| is_short) };
+        let is_starving = self.log.is_starving();
+        let chosen = if hinders { oldest } else { best.filter(|_| is_short || is_starving) };
         let Candidate { kept, gain, file, id } = chosen?;
-        if !hinders && gain * 20 < segment_bytes {
+        let file_bytes = u64::from(self.log.file(file).bytes);
+        let gain_min = if is_starving { BLOCK_BYTES as u64 } else { file_bytes / 20 };
+        if !hinders && gain < gain_min {
             return None;
         }
-        let is_urgent = dead > kept_total * DEAD_PERCENT_URGENT / 100 + 2 * segment_bytes;
+        let is_urgent =
+            is_starving || dead > kept_total * DEAD_PERCENT_URGENT / 100 + 2 * segment_bytes;
         let is_empty = kept == 0 && self.log.file(file).live_bytes == 0;
         let stage = if is_empty { Stage::Done } else { Stage::Next };
         let oldest_other = ages.oldest_but(file);
-        Some(Work { file, id, oldest_other, offset: BLOCK_BYTES, is_urgent, stage })
+        Some(Work { file, id, oldest_other, offset: DATA_START, is_urgent, stage })
     }
 
     /// Whether little was written of late.
@@ -407,7 +434,7 @@ impl<D: Disk> FileStorage<D> {
                 self.damaged_record(work, at);
                 return true;
             };
-            let offset = u32::try_from(work.offset + at).expect("a segment is below 64 MiB");
+            let offset = u32::try_from(work.offset + at).expect("a segment has at most 64 MiB");
             if matches!(self.move_record(work, &record, offset), Moved::Later) {
                 work.stage = Stage::Chunk { bytes, at, end };
                 return false;
@@ -423,7 +450,7 @@ impl<D: Disk> FileStorage<D> {
         let mut at = from;
         for _ in 0..BATCH_LEN {
             let Some((key, bytes)) = record_key(&commit[at..]) else { break };
-            let position = self.range.position(Token::of(key));
+            let position = self.range.position(self.token_key.token(key));
             self.index.prefetch(position);
             at += bytes;
         }
@@ -443,7 +470,7 @@ impl<D: Disk> FileStorage<D> {
             return Moved::Done;
         }
         let mutation = &record.mutation;
-        let token = Token::of(mutation.key);
+        let token = self.token_key.token(mutation.key);
         let place = Place { file: work.file, offset };
         let ident = self.ident(token, mutation.key);
         let known = self.index.find(ident);
@@ -459,7 +486,7 @@ impl<D: Disk> FileStorage<D> {
             mutation,
             token: if record.header.kind == Kind::Clear { self.range.first() } else { token },
             fingerprint: ident.fingerprint,
-            priority: Priority::MakesRoom,
+            priority: Priority::Compaction,
         };
         let buried = Mutation { value: None, expires_at: None, ..*mutation };
         if is_pointed_at {
@@ -525,13 +552,14 @@ impl<D: Disk> FileStorage<D> {
 /// Bytes that can be used again once the `kept` ones of a sealed file are elsewhere. Its contents and
 /// what was too small for one more record come again with the next file, so they are none: a log
 /// that is all live would never come to rest.
-fn gain(file: &File, kept: u64, segment_bytes: u64) -> u64 {
+fn gain(file: &File, kept: u64) -> u64 {
+    let file_bytes = u64::from(file.bytes);
     if kept == 0 {
-        return segment_bytes;
+        return file_bytes;
     }
-    let unused = segment_bytes.saturating_sub(u64::from(file.data_end));
+    let unused = file_bytes.saturating_sub(u64::from(file.data_end));
     // It was closed early, when a log was opened or for a snapshot.
-    let cut_short = if unused * 2 > segment_bytes { unused } else { 0 };
-    let records = u64::from(file.data_end).saturating_sub(BLOCK_BYTES as u64);
+    let cut_short = if unused * 2 > file_bytes { unused } else { 0 };
+    let records = u64::from(file.data_end).saturating_sub(DATA_START as u64);
     records.saturating_sub(kept) + cut_short
 }

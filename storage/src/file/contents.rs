@@ -10,28 +10,44 @@ use super::format::{
 };
 use crate::disk::{BLOCK_BYTES, Buffer};
 
-/// Size of a piece.
-const PIECE_BYTES: usize = 256 << 10;
+/// Largest size of a piece.
+const PIECE_BYTES_MAX: usize = 256 << 10;
+/// The contents of a segment that is full of small records take some ten pieces and more.
+const PIECES_PER_SEGMENT: usize = 256;
 
-const _: () = assert!(PIECE_BYTES.is_multiple_of(ENTRY_BYTES));
-const _: () = assert!(PIECE_BYTES.is_multiple_of(BLOCK_BYTES));
+const _: () = assert!(PIECE_BYTES_MAX.is_multiple_of(BLOCK_BYTES));
 
-/// Entries of records, in order.
-#[derive(Default)]
+/// Entries of records, in order. An entry may begin in one piece and end in the next.
 pub(super) struct Contents {
     pieces: VecDeque<Buffer>,
+    piece_bytes: usize,
     count: u32,
 }
 
 impl Contents {
+    /// Contents of no records yet, for a segment of a file of so many bytes.
+    pub(super) fn new(file_bytes: usize) -> Self {
+        let piece_bytes = (file_bytes / PIECES_PER_SEGMENT).next_multiple_of(BLOCK_BYTES);
+        let piece_bytes = piece_bytes.clamp(BLOCK_BYTES, PIECE_BYTES_MAX);
+        Self { pieces: VecDeque::new(), piece_bytes, count: 0 }
+    }
+
     /// Adds a record's entry.
     pub(super) fn push(&mut self, entry: &Entry) {
-        if self.pieces.back().is_none_or(|piece| piece.len() == PIECE_BYTES) {
-            self.pieces.push_back(Buffer::with_capacity(BLOCK_BYTES));
-        }
-        let piece = self.pieces.back_mut().expect("there is one with room");
-        entry.append(piece);
+        self.extend(&entry.encode());
         self.count += 1;
+    }
+
+    fn extend(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.pieces.back().is_none_or(|piece| piece.len() == self.piece_bytes) {
+                self.pieces.push_back(Buffer::with_capacity(BLOCK_BYTES));
+            }
+            let piece = self.pieces.back_mut().expect("there is one with room");
+            let (now, later) = bytes.split_at(bytes.len().min(self.piece_bytes - piece.len()));
+            piece.extend_from_slice(now);
+            bytes = later;
+        }
     }
 
     /// How many entries there are.
@@ -50,21 +66,11 @@ impl Contents {
         assert_eq!(trailer.count, self.count);
         let mut sum = Xxh3::new();
         self.pieces.iter().for_each(|piece| sum.update(piece));
-        let total = contents_bytes(self.count as usize);
-        let before: usize = self.pieces.iter().map(Buffer::len).sum();
-        let last_len = self.pieces.back().map_or(0, Buffer::len);
-        let room = total - (before - last_len);
-        if room > PIECE_BYTES || self.pieces.is_empty() {
-            // The trailer is in a piece of its own.
-            if let Some(piece) = self.pieces.back_mut() {
-                piece.resize(PIECE_BYTES, 0);
-            }
-            self.pieces.push_back(Buffer::new());
-        }
-        let written: usize = self.pieces.iter().rev().skip(1).map(Buffer::len).sum();
-        let last = self.pieces.back_mut().expect("there is one");
-        last.resize(total - written - TRAILER_BYTES, 0);
-        last.extend_from_slice(&encode_trailer(segment, trailer, sum.digest()));
+        let entries_bytes = self.count as usize * ENTRY_BYTES;
+        let padding = contents_bytes(self.count as usize) - entries_bytes - TRAILER_BYTES;
+        self.extend(&[0; BLOCK_BYTES][..padding]);
+        self.extend(&encode_trailer(segment, trailer, sum.digest()));
+        assert!(self.pieces.iter().all(|piece| piece.len().is_multiple_of(BLOCK_BYTES)));
         self.pieces
     }
 }
@@ -78,8 +84,10 @@ mod tests {
 
     #[test]
     fn what_was_pushed_is_read_back_whatever_its_number() {
-        let per_piece = PIECE_BYTES / ENTRY_BYTES;
-        let numbers = [0, 1, 125, 126, 127, per_piece - 2, per_piece - 1, per_piece, per_piece + 1];
+        let file_bytes = 16 << 20;
+        let per_piece = (file_bytes / PIECES_PER_SEGMENT) / ENTRY_BYTES;
+        let numbers =
+            [0, 1, 111, 112, 113, 114, per_piece - 2, per_piece - 1, per_piece, per_piece + 1];
         for count in numbers.into_iter().chain([3 * per_piece, 3 * per_piece + 7]) {
             let entry = |number: usize| Entry {
                 token: Token(number as u64),
@@ -91,7 +99,7 @@ mod tests {
                 offset: 4_096,
                 payload_bytes: 7,
             };
-            let mut contents = Contents::default();
+            let mut contents = Contents::new(file_bytes);
             (0..count).for_each(|number| contents.push(&entry(number)));
             let trailer = Trailer {
                 count: u32::try_from(count).unwrap(),
@@ -100,7 +108,7 @@ mod tests {
             };
             let pieces = contents.close(SegmentId(3), &trailer);
             assert!(pieces.iter().all(|piece| piece.len().is_multiple_of(BLOCK_BYTES)));
-            assert!(pieces.iter().all(|piece| piece.len() <= PIECE_BYTES));
+            assert!(pieces.iter().all(|piece| piece.len() <= file_bytes / PIECES_PER_SEGMENT));
             let mut whole = Buffer::new();
             pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
             assert_eq!(whole.len(), contents_bytes(count));

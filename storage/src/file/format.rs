@@ -1,11 +1,22 @@
 //! The bytes of a log file: a *segment* of one shard's log.
 //!
 //! ```text
-//!  0         4096                                                        segment_bytes
-//!  +---------+--------+--------+-- ... --+--------+- - - - - -+----------+---------+
-//!  | segment | commit | commit |         | commit |  zeros    | contents | trailer |
-//!  | header  |        |        |         |        |           |          |         |
-//!  +---------+--------+--------+-- ... --+--------+- - - - - -+----------+---------+
+//!  0         4096      8192                                              the file's size
+//!  +---------+---------+--------+-- ... --+--------+- - - - -+----------+---------+
+//!  | segment | the     | commit |         | commit |  zeros  | contents | trailer |
+//!  | header  | same    |        |         |        |         |          |         |
+//!  +---------+---------+--------+-- ... --+--------+- - - - -+----------+---------+
+//!
+//!  segment header                   0        8        16       20       24
+//!                                   +--------+--------+--------+--------+
+//!                                   | check- | magic  | format | segment|
+//!                                   | sum    |        |        |        |
+//!                                   +--------+--------+--------+--------+
+//!                                   24           40       56         72      80       84      92
+//!                                   +------------+--------+----------+-------+--------+-------+
+//!                                   | highest    | floor  | promise  | token | file's | log   |
+//!                                   | version    |        |          | key   | bytes  | before|
+//!                                   +------------+--------+----------+-------+--------+-------+
 //!
 //!  commit, begins at a block        0        8        12       16       20       24
 //!                                   +--------+--------+--------+--------+--------+
@@ -18,57 +29,74 @@
 //!                                   | segment| offset | timestamp     |      | ed   | zeros to a block
 //!                                   +--------+--------+---------------+------+------+
 //!
-//!  record, begins at a granule      0        8        12       16       20       24
-//!  of 16 bytes                      +--------+--------+--------+--------+--------+-----------
-//!                                   | check- | archive| se-    | key len| origin | archived
-//!                                   | sum    | bytes  | quence | | kind |        | mutation
-//!                                   +--------+--------+--------+--------+--------+-----------
+//!  record, begins at a granule      0        4             8          12
+//!  of 8 bytes                       +--------+-------------+----------+-----------+--------+
+//!                                   | check- | archive's   | key      | archived  | origin |
+//!                                   | sum    | bytes, kind | length   | mutation  |        |
+//!                                   +--------+-------------+----------+-----------+--------+
 //!
-//!  contents, 32 bytes a record      token | timestamp | expiry or origin, node | place, size, kind
+//!  contents, 36 bytes a record      token | timestamp | expiry or origin, node | offset
+//!                                   | payload's bytes, kind | fingerprint
 //!  trailer, 64 bytes                checksum | magic | segment | count | data_end | highest version
 //! ```
 //!
-//! Integers are little-endian. Checksums are xxh3-64 over what follows them (the trailer's over the
-//! contents too), and mixed with the segment's number: a file that is used again holds
-//! bytes of its former life, none of which pass for the present one's.
+//! Integers are little-endian. Checksums are XXH3-64 over what follows them (the trailer's over the
+//! contents too), a record's the lower half of one, and mixed with the segment's number: a file that
+//! is used again holds bytes of its former life, none of which pass for the present one's.
 //!
 //! A record is valid if its length stays within its commit, its checksum holds and its archive can
 //! be accessed. A commit says from where on the log was durable when it was written: what is invalid
 //! *before* that place was damaged later; what is invalid behind it was never acknowledged, and is
 //! cut off.
 //!
+//! The first segment of each run, which begins when a store is opened, says in its header where the
+//! log before it ends, as recovery has found it. Whatever lies behind that end was cut off then and
+//! stays so; whatever lies before it was there then. So what one recovery has decided, the next one
+//! finds decided, also when it comes before the segments of the first were sealed.
+//!
+//! The header stands there twice, in two blocks that are written at once: damage to one of them costs
+//! nothing. Where a crash has left two different ones, the file is free, or has no records yet.
+//!
 //! `origin` is the segment in which a tombstone was first written: it is needed for as long as there
-//! are segments before that one, whose records it may cover.
+//! are segments before that one, whose records it may cover. It is written for a tombstone that was
+//! moved; the others are where they were first written.
+//!
+//! The token of a record is told by the contents, made with the token key that the header names. Where
+//! that is not the store's key, the segment is read whole and tokens are made anew.
 
-use gridkv_cluster::mutation::{access, encode_into, encoded_bytes};
+use gridkv_cluster::mutation::{access, encode_into, encoded_bytes, payload_bytes};
 use gridkv_cluster::{Mutation, NodeId, Timestamp, Token, Version, WallTime};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::disk::{BLOCK_BYTES, Buffer};
 
-/// The format that this program writes.
-pub(crate) const FORMAT: u32 = 2;
-/// The oldest format that it reads. Format 1 knows no promises.
-pub(crate) const FORMAT_MIN: u32 = 1;
+/// The format that this program writes and opens.
+pub(crate) const FORMAT: u32 = 3;
 /// Records begin at multiples of this.
-pub(crate) const GRANULE_BYTES: usize = 16;
+pub(crate) const GRANULE_BYTES: usize = 8;
+/// Copies of the segment's header, each in a block of its own.
+pub(crate) const HEADER_COUNT: usize = 2;
+/// Where the first commit begins.
+pub(crate) const DATA_START: usize = HEADER_COUNT * BLOCK_BYTES;
 /// Size of a commit's header.
 pub(crate) const COMMIT_HEADER_BYTES: usize = 48;
 /// Size of a record's header.
-pub(crate) const RECORD_HEADER_BYTES: usize = 24;
+pub(crate) const RECORD_HEADER_BYTES: usize = 12;
 /// Size of an entry of the contents.
-pub(crate) const ENTRY_BYTES: usize = 32;
+pub(crate) const ENTRY_BYTES: usize = 36;
 /// Size of the trailer.
 pub(crate) const TRAILER_BYTES: usize = 64;
 
 const SEGMENT_MAGIC: u64 = u64::from_le_bytes(*b"GridKVsg");
 const TRAILER_MAGIC: u64 = u64::from_le_bytes(*b"GridKVtr");
-/// Size of the segment's header, in each format.
-const SEGMENT_HEADER_BYTES: [usize; FORMAT as usize + 1] = [0, 64, 80];
+/// Size of the segment's header.
+const SEGMENT_HEADER_BYTES: usize = 96;
+/// Size of a record's origin.
+const ORIGIN_BYTES: usize = 4;
 
 const _: () = assert!(COMMIT_HEADER_BYTES.is_multiple_of(GRANULE_BYTES));
-const _: () = assert!(RECORD_HEADER_BYTES.is_multiple_of(8));
-const _: () = assert!(BLOCK_BYTES.is_multiple_of(ENTRY_BYTES));
+const _: () = assert!(BLOCK_BYTES.is_multiple_of(GRANULE_BYTES));
+const _: () = assert!(SEGMENT_HEADER_BYTES <= BLOCK_BYTES);
 
 /// The place of a segment in its shard's log. Files are used again, numbers are not.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -88,13 +116,12 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const fn code(self) -> u8 {
+    const fn code(self) -> u32 {
         match self {
             Self::Value => 1,
             Self::Tombstone => 2,
             Self::Clear => 3,
-            // The two bits that contents have for it can tell no fourth kind but this.
-            Self::Promise => 0,
+            Self::Promise => 4,
         }
     }
 
@@ -103,12 +130,12 @@ impl Kind {
         matches!(self, Self::Tombstone | Self::Clear)
     }
 
-    const fn of(code: u8) -> Option<Self> {
+    const fn of(code: u32) -> Option<Self> {
         match code {
             1 => Some(Self::Value),
             2 => Some(Self::Tombstone),
             3 => Some(Self::Clear),
-            0 => Some(Self::Promise),
+            4 => Some(Self::Promise),
             _ => None,
         }
     }
@@ -119,7 +146,7 @@ const fn mix(segment: SegmentId) -> u64 {
     (segment.0 as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-fn checksum(bytes: &[u8], segment: SegmentId) -> u64 {
+pub(in crate::file) fn checksum(bytes: &[u8], segment: SegmentId) -> u64 {
     xxh3_64(bytes) ^ mix(segment)
 }
 
@@ -131,13 +158,19 @@ pub(in crate::file) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> u16 {
+pub(in crate::file) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
-/// Bytes that a record takes, for `payload_bytes` of key and value.
+/// Bytes that a record takes, for `payload_bytes` of key and value. One with an origin may take a
+/// granule more.
 pub(crate) const fn record_bytes(payload_bytes: usize) -> usize {
     (RECORD_HEADER_BYTES + encoded_bytes(payload_bytes)).next_multiple_of(GRANULE_BYTES)
+}
+
+/// Bytes that a record takes at most.
+pub(crate) const fn record_bytes_max(payload_bytes: usize) -> usize {
+    record_bytes(payload_bytes + ORIGIN_BYTES)
 }
 
 /// Bytes at the end of a segment that contents of `count` records take, trailer included.
@@ -156,9 +189,15 @@ pub(crate) struct SegmentHeader {
     pub(crate) floor: Version,
     /// The highest promise.
     pub(crate) promised: Version,
+    /// Names the key with which the tokens in the contents were made.
+    pub(crate) token_key: u64,
+    /// Size of the file.
+    pub(crate) file_bytes: u32,
+    /// In the first segment of a run, where the log before it ends.
+    pub(crate) before: Option<(SegmentId, u32)>,
 }
 
-/// What the first block of a file may hold.
+/// What a block that should hold a header does hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FirstBlock {
     /// A header.
@@ -167,31 +206,40 @@ pub(crate) enum FirstBlock {
     Blank,
     /// A header of another format.
     Unknown(u32),
-    /// Neither.
+    /// None of these.
     Damaged,
 }
 
 impl SegmentHeader {
-    /// The first block.
+    /// The first blocks of a file: one write.
     pub(crate) fn encode(&self) -> Buffer {
-        let mut block = Buffer::with_capacity(BLOCK_BYTES);
-        block.extend_from_slice(&[0; 8]);
-        block.extend_from_slice(&SEGMENT_MAGIC.to_le_bytes());
-        block.extend_from_slice(&FORMAT.to_le_bytes());
-        block.extend_from_slice(&self.segment.map_or(u32::MAX, |it| it.0).to_le_bytes());
+        let mut blocks = Buffer::with_capacity(DATA_START);
+        blocks.extend_from_slice(&[0; 8]);
+        blocks.extend_from_slice(&SEGMENT_MAGIC.to_le_bytes());
+        blocks.extend_from_slice(&FORMAT.to_le_bytes());
+        blocks.extend_from_slice(&self.segment.map_or(u32::MAX, |it| it.0).to_le_bytes());
         for version in [self.version_max, self.floor, self.promised] {
-            block.extend_from_slice(&version.timestamp.0.to_le_bytes());
-            block.extend_from_slice(&u64::from(version.node.0).to_le_bytes());
+            blocks.extend_from_slice(&version.timestamp.0.to_le_bytes());
+            blocks.extend_from_slice(&u64::from(version.node.0).to_le_bytes());
         }
-        block.resize(SEGMENT_HEADER_BYTES[FORMAT as usize], 0);
-        let sum = xxh3_64(&block[8..]);
-        block[..8].copy_from_slice(&sum.to_le_bytes());
-        block.resize(BLOCK_BYTES, 0);
-        block
+        blocks.extend_from_slice(&self.token_key.to_le_bytes());
+        blocks.extend_from_slice(&self.file_bytes.to_le_bytes());
+        // Segments are numbered from 1.
+        let (segment, offset) = self.before.unwrap_or_default();
+        blocks.extend_from_slice(&segment.0.to_le_bytes());
+        blocks.extend_from_slice(&offset.to_le_bytes());
+        blocks.resize(SEGMENT_HEADER_BYTES, 0);
+        let sum = xxh3_64(&blocks[8..]);
+        blocks[..8].copy_from_slice(&sum.to_le_bytes());
+        let copy: [u8; SEGMENT_HEADER_BYTES] = blocks[..].try_into().expect("it has this size");
+        blocks.resize(BLOCK_BYTES, 0);
+        blocks.extend_from_slice(&copy);
+        blocks.resize(DATA_START, 0);
+        blocks
     }
 }
 
-/// Reads the first block of a file.
+/// Reads a block that should hold a header.
 pub(crate) fn first_block(block: &[u8]) -> FirstBlock {
     if block.iter().all(|byte| *byte == 0) {
         return FirstBlock::Blank;
@@ -200,19 +248,22 @@ pub(crate) fn first_block(block: &[u8]) -> FirstBlock {
         return FirstBlock::Damaged;
     }
     let format = u32_at(block, 16);
-    if !(FORMAT_MIN..=FORMAT).contains(&format) {
+    if format != FORMAT {
         return FirstBlock::Unknown(format);
     }
-    if u64_at(block, 0) != xxh3_64(&block[8..SEGMENT_HEADER_BYTES[format as usize]]) {
+    if u64_at(block, 0) != xxh3_64(&block[8..SEGMENT_HEADER_BYTES]) {
         return FirstBlock::Damaged;
     }
     let segment = u32_at(block, 20);
+    let before = (SegmentId(u32_at(block, 84)), u32_at(block, 88));
     FirstBlock::Header(SegmentHeader {
         segment: (segment != u32::MAX).then_some(SegmentId(segment)),
         version_max: version_at(block, 24),
         floor: version_at(block, 40),
-        // Zeros in format 1.
         promised: version_at(block, 56),
+        token_key: u64_at(block, 72),
+        file_bytes: u32_at(block, 80),
+        before: (before.0 > SegmentId(0)).then_some(before),
     })
 }
 
@@ -296,11 +347,16 @@ impl CommitHeader {
 pub(crate) struct RecordHeader {
     /// What it says.
     pub(crate) kind: Kind,
-    /// Which of its segment, from 0.
-    pub(crate) sequence: u32,
     /// For a tombstone, the segment in which it was first written.
     pub(crate) origin: SegmentId,
 }
+
+const ARCHIVE_BITS: u32 = 28;
+const ARCHIVE_MASK: u32 = (1 << ARCHIVE_BITS) - 1;
+/// Above the bits of the archive's length, three of the kind.
+const KIND_MASK: u32 = 7;
+/// The record ends with an origin.
+const HAS_ORIGIN: u32 = 1 << 31;
 
 /// Appends a record to a commit. `commit` ends at a granule, before and after.
 pub(crate) fn append_record(
@@ -312,22 +368,30 @@ pub(crate) fn append_record(
     assert!(commit.len().is_multiple_of(GRANULE_BYTES));
     let start = commit.len();
     let key_len = u32::try_from(mutation.key.len()).expect("a key has at most 64 KiB");
-    assert!(key_len < 1 << 24);
-    let mut bytes = [0; RECORD_HEADER_BYTES];
-    bytes[12..16].copy_from_slice(&header.sequence.to_le_bytes());
-    let packed = key_len | u32::from(header.kind.code()) << 24;
-    bytes[16..20].copy_from_slice(&packed.to_le_bytes());
-    bytes[20..24].copy_from_slice(&header.origin.0.to_le_bytes());
-    commit.extend_from_slice(&bytes);
+    let archive_bytes = encoded_bytes(payload_bytes(mutation));
+    let archive_bytes = u32::try_from(archive_bytes).expect("a record fits into a segment");
+    assert!(archive_bytes <= ARCHIVE_MASK);
+    let has_origin = header.kind.covers() && header.origin != segment;
+    let packed = archive_bytes
+        | header.kind.code() << ARCHIVE_BITS
+        | if has_origin { HAS_ORIGIN } else { 0 };
+    commit.extend_from_slice(&[0; 4]);
+    commit.extend_from_slice(&packed.to_le_bytes());
+    commit.extend_from_slice(&key_len.to_le_bytes());
     encode_into(mutation, commit);
+    if has_origin {
+        commit.extend_from_slice(&header.origin.0.to_le_bytes());
+    }
     let end = commit.len();
-    let archive_bytes = u32::try_from(end - start - RECORD_HEADER_BYTES);
-    let archive_bytes = archive_bytes.expect("a record fits into a segment");
     let record = &mut commit[start..end];
-    record[8..12].copy_from_slice(&archive_bytes.to_le_bytes());
-    let sum = checksum(&record[8..], segment);
-    record[..8].copy_from_slice(&sum.to_le_bytes());
+    let sum = record_checksum(&record[4..], segment);
+    record[..4].copy_from_slice(&sum.to_le_bytes());
     commit.resize(end.next_multiple_of(GRANULE_BYTES), 0);
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+fn record_checksum(bytes: &[u8], segment: SegmentId) -> u32 {
+    checksum(bytes, segment) as u32
 }
 
 /// A valid record.
@@ -341,22 +405,37 @@ pub(crate) struct Record<'a> {
     pub(crate) bytes: usize,
 }
 
-/// Reads the record at the beginning of `bytes`, which are aligned to eight; `None` where there is
-/// no valid one.
+/// Where a record's archive and the record itself end, padding excluded, as its header says.
+fn record_ends(header: &[u8]) -> (usize, usize) {
+    let packed = u32_at(header, 4);
+    let archive_end = RECORD_HEADER_BYTES + (packed & ARCHIVE_MASK) as usize;
+    (archive_end, archive_end + if packed & HAS_ORIGIN != 0 { ORIGIN_BYTES } else { 0 })
+}
+
+/// Reads the record at the beginning of `bytes`; `None` where there is no valid one.
 pub(crate) fn read_record(segment: SegmentId, bytes: &[u8]) -> Option<Record<'_>> {
     let header = bytes.get(..RECORD_HEADER_BYTES)?;
-    let end = RECORD_HEADER_BYTES.checked_add(u32_at(header, 8) as usize)?;
+    let (_, end) = record_ends(header);
     let whole = bytes.get(..end)?;
-    if u64_at(header, 0) != checksum(&whole[8..], segment) {
+    if u32_at(header, 0) != record_checksum(&whole[4..], segment) {
         return None;
     }
-    let packed = u32_at(header, 16);
-    let kind = Kind::of((packed >> 24) as u8)?;
-    let mutation = access(&whole[RECORD_HEADER_BYTES..]).ok()?;
-    let is_consistent = mutation.key.len() == (packed & 0xff_ffff) as usize
+    parse_record(segment, bytes)
+}
+
+/// Reads the record at the beginning of `bytes`, whose checksum was seen to hold: the hash of a large
+/// value is not made again.
+pub(crate) fn parse_record(segment: SegmentId, bytes: &[u8]) -> Option<Record<'_>> {
+    let header = bytes.get(..RECORD_HEADER_BYTES)?;
+    let (archive_end, end) = record_ends(header);
+    let whole = bytes.get(..end)?;
+    let packed = u32_at(header, 4);
+    let kind = Kind::of(packed >> ARCHIVE_BITS & KIND_MASK)?;
+    let mutation = access(&whole[RECORD_HEADER_BYTES..archive_end]).ok()?;
+    let is_consistent = mutation.key.len() == u32_at(header, 8) as usize
         && mutation.value.is_some() == (kind == Kind::Value);
-    let header =
-        RecordHeader { kind, sequence: u32_at(header, 12), origin: SegmentId(u32_at(header, 20)) };
+    let origin = if end > archive_end { SegmentId(u32_at(whole, archive_end)) } else { segment };
+    let header = RecordHeader { kind, origin };
     let record = Record { header, mutation, bytes: end.next_multiple_of(GRANULE_BYTES) };
     is_consistent.then_some(record)
 }
@@ -365,14 +444,13 @@ pub(crate) fn read_record(segment: SegmentId, bytes: &[u8]) -> Option<Record<'_>
 /// the caller, who knows the key's token, can tell whether it is right.
 pub(crate) fn read_key(bytes: &[u8]) -> Option<&[u8]> {
     let header = bytes.get(..RECORD_HEADER_BYTES)?;
-    let key_len = (u32_at(header, 16) & 0xff_ffff) as usize;
-    bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + key_len)
+    bytes[RECORD_HEADER_BYTES..].get(..u32_at(header, 8) as usize)
 }
 
 /// The key of a record and the bytes that the record takes, unchecked, for fetching ahead.
 pub(crate) fn record_key(bytes: &[u8]) -> Option<(&[u8], usize)> {
     let key = read_key(bytes)?;
-    let end = RECORD_HEADER_BYTES.checked_add(u32_at(bytes, 8) as usize)?;
+    let (_, end) = record_ends(bytes);
     (end <= bytes.len()).then(|| (key, end.next_multiple_of(GRANULE_BYTES)))
 }
 
@@ -380,7 +458,7 @@ pub(crate) fn record_key(bytes: &[u8]) -> Option<(&[u8], usize)> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) token: Token,
-    /// Tells keys of one token apart, 12 bits.
+    /// Tells keys of one token apart.
     pub(crate) fingerprint: u32,
     pub(crate) version: Version,
     pub(crate) expires_at: Option<WallTime>,
@@ -393,52 +471,70 @@ pub(crate) struct Entry {
     pub(crate) payload_bytes: u32,
 }
 
-const OFFSET_BITS: u32 = 22;
 const PAYLOAD_BITS: u32 = 28;
 /// Bits of a key's second hash that an entry tells.
-pub(crate) const FINGERPRINT_BITS: u32 = 12;
+pub(crate) const FINGERPRINT_BITS: u32 = 28;
+const PAYLOAD_MASK: u32 = (1 << PAYLOAD_BITS) - 1;
+const HAS_EXPIRY: u32 = 1 << 31;
 
 /// Largest payload that an entry can tell.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = (1 << PAYLOAD_BITS) - 1;
-/// Largest segment.
-pub(crate) const SEGMENT_BYTES_MAX: usize = GRANULE_BYTES << OFFSET_BITS;
+pub(crate) const PAYLOAD_BYTES_MAX: usize = PAYLOAD_MASK as usize;
+/// Smallest size of a file of a log, in bytes.
+pub const SEGMENT_BYTES_MIN: usize = 16 * BLOCK_BYTES;
+/// Largest size of a file of a log, in bytes: the index tells places by 23 bits of granules.
+pub const SEGMENT_BYTES_MAX: usize = 64 << 20;
 
-const _: () = assert!(OFFSET_BITS + PAYLOAD_BITS + FINGERPRINT_BITS + 2 == 64);
+/// Whether files of a log may have so many bytes.
+#[must_use]
+pub const fn is_segment_size(bytes: usize) -> bool {
+    bytes.is_power_of_two() && bytes >= SEGMENT_BYTES_MIN && bytes <= SEGMENT_BYTES_MAX
+}
+
+const _: () = assert!(SEGMENT_BYTES_MAX <= GRANULE_BYTES << 23);
+const _: () = assert!(SEGMENT_BYTES_MAX <= PAYLOAD_BYTES_MAX);
+const _: () = assert!(SEGMENT_BYTES_MAX <= ARCHIVE_MASK as usize);
 
 impl Entry {
-    /// Appends the entry to contents.
-    pub(crate) fn append(&self, contents: &mut Buffer) {
+    /// The entry's bytes.
+    pub(crate) fn encode(&self) -> [u8; ENTRY_BYTES] {
         let extra = match self.kind {
             Kind::Value => self.expires_at.map_or(0, WallTime::as_millis),
             Kind::Tombstone | Kind::Clear | Kind::Promise => u64::from(self.origin.0),
         };
-        let place = u64::from(self.offset / GRANULE_BYTES as u32)
-            | u64::from(self.payload_bytes) << OFFSET_BITS
-            | u64::from(self.fingerprint) << (OFFSET_BITS + PAYLOAD_BITS)
-            | u64::from(self.kind.code()) << (OFFSET_BITS + PAYLOAD_BITS + FINGERPRINT_BITS);
-        contents.extend_from_slice(&self.token.0.to_le_bytes());
-        contents.extend_from_slice(&self.version.timestamp.0.to_le_bytes());
-        contents.extend_from_slice(&(extra | u64::from(self.version.node.0) << 48).to_le_bytes());
-        contents.extend_from_slice(&place.to_le_bytes());
+        assert!(self.payload_bytes <= PAYLOAD_MASK);
+        let sized = self.payload_bytes
+            | self.kind.code() << PAYLOAD_BITS
+            | if self.expires_at.is_some() { HAS_EXPIRY } else { 0 };
+        let mut bytes = [0; ENTRY_BYTES];
+        bytes[..8].copy_from_slice(&self.token.0.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.version.timestamp.0.to_le_bytes());
+        bytes[16..24].copy_from_slice(&extra.to_le_bytes());
+        // Above the 48 bits of an expiry.
+        bytes[22..24].copy_from_slice(&self.version.node.0.to_le_bytes());
+        bytes[24..28].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[28..32].copy_from_slice(&sized.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.fingerprint.to_le_bytes());
+        bytes
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "the fields are masked to their bits")]
+    #[expect(clippy::cast_possible_truncation, reason = "an origin has 32 bits")]
     fn read(bytes: &[u8]) -> Option<Self> {
-        let (extra, place) = (u64_at(bytes, 16), u64_at(bytes, 24));
-        let kind = Kind::of((place >> (OFFSET_BITS + PAYLOAD_BITS + FINGERPRINT_BITS)) as u8)?;
-        let node = NodeId((extra >> 48) as u16);
-        let extra = extra & ((1 << 48) - 1);
+        let extra = u64_at(bytes, 16) & ((1 << 48) - 1);
+        let sized = u32_at(bytes, 28);
+        let kind = Kind::of(sized >> PAYLOAD_BITS & KIND_MASK)?;
         let is_value = kind == Kind::Value;
         Some(Self {
             token: Token(u64_at(bytes, 0)),
-            fingerprint: (place >> (OFFSET_BITS + PAYLOAD_BITS)) as u32
-                & ((1 << FINGERPRINT_BITS) - 1),
-            version: Version { timestamp: Timestamp(u64_at(bytes, 8)), node },
-            expires_at: (is_value && extra != 0).then(|| WallTime::from_millis(extra)),
+            fingerprint: u32_at(bytes, 32),
+            version: Version {
+                timestamp: Timestamp(u64_at(bytes, 8)),
+                node: NodeId(u16_at(bytes, 22)),
+            },
+            expires_at: (sized & HAS_EXPIRY != 0).then(|| WallTime::from_millis(extra)),
             kind,
             origin: SegmentId(if is_value { 0 } else { extra as u32 }),
-            offset: (place as u32 & ((1 << OFFSET_BITS) - 1)) * GRANULE_BYTES as u32,
-            payload_bytes: (place >> OFFSET_BITS) as u32 & ((1 << PAYLOAD_BITS) - 1),
+            offset: u32_at(bytes, 24),
+            payload_bytes: sized & PAYLOAD_MASK,
         })
     }
 }

@@ -27,8 +27,8 @@
 //!
 //! # What is kept of the deleted
 //!
-//! With [`Tombstones::Drop`] the index forgets a deleted or expired key, and the floor keeps older
-//! mutations out. The log keeps the tombstone, or makes one of the expired record, for as long as
+//! With [`Tombstones::Drop`] the index forgets an expired key, and a deleted one as soon as that is
+//! durable; the floor keeps older mutations out. The log keeps the tombstone, or makes one of the expired record, for as long as
 //! an older file may hold a record of the key.
 
 mod accepted;
@@ -39,6 +39,7 @@ pub(crate) mod format;
 pub(crate) mod index;
 mod log;
 mod offline;
+mod old;
 mod reads;
 mod recover;
 mod scan;
@@ -50,21 +51,24 @@ mod crash;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use fastrand::Rng;
 use gridkv_cluster::mutation::payload_bytes;
-use gridkv_cluster::{Instant, Mutation, ShardRange, Token, Version, WallTime};
+use gridkv_cluster::{Instant, Mutation, ShardRange, Token, TokenKey, Version, WallTime};
 
 use self::compact::Compaction;
 use self::format::{Kind, record_bytes};
+pub use self::format::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, is_segment_size};
 use self::index::{Ident, Index, Known, Place};
 use self::log::{Append, Log, Priority, Refusal};
 pub use self::offline::{OfflineError, Restored, ShardReport, check_shard, restore};
+pub use self::old::restore_old;
 use self::reads::Reads;
 pub use self::recover::{Damage, OpenFailure, Recovered};
 use crate::backend::{
-    DiskOptions, Durability, Entry, Error, Lookup, OpenError, Options, Record, Storage, Tombstones,
+    DiskOptions, Durability, Entry, Error, LogPosition, Lookup, OpenError, Options, Record,
+    Storage, Tombstones,
 };
 use crate::disk::{DirectDisk, Disk};
 use crate::memory::MemoryStorage;
@@ -89,10 +93,8 @@ pub struct Setup {
     pub cache_bytes_max: u64,
     /// When a write counts as done.
     pub durability: Durability,
-    /// Size of a file of the log in bytes.
+    /// Largest size of a file of the log in bytes: a power of two, at most [`SEGMENT_BYTES_MAX`].
     pub segment_bytes: u32,
-    /// Seed of the hash that tells keys of one token apart.
-    pub hash_seed: u64,
     /// How the directory is called, for messages.
     pub directory: String,
 }
@@ -106,7 +108,7 @@ pub struct FileStorage<D> {
     compaction: Compaction,
     range: ShardRange,
     tombstones: Tombstones,
-    hash_seed: u64,
+    token_key: TokenKey,
     directory: String,
     memory_bytes_max: Option<u64>,
     cache_bytes_max: u64,
@@ -124,6 +126,10 @@ pub struct FileStorage<D> {
     compacted_bytes: u64,
     /// Snapshots being taken: no file may go meanwhile.
     pin_count: u32,
+    /// Tombstones that the index forgets once they are durable, oldest first.
+    fading: VecDeque<(LogPosition, Ident)>,
+    /// Where the latest removal of everything was appended.
+    cleared_at: LogPosition,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,7 +152,6 @@ pub(crate) fn open_backend(options: &Options) -> Result<Box<dyn Storage>, OpenEr
         cache_bytes_max: disk_options.cache_bytes_max,
         durability: disk_options.durability,
         segment_bytes: disk_options.segment_bytes,
-        hash_seed: disk_options.hash_seed,
         directory: directory.display().to_string(),
     };
     let opened = FileStorage::open(disk, setup, options, WallTime::EPOCH);
@@ -169,7 +174,7 @@ pub(crate) fn open_backend(options: &Options) -> Result<Box<dyn Storage>, OpenEr
 impl<D: Disk> FileStorage<D> {
     /// Tells the key from others.
     fn ident(&self, token: Token, key: &[u8]) -> Ident {
-        let fingerprint = recover::fingerprint(self.hash_seed, key);
+        let fingerprint = recover::fingerprint(&self.token_key, key);
         Ident { position: self.range.position(token), fingerprint }
     }
 
@@ -237,9 +242,8 @@ impl<D: Disk> FileStorage<D> {
         }
         if is_dead && self.tombstones == Tombstones::Drop {
             self.floor = self.floor.max(mutation.version);
-            let before = self.index.remove(ident);
-            before.iter().for_each(|before| self.forsake(before));
-            return Ok(before);
+            // Until it is durable, an answer that shows the absence waits for it.
+            self.fading.push_back((self.log.appended(), ident));
         }
         let before = self.index.put(ident, &known);
         before.iter().for_each(|before| self.forsake(before));
@@ -247,16 +251,42 @@ impl<D: Disk> FileStorage<D> {
         Ok(before)
     }
 
+    /// Has the index forget tombstones that are durable.
+    fn fade(&mut self) {
+        let durable = self.log.durable();
+        while let Some(&(at, ident)) = self.fading.front() {
+            if at > durable {
+                return;
+            }
+            self.fading.pop_front();
+            let known = self.index.find(ident).filter(|known| known.is_tombstone);
+            // What was deleted again since has a later turn.
+            let Some(known) = known.filter(|it| self.log.unsettled(it.place).is_none()) else {
+                continue;
+            };
+            self.index.remove(ident);
+            self.forsake(&known);
+            let bytes = record_bytes(known.payload_bytes as usize) as u64;
+            self.log.file_mut(known.place.file).tombstone_bytes += bytes;
+        }
+    }
+
     fn append(&mut self, append: &Append<'_>) -> Result<Place, Error> {
-        let place = self.log.append(append).map_err(|refusal| self.refused(refusal))?;
+        let place = self.log.append(append);
+        let place = place.map_err(|refusal| self.refused(refusal, append.priority))?;
         // What compaction moves was counted when a client wrote it.
         self.log.counters.record_count += 1;
         Ok(place)
     }
 
-    fn refused(&mut self, refusal: Refusal) -> Error {
+    fn refused(&mut self, refusal: Refusal, priority: Priority) -> Error {
         match refusal {
             Refusal::Busy => Error::Busy(self.reads.wait_for_room()),
+            // Who makes room waits for compaction, which now minds how little a file gains.
+            Refusal::Full if priority == Priority::MakesRoom && self.can_gain() => {
+                self.hurry_compaction();
+                Error::Busy(self.reads.wait_for_room())
+            }
             Refusal::Full => Error::DiskFull,
             Refusal::Failed => Error::LogFailed,
         }

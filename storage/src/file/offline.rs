@@ -2,12 +2,18 @@
 
 use std::path::Path;
 
-use gridkv_cluster::{Instant, Mutation, ShardRange, Timestamp, Token, Version, WallTime};
+use gridkv_cluster::{
+    Instant, Mutation, ShardRange, Timestamp, Token, TokenKey, Version, WallTime,
+};
 
-use super::format::{Kind, Record, SegmentId};
+use super::format::{
+    DATA_START, Entry, FirstBlock, Kind, Record, SegmentId, contents_bytes, first_block,
+    read_contents, read_trailer,
+};
 use super::index::Place;
-use super::recover::{Damage, Extent, OpenFailure, Recovered, fingerprint};
-use super::scan::{scan, scan_records};
+use super::log::File;
+use super::recover::{Damage, Extent, OpenFailure, Recovered};
+use super::scan::{Scan, scan, scan_records};
 use super::survey::read;
 use super::{FileStorage, Setup};
 use crate::backend::{Durability, Error, Eviction, Options, Storage as _, Tombstones};
@@ -90,14 +96,14 @@ fn setup(directory: &Directory, path: &Path) -> Setup {
         cache_bytes_max: CACHE_BYTES,
         durability: Durability::None,
         segment_bytes: directory.segment_bytes(),
-        hash_seed: directory.hash_seed(),
         directory: path.display().to_string(),
     }
 }
 
-fn options(range: ShardRange) -> Options {
+fn options(directory: &Directory, range: ShardRange) -> Options {
     Options {
         range,
+        token_key: directory.token_key(),
         disk: None,
         memory_bytes_max: None,
         eviction: Eviction::Refuse,
@@ -120,7 +126,7 @@ fn view(
     let path = directory.shard(index);
     let range = ShardRange::new(index, directory.shard_count());
     let extent = Extent { cut, trusts_checkpoint: false };
-    FileStorage::view(disk(&path)?, setup(directory, &path), &options(range), extent)
+    FileStorage::view(disk(&path)?, setup(directory, &path), &options(directory, range), extent)
         .map_err(|source| OfflineError::Open { directory: path.display().to_string(), source })
 }
 
@@ -172,15 +178,24 @@ impl<D: Disk> FileStorage<D> {
         report: &mut ShardReport,
     ) -> Result<(), OpenFailure> {
         let (id, len) = (self.log.file(file).id, self.log.file(file).data_end as usize);
-        let bytes = read(&mut self.log.disk, file, 0, len.max(BLOCK_BYTES))?;
-        let seed = self.hash_seed;
-        let scanned = scan(id, &bytes, &|key| fingerprint(seed, key));
+        let bytes = read(&mut self.log.disk, file, 0, len.max(DATA_START))?;
+        let scanned = scan(id, &bytes, &self.token_key);
         report.record_count += scanned.entries.len() as u64;
         let name = self.log.disk.name(file);
         let mut holes: Vec<(usize, usize)> =
             scanned.holes.iter().map(|hole| (hole.offset, hole.bytes)).collect();
         if scanned.end < len {
             holes.push((scanned.end, len - scanned.end));
+        }
+        if holes.is_empty() && !self.contents_agree(file, &bytes, &scanned)? {
+            let file_bytes = u64::from(self.log.file(file).bytes);
+            report.damages.push(Damage {
+                file: name.clone(),
+                segment: Some(id.0),
+                offset: file_bytes,
+                bytes: 0,
+                what: "the contents of the segment, which are not those of its records",
+            });
         }
         for (offset, bytes) in holes {
             let is_known = report.damages.iter().any(|damage| {
@@ -199,24 +214,54 @@ impl<D: Disk> FileStorage<D> {
         Ok(())
     }
 
+    /// Whether the contents of a segment, which a node believes without reading its records, tell of
+    /// those that are there. Contents that are none, or not written yet, are told elsewhere.
+    fn contents_agree(
+        &mut self,
+        file: FileId,
+        bytes: &[u8],
+        scanned: &Scan,
+    ) -> Result<bool, OpenFailure> {
+        let File { id, bytes: file_bytes, .. } = *self.log.file(file);
+        let count = scanned.entries.len();
+        let len = contents_bytes(count).min(file_bytes as usize - DATA_START);
+        let tail = read(&mut self.log.disk, file, u64::from(file_bytes) - len as u64, len)?;
+        let Some(trailer) = read_trailer(id, &tail) else { return Ok(true) };
+        if trailer.count as usize != count {
+            return Ok(false);
+        }
+        let Some(entries) = read_contents(id, &tail) else { return Ok(true) };
+        let own_key = self.token_key.id();
+        let is_of_key = matches!(
+            first_block(&bytes[..BLOCK_BYTES]), FirstBlock::Header(it) if it.token_key == own_key
+        );
+        // Tokens made with another key are made anew when a node opens it.
+        let comparable = |entry: &Entry| match is_of_key {
+            true => *entry,
+            false => Entry { token: Token::MIN, fingerprint: 0, ..*entry },
+        };
+        let scanned = scanned.entries.iter().map(|(_, entry)| comparable(entry));
+        Ok(entries.iter().map(comparable).eq(scanned))
+    }
+
     /// Visits the live records of a file.
     fn visit_live(
         &mut self,
         file: FileId,
-        visit: &mut dyn FnMut(Token, &Mutation<'_>) -> Result<(), OfflineError>,
+        visit: &mut dyn FnMut(&Mutation<'_>) -> Result<(), OfflineError>,
     ) -> Result<Result<(), OfflineError>, OpenFailure> {
         let (id, len) = (self.log.file(file).id, self.log.file(file).data_end as usize);
-        let bytes = read(&mut self.log.disk, file, 0, len.max(BLOCK_BYTES))?;
+        let bytes = read(&mut self.log.disk, file, 0, len.max(DATA_START))?;
         let mut result = Ok(());
-        scan_records(id, &bytes, &mut |offset, record: &Record<'_>| {
+        scan_records(id, &bytes, &self.token_key, &mut |offset, record: &Record<'_>| {
             if record.header.kind != Kind::Value || result.is_err() {
                 return;
             }
-            let token = Token::of(record.mutation.key);
+            let token = self.token_key.token(record.mutation.key);
             let place = Place { file, offset: u32::try_from(offset).unwrap_or(u32::MAX) };
             let known = self.index.find(self.ident(token, record.mutation.key));
             if known.is_some_and(|known| known.place == place && !known.is_tombstone) {
-                result = visit(token, &record.mutation);
+                result = visit(&record.mutation);
             }
         });
         Ok(result)
@@ -235,10 +280,7 @@ pub fn restore(
     to: &Directory,
     method: SyncMethod,
 ) -> Result<Restored, OfflineError> {
-    let mut targets = Vec::new();
-    for index in 0..to.shard_count() {
-        targets.push(Target::open(to, index, method)?);
-    }
+    let mut targets = Targets::open(to, method)?;
     let mut restored = Restored::default();
     let mut promised = Version::ZERO;
     for index in 0..from.shard_count() {
@@ -246,11 +288,10 @@ pub fn restore(
         restored.damaged_count += recovered.damages.len() as u64;
         promised = promised.max(store.promised());
         for file in store.file_numbers() {
-            let visited = store.visit_live(file, &mut |token, mutation| {
+            let visited = store.visit_live(file, &mut |mutation| {
                 restored.key_count += 1;
                 restored.payload_bytes += gridkv_cluster::mutation::payload_bytes(mutation) as u64;
-                let shard = ShardRange::owner(token, to.shard_count());
-                targets[usize::from(shard.0)].write(token, mutation)
+                targets.write(mutation)
             });
             let directory = from.shard(index).display().to_string();
             visited.map_err(|source| OfflineError::Open { directory, source })??;
@@ -262,10 +303,35 @@ pub fn restore(
             "restored"
         );
     }
-    // A shard of the one may have tokens of every shard of the other.
-    targets.iter_mut().try_for_each(|target| target.promise(promised))?;
-    targets.iter_mut().try_for_each(Target::close)?;
+    targets.close(promised)?;
     Ok(restored)
+}
+
+/// The shards of a directory that is being filled.
+pub(super) struct Targets {
+    shards: Vec<Target>,
+    token_key: TokenKey,
+}
+
+impl Targets {
+    pub(super) fn open(to: &Directory, method: SyncMethod) -> Result<Self, OfflineError> {
+        let shards = (0..to.shard_count()).map(|index| Target::open(to, index, method));
+        Ok(Self { shards: shards.collect::<Result<_, _>>()?, token_key: to.token_key() })
+    }
+
+    pub(super) fn write(&mut self, mutation: &Mutation<'_>) -> Result<(), OfflineError> {
+        let token = self.token_key.token(mutation.key);
+        let count = u16::try_from(self.shards.len()).expect("there are at most as many as slots");
+        let shard = ShardRange::owner(token, count);
+        self.shards[usize::from(shard.0)].write(token, mutation)
+    }
+
+    /// Has all shards promise what any of the source's had, and closes them: a shard of the one may
+    /// have tokens of every shard of the other.
+    pub(super) fn close(mut self, promised: Version) -> Result<(), OfflineError> {
+        self.shards.iter_mut().try_for_each(|target| target.promise(promised))?;
+        self.shards.iter_mut().try_for_each(Target::close)
+    }
 }
 
 /// A shard that is being filled.
@@ -282,7 +348,8 @@ impl Target {
         let disk =
             opened.map_err(|source| OfflineError::Disk { directory: directory.clone(), source })?;
         let range = ShardRange::new(index, to.shard_count());
-        let opened = FileStorage::open(disk, setup(to, &path), &options(range), WallTime::EPOCH);
+        let opened =
+            FileStorage::open(disk, setup(to, &path), &options(to, range), WallTime::EPOCH);
         match opened {
             Ok((store, _)) => Ok(Self { store, directory }),
             Err(source) => Err(OfflineError::Open { directory, source }),

@@ -3,13 +3,15 @@
 //! A [`Ticket`] stands for one or more records. What was read for it stays until it is released,
 //! however often its readers look; then it may move into the cache.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use gridkv_cluster::{Token, WallTime};
+use gridkv_cluster::WallTime;
 
 use super::FileStorage;
-use super::format::{RECORD_HEADER_BYTES, Record, SegmentId, read_key, read_record, record_bytes};
+use super::format::{
+    RECORD_HEADER_BYTES, Record, SegmentId, parse_record, read_key, read_record, record_bytes_max,
+};
 use super::index::{Ident, Known, Place};
 use super::log::State;
 use crate::backend::{ReadError, Ticket};
@@ -25,13 +27,16 @@ pub(super) struct Loaded {
     start: usize,
     place: Place,
     segment: SegmentId,
+    /// The whole record is there, and its checksum holds.
+    is_whole: bool,
     user_count: u32,
 }
 
 impl Loaded {
     /// The whole record.
     pub(super) fn record(&self) -> Option<Record<'_>> {
-        read_record(self.segment, &self.bytes[self.start..])
+        let bytes = self.is_whole.then(|| &self.bytes[self.start..])?;
+        parse_record(self.segment, bytes)
     }
 
     pub(super) fn key(&self) -> Option<&[u8]> {
@@ -65,7 +70,7 @@ pub(super) struct Reads {
     reading: BTreeMap<OpId, Reading>,
     pending: BTreeMap<Ticket, Pending>,
     loaded: BTreeMap<Ident, Loaded>,
-    ready: Vec<(Ticket, Result<(), ReadError>)>,
+    ready: VecDeque<(Ticket, Result<(), ReadError>)>,
     /// Tickets that wait for room in the log.
     room: Vec<Ticket>,
     pub(super) count: u64,
@@ -91,7 +96,7 @@ impl Reads {
     }
 
     pub(super) fn poll_ready(&mut self) -> Option<(Ticket, Result<(), ReadError>)> {
-        if self.ready.is_empty() { None } else { Some(self.ready.remove(0)) }
+        self.ready.pop_front()
     }
 
     /// The record in memory, if it is the one that the index means.
@@ -129,14 +134,15 @@ impl<D: Disk> FileStorage<D> {
     fn load_staged(&mut self, ident: Ident, known: &Known, ticket: Ticket) -> bool {
         let Some(staged) = self.log.staged(known.place) else { return false };
         let mut bytes = Buffer::new();
-        let len = record_bytes(known.payload_bytes as usize);
+        let len = record_bytes_max(known.payload_bytes as usize).min(staged.len());
         bytes.extend_from_slice(&staged[..len]);
-        self.take_in(ident, known.place, Rc::new(bytes), 0, ticket);
+        // It was made here and has not left.
+        self.take_in(ident, known.place, (Rc::new(bytes), 0, true), ticket);
         true
     }
 
     fn start_read(&mut self, ident: Ident, known: Known, needs_value: bool, ticket: Ticket) {
-        let mut len = record_bytes(known.payload_bytes as usize);
+        let mut len = record_bytes_max(known.payload_bytes as usize);
         if !needs_value {
             len = len.min(KEY_READ_BYTES);
         }
@@ -170,8 +176,8 @@ impl<D: Disk> FileStorage<D> {
             }
             (Ok(()), Some(bytes)) => {
                 match self.judge(ident, &known, &bytes[start..], needs_value) {
-                    Judgement::Good => {
-                        self.take_in(ident, known.place, Rc::new(bytes), start, ticket);
+                    Judgement::Good { is_whole } => {
+                        self.take_in(ident, known.place, (Rc::new(bytes), start, is_whole), ticket);
                         None
                     }
                     Judgement::Short => {
@@ -200,17 +206,20 @@ impl<D: Disk> FileStorage<D> {
     fn judge(&self, ident: Ident, known: &Known, bytes: &[u8], needs_value: bool) -> Judgement {
         let segment = self.log.file(known.place.file).id;
         if let Some(record) = read_record(segment, bytes) {
+            let key = record.mutation.key;
             let is_meant = record.mutation.version == known.version
-                && self.ident(Token::of(record.mutation.key), record.mutation.key) == ident;
-            return if is_meant { Judgement::Good } else { Judgement::Bad };
+                && self.ident(self.token_key.token(key), key) == ident;
+            return if is_meant { Judgement::Good { is_whole: true } } else { Judgement::Bad };
         }
-        let is_whole = bytes.len() >= record_bytes(known.payload_bytes as usize);
+        let is_whole = bytes.len() >= record_bytes_max(known.payload_bytes as usize);
         if needs_value || is_whole {
             return Judgement::Bad;
         }
         // The key comes first and is proven by its hashes.
         match read_key(bytes) {
-            Some(key) if self.ident(Token::of(key), key) == ident => Judgement::Good,
+            Some(key) if self.ident(self.token_key.token(key), key) == ident => {
+                Judgement::Good { is_whole: false }
+            }
             _ => Judgement::Short,
         }
     }
@@ -241,14 +250,13 @@ impl<D: Disk> FileStorage<D> {
         &mut self,
         ident: Ident,
         place: Place,
-        bytes: Rc<Buffer>,
-        start: usize,
+        (bytes, start, is_whole): (Rc<Buffer>, usize, bool),
         ticket: Ticket,
     ) {
         let segment = self.log.file(place.file).id;
-        let loaded = Loaded { bytes, start, place, segment, user_count: 0 };
+        let loaded = Loaded { bytes, start, place, segment, is_whole, user_count: 0 };
         let entry = self.reads.loaded.entry(ident).or_insert_with(|| loaded.clone());
-        let is_complete = entry.place == place && entry.record().is_some();
+        let is_complete = entry.place == place && entry.is_whole;
         if !is_complete {
             *entry = Loaded { user_count: entry.user_count, ..loaded };
         }
@@ -261,7 +269,7 @@ impl<D: Disk> FileStorage<D> {
         let pending = self.reads.pending.get_mut(&ticket).expect("a ticket lives until released");
         if pending.left == 0 {
             let result = pending.error.take().map_or(Ok(()), Err);
-            self.reads.ready.push((ticket, result));
+            self.reads.ready.push_back((ticket, result));
         }
     }
 
@@ -272,13 +280,13 @@ impl<D: Disk> FileStorage<D> {
         if self.load_staged(ident, known, ticket) {
             return Ok(ticket);
         }
-        let len = record_bytes(known.payload_bytes as usize);
+        let len = record_bytes_max(known.payload_bytes as usize);
         let (offset, start, mut bytes) = extent(known.place, len);
         self.reads.count += 1;
         let result = match self.log.disk.read_now(known.place.file, offset, &mut bytes) {
             Err(error) => Err(self.unreadable(known.place, &error)),
             Ok(()) => match self.judge(ident, known, &bytes[start..], true) {
-                Judgement::Good => Ok(()),
+                Judgement::Good { .. } => Ok(()),
                 Judgement::Short | Judgement::Bad => Err(self.damaged(known.place)),
             },
         };
@@ -286,7 +294,7 @@ impl<D: Disk> FileStorage<D> {
             self.reads.pending.remove(&ticket);
             return Err(error);
         }
-        self.take_in(ident, known.place, Rc::new(bytes), start, ticket);
+        self.take_in(ident, known.place, (Rc::new(bytes), start, true), ticket);
         Ok(ticket)
     }
 
@@ -313,7 +321,7 @@ impl<D: Disk> FileStorage<D> {
         if let Some(record) = loaded.record() {
             let mutation = record.mutation;
             if mutation.value.is_some() && mutation.expires_at.is_none_or(|at| at > now) {
-                self.cache.keep(Token::of(mutation.key), &mutation, now);
+                self.cache.keep(self.token_key.token(mutation.key), &mutation, now);
             }
         }
     }
@@ -325,7 +333,10 @@ impl<D: Disk> FileStorage<D> {
 }
 
 enum Judgement {
-    Good,
+    /// The record, or no more than its key.
+    Good {
+        is_whole: bool,
+    },
     /// The key reaches beyond what was read.
     Short,
     Bad,

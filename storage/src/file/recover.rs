@@ -13,26 +13,31 @@
 //! later commit says that the log was durable up to beyond a place, or the segment is sealed, bytes
 //! that are not valid there *were*, once. That is damage: it is reported, counted and left as it is;
 //! all other records are taken.
+//!
+//! What was cut off is cut off for good: before anybody is served, the header of the new segment says
+//! durably where the log before it ends. A recovery that comes before the old segments are sealed
+//! finds that end, and judges only what came after it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 
 use fastrand::Rng;
-use gridkv_cluster::{Timestamp, Version, WallTime};
+use gridkv_cluster::{Timestamp, TokenKey, Version, WallTime};
 
 use super::checkpoint;
 use super::compact::Compaction;
 use super::format::{
-    Entry, FINGERPRINT_BITS, FORMAT, FORMAT_MIN, Kind, SegmentId, contents_bytes, read_contents,
-    record_bytes,
+    DATA_START, Entry, FINGERPRINT_BITS, FORMAT, Kind, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    SegmentId, contents_bytes, is_segment_size, read_contents, record_bytes,
 };
 use super::index::{Ident, Index, Known, Place};
-use super::log::{File, Log, State};
+use super::log::{FoundLog, Log, State};
 use super::reads::Reads;
 use super::scan::{Hole, Scan, scan};
-use super::survey::{Found, Survey, read, survey};
+use super::survey::{Found, Survey, header_damage, read, survey};
 use super::{Counters, FileStorage, Setup};
-use crate::backend::{Eviction, Options, Storage as _, Tombstones};
+use crate::backend::{Eviction, LogPosition, Options, Storage as _, Tombstones};
 use crate::disk::{BLOCK_BYTES, Disk, FileId, Op, zeroed};
 use crate::memory::MemoryStorage;
 
@@ -87,8 +92,7 @@ pub enum OpenFailure {
     },
     /// A file of another version of this program.
     #[error(
-        "{file} has format {format}; this program reads {FORMAT_MIN} to {FORMAT}: use the program \
-         that wrote it"
+        "{file} has format {format}; this program reads {FORMAT}: use the program that wrote it"
     )]
     UnknownFormat {
         /// The file.
@@ -96,7 +100,26 @@ pub enum OpenFailure {
         /// Its format.
         format: u32,
     },
-    /// A file is not as long as the directory says that files are.
+    /// A file of an older version of this program.
+    #[error(
+        "{file} has format {format}; this program opens {FORMAT}: move the directory with \
+         `gridkv restore --from OLD --data NEW`"
+    )]
+    OldFormat {
+        /// The file.
+        file: String,
+        /// Its format.
+        format: u32,
+    },
+    /// Files of such a size cannot be told from each other by the index.
+    #[error(
+        "a log's files have a power of two of bytes, {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}, not {bytes}"
+    )]
+    SegmentBytes {
+        /// What was asked for.
+        bytes: u32,
+    },
+    /// A file is not as long as its header says.
     #[error("{file} has {found} bytes in place of {expected}: it was cut, or belongs elsewhere")]
     Size {
         /// The file.
@@ -156,14 +179,20 @@ impl<D: Disk> FileStorage<D> {
         extent: Extent,
     ) -> Result<(Self, Recovered), OpenFailure> {
         let segment_bytes = setup.segment_bytes as usize;
+        if !is_segment_size(segment_bytes) {
+            return Err(OpenFailure::SegmentBytes { bytes: setup.segment_bytes });
+        }
         let survey = survey(&mut disk, segment_bytes)?;
         let Survey { mut files, found, version_max, floor, damages, segment_max, .. } = survey;
+        let token_key = options.token_key.id();
         let checkpoint = survey.checkpoint_bytes.filter(|_| extent.trusts_checkpoint);
-        let loaded = checkpoint
-            .and_then(|bytes| checkpoint::load(&mut disk, bytes, &mut files, segment_max));
-        let mut log =
-            Log::new(disk, segment_bytes, setup.durability, files, segment_max, version_max, floor);
+        let loaded = checkpoint.and_then(|bytes| {
+            checkpoint::load(&mut disk, bytes, &mut files, segment_max, token_key)
+        });
+        let found_log = FoundLog { files, segment_max, version_max, floor };
+        let mut log = Log::new(disk, segment_bytes, setup.durability, found_log, token_key);
         log.promised = survey.promised;
+        log.half_free = survey.half_free;
         let mut store = Self {
             log,
             index: Index::new(),
@@ -172,13 +201,13 @@ impl<D: Disk> FileStorage<D> {
                 eviction: Eviction::Lfu,
                 disk: None,
                 tombstones: Tombstones::Drop,
-                ..*options
+                ..options.clone()
             }),
             reads: Reads::default(),
             compaction: Compaction::default(),
             range: options.range,
             tombstones: options.tombstones,
-            hash_seed: setup.hash_seed,
+            token_key: options.token_key.clone(),
             directory: setup.directory,
             memory_bytes_max: None,
             cache_bytes_max: setup.cache_bytes_max,
@@ -192,13 +221,16 @@ impl<D: Disk> FileStorage<D> {
             damaged_places: BTreeSet::new(),
             compacted_bytes: 0,
             pin_count: 0,
+            fading: VecDeque::new(),
+            cleared_at: LogPosition(0),
         };
         let recovered = Recovered { damages, ..Recovered::default() };
         let recovered = match loaded {
             Some(loaded) => store.take_over(loaded, recovered),
             None => {
                 let (cleared, cut) = (Version::ZERO, extent.cut);
-                Recovery { store: &mut store, recovered, cleared, cut }.run(found)?
+                Recovery { store: &mut store, recovered, cleared, cut, ends: Vec::new() }
+                    .run(found)?
             }
         };
         store.damaged_count = recovered.damages.len() as u64;
@@ -214,6 +246,8 @@ impl<D: Disk> FileStorage<D> {
         self.floor = self.floor.max(floor);
         self.log.floor = self.floor;
         self.log.promised = self.log.promised.max(promised);
+        let ends = self.log.files.iter().flatten().filter(|file| file.state == State::Sealed);
+        self.log.before = ends.map(|file| (file.id, file.data_end)).max();
         let totals = self.index.totals();
         let segments = self.log.files.iter().flatten();
         Recovered {
@@ -230,9 +264,12 @@ impl<D: Disk> FileStorage<D> {
             let file = FileId(u32::try_from(number).expect("fewer files than 2^32"));
             let is_unfinished = self.log.files[number]
                 .is_some_and(|it| it.state == State::Leaving && it.id == SegmentId(0));
-            if is_unfinished {
+            if is_unfinished && !self.log.half_free.contains(&file) {
                 self.log.discard(file);
             }
+        }
+        for file in std::mem::take(&mut self.log.half_free) {
+            self.log.mark_free(file);
         }
         while !self.log.has_active() && !self.log.is_full() {
             self.log.turn(self.log.now());
@@ -257,11 +294,14 @@ struct Recovery<'a, D> {
     cleared: Version,
     /// Records of higher timestamps are passed over.
     cut: Timestamp,
+    /// The first segment of each run, with where the log before it ends.
+    ends: Vec<(SegmentId, (SegmentId, u32))>,
 }
 
 impl<D: Disk> Recovery<'_, D> {
     fn run(mut self, found: Vec<Found>) -> Result<Recovered, OpenFailure> {
         self.recovered.segment_count = found.len();
+        self.ends = found.iter().filter_map(|it| Some((it.id, it.before?))).collect();
         let mut scans = self.scan_unsealed(&found)?;
         self.scan_half_sealed(&found, &mut scans)?;
         let mut claims: BTreeMap<SegmentId, u32> = BTreeMap::new();
@@ -298,11 +338,6 @@ impl<D: Disk> Recovery<'_, D> {
         }
     }
 
-    fn fingerprints(&self) -> impl Fn(&[u8]) -> u32 + use<D> {
-        let seed = self.store.hash_seed;
-        move |key| fingerprint(seed, key)
-    }
-
     /// Scans the segments that have no contents, and sees to it that what was found in them stays.
     fn scan_unsealed(&mut self, found: &[Found]) -> Result<BTreeMap<SegmentId, Scan>, OpenFailure> {
         let mut scans = BTreeMap::new();
@@ -313,17 +348,17 @@ impl<D: Disk> Recovery<'_, D> {
     }
 
     fn scan_whole(&mut self, found: &Found) -> Result<Scan, OpenFailure> {
-        let bytes = self.store.log.segment_bytes;
-        let bytes = read(&mut self.store.log.disk, found.file, 0, bytes)?;
-        let scanned = scan(found.id, &bytes, &self.fingerprints());
-        if scanned.end > BLOCK_BYTES {
+        let bytes = read(&mut self.store.log.disk, found.file, 0, found.bytes)?;
+        let scanned = scan(found.id, &bytes, &self.store.token_key);
+        if scanned.end > DATA_START {
             self.sync(found.file)?;
         }
         Ok(scanned)
     }
 
     /// Scans the segments of which nobody has said that they were sealed, and whose contents are
-    /// not whole: they were being written when the log ended.
+    /// not whole: they were being written when the log ended. Those that are whole may not be durable:
+    /// from here on commits say that their segment is sealed.
     fn scan_half_sealed(
         &mut self,
         found: &[Found],
@@ -332,21 +367,15 @@ impl<D: Disk> Recovery<'_, D> {
         let sealed_before = scans.values().map(|scan| scan.sealed_before).max();
         let sealed_before = sealed_before.unwrap_or_default();
         for found in found.iter().filter(|it| it.trailer.is_some() && it.id >= sealed_before) {
-            let (offset, len) = self.contents_extent(found);
+            let (offset, len) = contents_extent(found);
             let bytes = read(&mut self.store.log.disk, found.file, offset, len)?;
             if read_contents(found.id, &bytes).is_none() {
                 scans.insert(found.id, self.scan_whole(found)?);
+            } else {
+                self.sync(found.file)?;
             }
         }
         Ok(())
-    }
-
-    /// Where the contents of a sealed segment are.
-    fn contents_extent(&self, found: &Found) -> (u64, usize) {
-        let segment_bytes = self.store.log.segment_bytes;
-        let trailer = found.trailer.as_ref().expect("it is sealed");
-        let len = contents_bytes(trailer.count as usize).min(segment_bytes - BLOCK_BYTES);
-        ((segment_bytes - len) as u64, len)
     }
 
     /// A killed process may leave what was written, but not synced, to its successor: before anybody
@@ -374,7 +403,7 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Result<BTreeMap<SegmentId, Vec<Entry>>, OpenFailure> {
         let mut reading = BTreeMap::new();
         for found in batch.iter().filter(|found| !scans.contains_key(&found.id)) {
-            let (offset, len) = self.contents_extent(found);
+            let (offset, len) = contents_extent(found);
             let disk = &mut self.store.log.disk;
             let id = disk.start(Op::Read { file: found.file, offset, buffer: zeroed(len) });
             reading.insert(id, found);
@@ -386,6 +415,8 @@ impl<D: Disk> Recovery<'_, D> {
             while let Some(completion) = self.store.log.disk.poll() {
                 let Some(found) = reading.remove(&completion.id) else { continue };
                 let bytes = completion.buffer.filter(|_| completion.result.is_ok());
+                let is_of_key = found.token_key == self.store.token_key.id();
+                let bytes = bytes.filter(|_| is_of_key);
                 let entries = bytes.and_then(|bytes| read_contents(found.id, &bytes));
                 let entries = match entries {
                     Some(entries) => entries,
@@ -397,15 +428,16 @@ impl<D: Disk> Recovery<'_, D> {
         Ok(contents)
     }
 
-    /// Scans a sealed segment whose contents are damaged.
+    /// Scans a sealed segment whose contents are damaged, or made with another token key.
     fn scan_sealed(&mut self, found: &Found) -> Result<Vec<Entry>, OpenFailure> {
-        let segment_bytes = self.store.log.segment_bytes;
-        self.damage(found, segment_bytes, 0, "the contents of the segment");
+        if found.token_key == self.store.token_key.id() {
+            self.damage(found, found.bytes, 0, "the contents of the segment");
+        }
         let trailer = found.trailer.as_ref().expect("it is sealed");
-        let len = (trailer.data_end as usize).clamp(BLOCK_BYTES, segment_bytes);
+        let len = (trailer.data_end as usize).clamp(DATA_START, found.bytes);
         let len = len.next_multiple_of(BLOCK_BYTES);
         let bytes = read(&mut self.store.log.disk, found.file, 0, len)?;
-        let scanned = scan(found.id, &bytes, &self.fingerprints());
+        let scanned = scan(found.id, &bytes, &self.store.token_key);
         for hole in &scanned.holes {
             self.damage(found, hole.offset, hole.bytes, "records");
         }
@@ -444,13 +476,13 @@ impl<D: Disk> Recovery<'_, D> {
             }
             Read::Scanned(scan) => {
                 let is_claimed = claims.contains_key(&found.id);
-                if scan.end == BLOCK_BYTES
+                if scan.end == DATA_START
                     && scan.holes.is_empty()
                     && !is_claimed
                     && !scan.has_damaged_tail
                 {
                     // Nothing was ever written, but the header.
-                    *self.store.log.file_mut(found.file) = File::new(State::Free, SegmentId(0));
+                    self.store.log.set_free(found.file);
                     self.recovered.segment_count -= 1;
                     return;
                 }
@@ -464,9 +496,30 @@ impl<D: Disk> Recovery<'_, D> {
             }
         };
         self.recovered.record_count += entries.len() as u64;
+        if !entries.is_empty() {
+            if found.is_half {
+                let file = self.store.log.disk.name(found.file);
+                let damage = header_damage(file, Some(found.id), BLOCK_BYTES);
+                self.recovered.damages.push(damage);
+            }
+            let end = self.store.log.file(found.file).data_end;
+            self.store.log.before = self.store.log.before.max(Some((found.id, end)));
+        }
         for entry in &entries {
             self.insert(found.file, entry);
         }
+    }
+
+    /// Where a segment ends as an earlier recovery has found it; beyond every segment, where that has
+    /// found it whole. `None` in the last run, which nobody has looked at yet.
+    fn known_end(&self, id: SegmentId) -> Option<usize> {
+        let next = self.ends.iter().find(|(first, _)| *first > id)?;
+        let (last, offset) = next.1;
+        Some(match id.cmp(&last) {
+            Ordering::Less => usize::MAX,
+            Ordering::Equal => offset as usize,
+            Ordering::Greater => DATA_START,
+        })
     }
 
     /// Tells a torn tail from damage. Returns what counts.
@@ -479,21 +532,31 @@ impl<D: Disk> Recovery<'_, D> {
     ) -> Vec<Entry> {
         let claimed = claims.get(&found.id).map_or(0, |offset| *offset as usize);
         let is_passed = claims.keys().next_back().is_some_and(|last| *last > found.id);
-        let was_durable = |hole: &Hole| hole.offset < claimed || (is_passed && hole.is_followed);
-        let mut end = if *is_cut { BLOCK_BYTES } else { scan.end };
+        let known_end = self.known_end(found.id);
+        let was_durable = |hole: &Hole| match known_end {
+            Some(end) => hole.offset < end,
+            None => hole.offset < claimed || (is_passed && hole.is_followed),
+        };
+        // A cut goes through to the end of the run.
+        let mut end = match known_end {
+            Some(end) => scan.end.min(end),
+            None if *is_cut => DATA_START,
+            None => scan.end,
+        };
+        let claimed = known_end.filter(|end| *end <= found.bytes).unwrap_or(claimed);
         let mut damages = Vec::new();
         for hole in &scan.holes {
             if was_durable(hole) {
                 damages.push((hole.offset, hole.bytes));
-            } else {
+            } else if known_end.is_none() {
                 end = end.min(hole.commit_at);
                 *is_cut = true;
             }
         }
-        if scan.end < claimed || scan.has_damaged_tail {
+        if scan.end < claimed || (scan.has_damaged_tail && known_end.is_none()) {
             damages.push((scan.end, claimed.saturating_sub(scan.end)));
             end = end.min(scan.end);
-        } else if end < scan.end {
+        } else if end < scan.end && known_end.is_none() {
             self.recovered.torn_bytes += (scan.end - end) as u64;
             tracing::info!(
                 directory = %self.store.directory,
@@ -507,7 +570,7 @@ impl<D: Disk> Recovery<'_, D> {
             self.damage(found, offset, bytes, "records");
         }
         let file = self.store.log.file_mut(found.file);
-        file.data_end = u32::try_from(end).expect("a segment is below 64 MiB");
+        file.data_end = u32::try_from(end).expect("a segment has at most 64 MiB");
         let kept = scan.entries.into_iter().filter(|(commit_at, _)| *commit_at < end);
         kept.map(|(_, entry)| entry).collect()
     }
@@ -584,9 +647,14 @@ impl<D: Disk> Recovery<'_, D> {
     }
 }
 
-/// The bits of a key's second hash that a segment's contents have room for.
-pub(super) fn fingerprint(seed: u64, key: &[u8]) -> u32 {
-    #[expect(clippy::cast_possible_truncation, reason = "the lower bits are meant")]
-    let bits = xxhash_rust::xxh3::xxh3_64_with_seed(key, seed) as u32;
-    bits & ((1 << FINGERPRINT_BITS) - 1)
+/// Where the contents of a sealed segment are.
+fn contents_extent(found: &Found) -> (u64, usize) {
+    let trailer = found.trailer.as_ref().expect("it is sealed");
+    let len = contents_bytes(trailer.count as usize).min(found.bytes - DATA_START);
+    ((found.bytes - len) as u64, len)
+}
+
+/// What tells keys of one token apart.
+pub(super) fn fingerprint(token_key: &TokenKey, key: &[u8]) -> u32 {
+    (token_key.fingerprint(key) >> (64 - FINGERPRINT_BITS)) as u32
 }

@@ -4,12 +4,13 @@
 //! else. What that something is, a torn tail or damage, is for [`recover`](super::recover) to judge:
 //! it takes what other segments say.
 
-use gridkv_cluster::{Token, Version};
+use gridkv_cluster::{TokenKey, Version};
 
 use super::format::{
-    COMMIT_HEADER_BYTES, CommitHeader, Entry, GRANULE_BYTES, Kind, RECORD_HEADER_BYTES, Record,
-    SegmentId, read_record,
+    COMMIT_HEADER_BYTES, CommitHeader, DATA_START, Entry, GRANULE_BYTES, Kind, RECORD_HEADER_BYTES,
+    Record, SegmentId, read_record,
 };
+use super::recover::fingerprint;
 use crate::disk::BLOCK_BYTES;
 
 /// Bytes that are not what was written there.
@@ -32,6 +33,8 @@ pub(super) struct Scan {
     pub(super) holes: Vec<Hole>,
     /// Where the last valid commit ends.
     pub(super) end: usize,
+    /// Valid commits, with their beginnings.
+    pub(super) commits: Vec<(usize, u32)>,
     /// Up to where commits said that segments were durable.
     pub(super) claims: Vec<(SegmentId, u32)>,
     pub(super) version_max: Version,
@@ -42,13 +45,9 @@ pub(super) struct Scan {
 }
 
 /// Scans a segment, given from its first byte to where commits end at the latest.
-pub(super) fn scan(
-    segment: SegmentId,
-    bytes: &[u8],
-    fingerprint_of: &dyn Fn(&[u8]) -> u32,
-) -> Scan {
-    let mut scan = Scan { end: BLOCK_BYTES, ..Scan::default() };
-    let mut at = BLOCK_BYTES;
+pub(super) fn scan(segment: SegmentId, bytes: &[u8], token_key: &TokenKey) -> Scan {
+    let mut scan = Scan { end: DATA_START, ..Scan::default() };
+    let mut at = DATA_START;
     let mut hole: Option<usize> = None;
     let mut last_index = None;
     let mut last_commit_at = 0;
@@ -73,12 +72,13 @@ pub(super) fn scan(
             scan.holes.push(Hole { commit_at: at, offset: at, bytes: 0, is_followed: true });
         }
         last_index = Some(header.index);
+        scan.commits.push((at, header.index));
         scan.claims.push(header.durable);
         scan.version_max = scan.version_max.max(header.version_max);
         scan.sealed_before = scan.sealed_before.max(header.sealed_before);
         let at_of_commit = at;
         let end = at + header.bytes as usize;
-        scan_commit(segment, &bytes[..end], at, fingerprint_of, &mut scan);
+        scan_commit(segment, &bytes[..end], at, token_key, &mut scan);
         at = end.next_multiple_of(BLOCK_BYTES);
         scan.end = at;
         last_commit_at = at_of_commit;
@@ -96,9 +96,10 @@ pub(super) fn scan(
 pub(super) fn scan_records(
     segment: SegmentId,
     bytes: &[u8],
+    token_key: &TokenKey,
     visit: &mut dyn FnMut(usize, &Record<'_>),
 ) {
-    for (_, entry) in scan(segment, bytes, &|_| 0).entries {
+    for (_, entry) in scan(segment, bytes, token_key).entries {
         let offset = entry.offset as usize;
         if let Some(record) = read_record(segment, &bytes[offset..]) {
             visit(offset, &record);
@@ -110,7 +111,7 @@ fn scan_commit(
     segment: SegmentId,
     bytes: &[u8],
     commit_at: usize,
-    fingerprint_of: &dyn Fn(&[u8]) -> u32,
+    token_key: &TokenKey,
     scan: &mut Scan,
 ) {
     let mut at = commit_at + COMMIT_HEADER_BYTES;
@@ -127,7 +128,7 @@ fn scan_commit(
         if record.header.kind != Kind::Promise {
             scan.version_max = scan.version_max.max(record.mutation.version);
         }
-        scan.entries.push((commit_at, entry_of(&record, at, fingerprint_of)));
+        scan.entries.push((commit_at, entry_of(&record, at, token_key)));
         at += record.bytes;
     }
     if let Some(offset) = hole {
@@ -137,20 +138,20 @@ fn scan_commit(
 }
 
 /// What the contents of a segment say of a record.
-pub(super) fn entry_of(
-    record: &Record<'_>,
-    offset: usize,
-    fingerprint_of: &dyn Fn(&[u8]) -> u32,
-) -> Entry {
+pub(super) fn entry_of(record: &Record<'_>, offset: usize, token_key: &TokenKey) -> Entry {
     let mutation = &record.mutation;
     Entry {
-        token: Token::of(mutation.key),
-        fingerprint: fingerprint_of(mutation.key),
+        token: token_key.token(mutation.key),
+        fingerprint: fingerprint(token_key, mutation.key),
         version: mutation.version,
         expires_at: mutation.expires_at,
         kind: record.header.kind,
-        origin: record.header.origin,
-        offset: u32::try_from(offset).expect("a segment is below 64 MiB"),
+        // Contents have no room for that of a value, which covers nothing.
+        origin: match record.header.kind {
+            Kind::Value => SegmentId(0),
+            _ => record.header.origin,
+        },
+        offset: u32::try_from(offset).expect("a segment has at most 64 MiB"),
         payload_bytes: u32::try_from(gridkv_cluster::mutation::payload_bytes(mutation))
             .expect("a record is in a segment"),
     }

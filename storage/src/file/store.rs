@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gridkv_cluster::{Instant, Mutation, Token, Version, WallTime};
+use gridkv_cluster::{Instant, Mutation, Token, TokenKey, Version, WallTime};
 
 use super::format::{Kind, PAYLOAD_BYTES_MAX, record_bytes};
 use super::log::{Append, Priority, State};
@@ -10,7 +10,7 @@ use super::reads::Wanted;
 use super::{Counters, FileStorage, WALK_LOADS_MAX, is_past};
 use crate::backend::{
     Accepted, Applied, Entry, Error, Eviction, LogPosition, LogStats, Lookup, ReadError, Stats,
-    Step, Storage, Ticket,
+    Step, Storage, Ticket, Tombstones,
 };
 use crate::disk::{Disk, FileId};
 use crate::table::item::{KEY_LEN_MAX, VALUE_LEN_MAX};
@@ -148,6 +148,7 @@ impl<D: Disk> Storage for FileStorage<D> {
         self.log.set_now(now);
         self.reap();
         self.log.turn(now);
+        self.fade();
         self.compact();
         if self.is_giving_way {
             self.give_way(0, self.now);
@@ -174,8 +175,11 @@ impl<D: Disk> Storage for FileStorage<D> {
         if self.log.durable() == self.log.appended() {
             return None;
         }
-        let known = self.index.find(self.ident(token, key))?;
-        self.log.unsettled(known.place)
+        let known = self.index.find(self.ident(token, key));
+        known.map_or_else(
+            || (self.cleared_at > self.log.durable()).then_some(self.cleared_at),
+            |known| self.log.unsettled(known.place),
+        )
     }
 
     fn request_commit(&mut self) {
@@ -194,6 +198,7 @@ impl<D: Disk> Storage for FileStorage<D> {
         self.quiesce();
         self.log.end();
         self.quiesce();
+        self.fade();
         self.write_checkpoint();
     }
 
@@ -211,13 +216,16 @@ impl<D: Disk> Storage for FileStorage<D> {
             // The files of a snapshot tell it, whichever of them are left by then.
             self.append_promise(self.log.promised)?;
         }
-        self.log.force_roll().map_err(|refusal| self.refused(refusal))
+        self.log.force_roll().map_err(|refusal| self.refused(refusal, Priority::Ordinary))
     }
 
     fn record_files(&self) -> Vec<String> {
         let numbered = self.log.files.iter().enumerate();
         let names = numbered.filter_map(|(number, file)| {
-            let is_begun = file.is_some_and(|it| it.has_records() && it.state != State::Active);
+            let is_begun = file.is_some_and(|it| {
+                // One that leaves is needed no more, and may be gone before it has a second name.
+                it.has_records() && !matches!(it.state, State::Active | State::Leaving)
+            });
             is_begun.then(|| FileId(u32::try_from(number).unwrap_or(u32::MAX)))
         });
         names.map(|file| self.log.disk.name(file)).collect()
@@ -226,7 +234,7 @@ impl<D: Disk> Storage for FileStorage<D> {
     fn log_stats(&self) -> Option<LogStats> {
         let (mut disk_bytes, mut live_bytes, mut segment_count) = (0, 0, 0);
         for file in self.log.files.iter().flatten() {
-            disk_bytes += self.log.segment_bytes as u64;
+            disk_bytes += u64::from(file.bytes);
             live_bytes += file.kept_bytes();
             segment_count += 1;
         }
@@ -354,6 +362,7 @@ impl<D: Disk> Storage for FileStorage<D> {
         })?;
         self.floor = self.floor.max(version);
         self.log.floor = self.floor;
+        self.cleared_at = self.log.appended();
         self.cache.forget_all();
         let left = self.index.clear(version);
         self.is_giving_way = true;
@@ -374,7 +383,11 @@ impl<D: Disk> Storage for FileStorage<D> {
         Stats {
             key_count: totals.key_count,
             expiring_key_count: totals.expiring_key_count,
-            tombstone_count: totals.tombstone_count,
+            // Else they are there until they are durable, and on their way out.
+            tombstone_count: match self.tombstones {
+                Tombstones::Keep => totals.tombstone_count,
+                Tombstones::Drop => 0,
+            },
             payload_bytes: totals.payload_bytes,
             memory_bytes: self.memory_bytes(),
             hit_count: self.counters.hit_count,
@@ -393,5 +406,15 @@ impl<D: Disk> Storage for FileStorage<D> {
         let half = memory_bytes_max.map_or(u64::MAX, |bytes| bytes / 2);
         self.cache.set_memory_limit(Some(self.cache_bytes_max.min(half)), Eviction::Lfu);
         self.is_giving_way = true;
+    }
+
+    fn rekey(&mut self, token_key: &TokenKey) -> bool {
+        let totals = self.index.totals();
+        if totals.key_count + totals.tombstone_count > 0 || !self.cache.rekey(token_key) {
+            return false;
+        }
+        self.token_key = token_key.clone();
+        self.log.token_key = token_key.id();
+        true
     }
 }

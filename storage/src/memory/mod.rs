@@ -17,17 +17,20 @@ mod eviction;
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use gridkv_cluster::{Instant, Mutation, ShardRange, Token, Version, WallTime};
+use gridkv_cluster::{Instant, Mutation, ShardRange, Token, TokenKey, Version, WallTime};
 
 use crate::backend::{
     Accepted, Applied, Entry, Error, Eviction, Lookup, Options, Record, Stats, Step, Storage,
     Tombstones,
 };
 use crate::table::item::{Item, KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::table::{Demolition, Locator, Place, Sweep, Table, is_expired, stamp_age, stamp_at};
+use crate::table::{
+    Demolition, Locator, Place, Sweep, Table, TokenOf, is_expired, stamp_age, stamp_at,
+};
 use eviction::Lfu;
 
 /// Slots of a cleared table that each write frees.
@@ -73,11 +76,12 @@ impl MemoryStorage {
     /// An empty store.
     #[must_use]
     pub fn new(options: &Options) -> Self {
-        Self::with_tokens(options, Token::of)
+        let token_key = options.token_key.clone();
+        Self::with_tokens(options, Arc::new(move |key| token_key.token(key)))
     }
 
     /// An empty store with another idea of which token a key has.
-    fn with_tokens(options: &Options, token_of: fn(&[u8]) -> Token) -> Self {
+    fn with_tokens(options: &Options, token_of: TokenOf) -> Self {
         let mut store = Self {
             table: Table::new(Locator { range: options.range, token_of }),
             range: options.range,
@@ -477,6 +481,17 @@ impl Storage for MemoryStorage {
             Eviction::Refuse => None,
             Eviction::Lfu => Some(Lfu::resized(self.lfu.take(), memory_bytes_max)),
         };
+    }
+
+    fn rekey(&mut self, token_key: &TokenKey) -> bool {
+        let totals = self.table.totals();
+        if totals.key_count + totals.tombstone_count > 0 {
+            return false;
+        }
+        let token_key = token_key.clone();
+        let token_of: TokenOf = Arc::new(move |key| token_key.token(key));
+        self.table = Table::new(Locator { range: self.range, token_of });
+        true
     }
 }
 

@@ -24,12 +24,12 @@ fn key(number: u16) -> [u8; 4] {
 
 /// Tokens of which many are equal and the others lie close together.
 fn crowded(key: &[u8]) -> Token {
-    Token(Token::of(&key[3..]).0 & 0xffff_0000_0000_00ff)
+    Token(contract::token_of(&key[3..]).0 & 0xffff_0000_0000_00ff)
 }
 
 /// Tokens of one hash tag, and every eighth of none.
 fn mostly_tagged(key: &[u8]) -> Token {
-    let token = Token::of(key).0;
+    let token = contract::token_of(key).0;
     Token(if token.is_multiple_of(8) { token } else { 0x2a51 << 50 | token >> 14 })
 }
 
@@ -155,7 +155,7 @@ struct Pair {
 
 impl Pair {
     fn new(tombstones: Tombstones, token_of: fn(&[u8]) -> Token) -> Self {
-        let store = MemoryStorage::with_tokens(&options(tombstones), token_of);
+        let store = MemoryStorage::with_tokens(&options(tombstones), Arc::new(token_of));
         let (records, floor) = (BTreeMap::new(), Version::ZERO);
         let model = Model { records, floor, tombstones, expired_count: 0, now: START, next: 0 };
         Self { store, model, token_of }
@@ -253,7 +253,7 @@ proptest! {
         steps in proptest::collection::vec(step(), 1..40), keeps: bool, tokens in 0_usize..3,
     ) {
         let tombstones = if keeps { Tombstones::Keep } else { Tombstones::Drop };
-        let token_of = [Token::of, crowded, mostly_tagged][tokens];
+        let token_of = [contract::token_of, crowded, mostly_tagged][tokens];
         let mut pair = Pair::new(tombstones, token_of);
         for step in &steps {
             pair.run(step);
@@ -273,7 +273,7 @@ fn set(number: u64, value_len: usize, at: u64) -> (Vec<u8>, Vec<u8>, Version) {
 
 fn write(store: &mut MemoryStorage, (key, value, version): &(Vec<u8>, Vec<u8>, Version)) -> bool {
     let mutation = Mutation { key, value: Some(value), version: *version, expires_at: None };
-    store.apply(Token::of(key), &mutation, START).is_ok()
+    store.apply(contract::token_of(key), &mutation, START).is_ok()
 }
 
 fn bounded(bound: u64, eviction: Eviction) -> MemoryStorage {
@@ -306,14 +306,16 @@ fn much_used_keys_survive_a_flood_of_others() {
         // A quarter of all accesses are to the hot keys, the others to keys that never come again.
         let number = if rng.u8(..4) == 0 { rng.u64(..HOT_COUNT) } else { HOT_COUNT + at };
         let record = set(number, 100, at);
-        if store.get(Token::of(&record.0), &record.0, START) == Lookup::Absent {
+        if store.get(contract::token_of(&record.0), &record.0, START) == Lookup::Absent {
             assert!(write(&mut store, &record));
         }
     }
     let kept = (0..HOT_COUNT).map(|number| set(number, 0, 0).0);
-    let kept = kept.filter(|key| store.peek(Token::of(key), key, START) != Lookup::Absent).count();
+    let kept = kept
+        .filter(|key| store.peek(contract::token_of(key), key, START) != Lookup::Absent)
+        .count();
     assert!(kept >= 490, "{kept} of {HOT_COUNT} hot keys kept");
-    assert!(store.frequency(Token::of(b"key:1")) >= Some(3));
+    assert!(store.frequency(contract::token_of(b"key:1")) >= Some(3));
 }
 
 #[test]
@@ -327,7 +329,7 @@ fn a_skewed_load_hits_more_often_than_the_share_of_keys_that_fit() {
         // Zipf with exponent 1 over 50,000 keys, by inversion.
         let number = (50_000_f64.powf(rng.f64())) as u64;
         let record = set(number, 100, at);
-        if store.get(Token::of(&record.0), &record.0, START) == Lookup::Absent {
+        if store.get(contract::token_of(&record.0), &record.0, START) == Lookup::Absent {
             write(&mut store, &record);
         }
     }
@@ -355,11 +357,11 @@ fn the_oldest_stamp_is_told_in_seconds() {
     write(&mut store, &set(1, 5, 1));
     let key = b"key:1";
     let idle = |store: &MemoryStorage, seconds| {
-        store.idle_time(Token::of(key), key, START + Duration::from_secs(seconds))
+        store.idle_time(contract::token_of(key), key, START + Duration::from_secs(seconds))
     };
     assert_eq!(idle(&store, 90), Some(Duration::from_secs(90)));
-    store.get(Token::of(key), key, START + Duration::from_secs(80));
-    store.peek(Token::of(key), key, START + Duration::from_secs(85));
+    store.get(contract::token_of(key), key, START + Duration::from_secs(80));
+    store.peek(contract::token_of(key), key, START + Duration::from_secs(85));
     assert_eq!(idle(&store, 90), Some(Duration::from_secs(10)));
 }
 
@@ -408,7 +410,7 @@ fn a_walk_from_outside_of_the_range_begins_or_ends_with_it() {
     let range = ShardRange::new(1, 3);
     let mut store = MemoryStorage::new(&Options { range, ..options(Tombstones::Drop) });
     let records = (0..100).map(|number| set(number, 5, 1));
-    let records: Vec<_> = records.filter(|it| range.contains(Token::of(&it.0))).collect();
+    let records: Vec<_> = records.filter(|it| range.contains(contract::token_of(&it.0))).collect();
     records.iter().for_each(|record| assert!(write(&mut store, record)));
     let mut count = 0;
     let walked = store.walk(Token::MIN, usize::MAX, START, &mut |_| count += 1);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Positions count words and never wrap; word `p` is in place `p mod words`, the start of entry `s`
-//! in slot `s mod slots`. So an entry is found by its number in one step, however large the ring
+//! in slot `s mod slots`, with how many bytes of its last word the entry before leaves unused. So an entry is found by its number in one step, however large the ring
 //! is. The log reaches back as far as both words and slots do.
 //!
 //! # Why no reader sees a torn entry
@@ -35,6 +35,8 @@ use rkyv::util::AlignedVec;
 use super::sync::{Arc, AtomicU64, Ordering, fence};
 
 const WORD_BYTES: usize = size_of::<u64>();
+/// Bits that tell how much of a word is unused.
+const UNUSED_BITS: u32 = WORD_BYTES.trailing_zeros();
 /// An entry may take the ring's size divided by this.
 const ENTRY_SHARE: usize = 4;
 /// Words copied at a time.
@@ -131,30 +133,31 @@ impl SyncLog {
         Self { shared: Arc::new(shared), position: 0, oldest: first, next: first }
     }
 
-    /// Appends an entry, whose length is a multiple of eight, and not zero. Returns its number.
+    /// Appends an entry, whose length is not zero. Returns its number.
     ///
     /// It never fails: what is larger than a quarter of the log is not kept, and readers are told.
     pub fn push(&mut self, entry: &[u8]) -> Sequence {
-        assert!(entry.len().is_multiple_of(WORD_BYTES));
         assert!(!entry.is_empty(), "an entry without words is one that was not kept");
         let sequence = self.next;
-        let is_kept = entry.len() / WORD_BYTES <= self.shared.entry_words_max();
+        let is_kept = entry.len().div_ceil(WORD_BYTES) <= self.shared.entry_words_max();
         let entry = if is_kept { entry } else { &[] };
-        let word_count = entry.len() / WORD_BYTES;
+        let word_count = entry.len().div_ceil(WORD_BYTES);
         let end = self.position + word_count as u64;
         self.give_up_until(end);
         let mut rest = entry;
         for words in self.shared.extent(self.position, word_count) {
-            let (now, later) = rest.split_at(words.len() * WORD_BYTES);
-            for (word, bytes) in words.iter().zip(now.chunks_exact(WORD_BYTES)) {
-                let bytes = bytes.try_into().expect("a word has eight bytes");
-                word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+            let (now, later) = rest.split_at(rest.len().min(words.len() * WORD_BYTES));
+            for (word, bytes) in words.iter().zip(now.chunks(WORD_BYTES)) {
+                let mut whole = [0; WORD_BYTES];
+                whole[..bytes.len()].copy_from_slice(bytes);
+                word.store(u64::from_ne_bytes(whole), Ordering::Relaxed);
             }
             rest = later;
         }
         self.next += 1;
         self.position = end;
-        self.shared.start(self.next).store(end, Ordering::Relaxed);
+        let unused = word_count * WORD_BYTES - entry.len();
+        self.shared.start(self.next).store(pack(end, unused), Ordering::Relaxed);
         self.shared.next.store(self.next, Ordering::Release);
         Sequence(sequence)
     }
@@ -167,8 +170,8 @@ impl SyncLog {
         // The new entry's end is the start of the next, which takes a slot.
         let slot_count = shared.starts.len() as u64;
         self.oldest = self.oldest.max((self.next + 2).saturating_sub(slot_count));
-        while shared.start(self.oldest).load(Ordering::Relaxed) + (shared.words.len() as u64) < end
-        {
+        let start = |sequence| unpack(shared.start(sequence).load(Ordering::Relaxed)).0;
+        while start(self.oldest) + (shared.words.len() as u64) < end {
             self.oldest += 1;
         }
         assert!(self.oldest <= self.next);
@@ -212,8 +215,8 @@ impl SyncReader {
         if from.0 >= shared.next.load(Ordering::Acquire) {
             return Read::End;
         }
-        let start = shared.start(from.0).load(Ordering::Relaxed);
-        let end = shared.start(from.next().0).load(Ordering::Relaxed);
+        let (start, _) = unpack(shared.start(from.0).load(Ordering::Relaxed));
+        let (end, unused) = unpack(shared.start(from.next().0).load(Ordering::Relaxed));
         let word_count = usize::try_from(end.wrapping_sub(start)).unwrap_or(usize::MAX);
         let is_sensible = word_count <= shared.entry_words_max();
         if is_sensible {
@@ -221,6 +224,7 @@ impl SyncReader {
             for words in shared.extent(start, word_count) {
                 copy(words, into);
             }
+            into.resize(into.len().saturating_sub(unused), 0);
         }
         fence(Ordering::Acquire);
         let oldest = Sequence(shared.oldest.load(Ordering::Relaxed));
@@ -239,6 +243,17 @@ impl SyncReader {
     pub fn next(&self) -> Sequence {
         Sequence(self.shared.next.load(Ordering::Acquire))
     }
+}
+
+/// Where an entry begins, with the unused bytes of the one before, in one word.
+const fn pack(position: u64, unused: usize) -> u64 {
+    assert!(unused < WORD_BYTES);
+    position << UNUSED_BITS | unused as u64
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "three bits are left")]
+const fn unpack(start: u64) -> (u64, usize) {
+    (start >> UNUSED_BITS, (start & (WORD_BYTES as u64 - 1)) as usize)
 }
 
 fn copy(words: &[AtomicU64], into: &mut AlignedVec) {

@@ -38,7 +38,7 @@ use bucket::{SLOT_COUNT, Tag};
 use directory::{DEPTH_MAX, Directory};
 use item::{Item, Slot, item_bytes};
 use segment::{Cell, SPLIT_BUCKET_COUNT, Segment};
-pub(crate) use segment::{Locator, STAMP_AGE_MAX, stamp_age, stamp_at};
+pub(crate) use segment::{Locator, STAMP_AGE_MAX, TokenOf, stamp_age, stamp_at};
 pub(crate) use sweep::{Demolition, Sweep};
 
 /// Tokens that [`Table::prefetch`] handles in one go.

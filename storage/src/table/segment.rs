@@ -17,6 +17,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use gridkv_cluster::{Mutation, ShardRange, Timestamp, Token, WallTime};
 
 use super::bucket::{Bucket, SLOT_COUNT, Tag};
@@ -42,13 +44,16 @@ const BUCKET_BYTES: usize = size_of::<Bucket>();
 /// Rebuilding looks this many buckets ahead.
 const PREFETCH_AHEAD: usize = 3;
 
+/// Makes the token of a key.
+pub(crate) type TokenOf = Arc<dyn Fn(&[u8]) -> Token + Send + Sync>;
+
 /// Where keys lie.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Locator {
     /// The tokens of the table.
     pub(crate) range: ShardRange,
     /// The token of a key.
-    pub(crate) token_of: fn(&[u8]) -> Token,
+    pub(crate) token_of: TokenOf,
 }
 
 impl Locator {

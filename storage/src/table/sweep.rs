@@ -94,7 +94,7 @@ impl Table {
     ///
     /// Only segments in which something may be newer are looked into, and none where nothing is.
     pub(crate) fn clear(&mut self, version: Version) -> Demolition {
-        let mut old = std::mem::replace(self, Self::new(self.locator));
+        let mut old = std::mem::replace(self, Self::new(self.locator.clone()));
         if old.timestamp_max < version.timestamp {
             return Demolition::of(old);
         }

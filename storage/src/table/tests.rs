@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use fastrand::Rng;
 use gridkv_cluster::{NodeId, ShardRange, Timestamp, Version};
@@ -40,7 +41,7 @@ fn same(_: &[u8]) -> Token {
 }
 
 fn table(token_of: fn(&[u8]) -> Token) -> Table {
-    Table::new(Locator { range: ShardRange::WHOLE, token_of })
+    Table::new(Locator { range: ShardRange::WHOLE, token_of: Arc::new(token_of) })
 }
 
 fn mutation(key: &[u8]) -> Mutation<'_> {
@@ -94,10 +95,10 @@ fn walked(table: &Table, budget: usize) -> Vec<Vec<u8>> {
 
 #[test]
 fn segments_split_and_memory_stays_near_the_items() {
-    let mut table = table(Token::of);
+    let mut table = table(crate::contract::token_of);
     for number in 1..=40_000_u64 {
         let key = number.to_be_bytes();
-        table.insert(Token::of(&key), &mutation(&key), 0);
+        table.insert(crate::contract::token_of(&key), &mutation(&key), 0);
         if number >= 5_000 && number % 500 == 0 {
             let index_bytes = table.memory_bytes() - table.totals().item_bytes;
             assert!(index_bytes < number * 15, "{index_bytes} bytes of index for {number} items");
@@ -105,21 +106,22 @@ fn segments_split_and_memory_stays_near_the_items() {
     }
     assert!(table.directory.segment_count() > 40);
     table.assert_invariants();
-    let expected: BTreeMap<Token, u64> =
-        (1..=40_000).map(|number: u64| (Token::of(&number.to_be_bytes()), number)).collect();
+    let expected: BTreeMap<Token, u64> = (1..=40_000)
+        .map(|number: u64| (crate::contract::token_of(&number.to_be_bytes()), number))
+        .collect();
     let expected: Vec<_> = expected.values().map(|number| number.to_be_bytes().to_vec()).collect();
     assert_eq!(walked(&table, 333), expected);
 }
 
 #[test]
 fn an_emptied_table_gives_its_memory_back() {
-    let mut table = table(Token::of);
+    let mut table = table(crate::contract::token_of);
     let empty = table.memory_bytes();
     fill(&mut table, 0..20_000);
     let full = table.memory_bytes();
     for number in 0..20_000_u64 {
         let key = number.to_be_bytes();
-        let place = table.find(Token::of(&key), &key).unwrap();
+        let place = table.find(crate::contract::token_of(&key), &key).unwrap();
         table.remove(place);
     }
     table.assert_invariants();
@@ -158,10 +160,10 @@ fn keys_of_one_token_all_work() {
 
 #[test]
 fn an_insertion_grows_the_index_by_no_more_than_announced() {
-    let mut table = table(Token::of);
+    let mut table = table(crate::contract::token_of);
     for number in 0..30_000_u64 {
         let key = number.to_be_bytes();
-        let token = Token::of(&key);
+        let token = crate::contract::token_of(&key);
         let mutation = mutation(&key);
         let bound = table.memory_bytes() + Table::item_bytes(&mutation);
         let bound = bound + table.growth_bytes_max(token);
@@ -172,10 +174,11 @@ fn an_insertion_grows_the_index_by_no_more_than_announced() {
 
 #[test]
 fn prefetching_changes_nothing_and_takes_any_number_of_tokens() {
-    let mut table = table(Token::of);
+    let mut table = table(crate::contract::token_of);
     table.prefetch(&[Token::MIN, Token::MAX]);
     fill(&mut table, 0..1_000);
-    let tokens: Vec<Token> = (0..100_u64).map(|number| Token::of(&number.to_be_bytes())).collect();
+    let tokens: Vec<Token> =
+        (0..100_u64).map(|number| crate::contract::token_of(&number.to_be_bytes())).collect();
     for len in [0, 1, 31, 32, 33, 100] {
         table.prefetch(&tokens[..len]);
     }

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use gridkv_cluster::Token;
 use gridkv_cluster::replication::{Level, Standing};
 
 use super::clients::{key_of, needed};
@@ -71,7 +70,7 @@ impl World {
     /// How many of a key's replicas serve.
     pub(super) fn serving(&self, key: usize) -> usize {
         let Some(placement) = self.placement() else { return 0 };
-        let replicas = placement.replicas(Token::of(&key_of(key)));
+        let replicas = placement.replicas(crate::sim::token_of(&key_of(key)));
         let serves = |(_, process): &(usize, &super::process::Process)| {
             process.own.is_some_and(|own| replicas.contains(&own))
                 && process.standing() == Standing::Serving

@@ -35,6 +35,9 @@ mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use gridkv_cluster::{Token, TokenKey};
 
 use self::options::Options;
 use self::report::Report;
@@ -99,6 +102,18 @@ fn log_path(seed: u64) -> PathBuf {
     let target = std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     target.join("sim").join(format!("{seed:016x}.log"))
+}
+
+/// What the nodes of a simulated cluster make tokens with.
+const TOKEN_SECRET: [u8; TokenKey::BYTES] = [7; TokenKey::BYTES];
+
+fn token_key() -> TokenKey {
+    static KEY: LazyLock<TokenKey> = LazyLock::new(|| TokenKey::new(TOKEN_SECRET));
+    KEY.clone()
+}
+
+fn token_of(key: &[u8]) -> Token {
+    token_key().token(key)
 }
 
 /// What a batch of so many seeds must have done at least, that it be worth something.

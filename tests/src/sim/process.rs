@@ -255,7 +255,7 @@ impl Process {
 
     /// A client wants something.
     pub(super) fn begin(&mut self, now: Now, key: &[u8], level: Level, work: Work<'_>) -> OpId {
-        self.coordinator.begin(now.at, now.wall, (Token::of(key), key), level, work)
+        self.coordinator.begin(now.at, now.wall, (crate::sim::token_of(key), key), level, work)
     }
 
     /// A member wants everything removed.
@@ -558,7 +558,7 @@ impl Process {
 
     /// Has the replica answer, or parks the message.
     fn ask_replica(&mut self, now: Now, source: Source, head: Head, mutation: &Mutation<'_>) {
-        let token = Token::of(mutation.key);
+        let token = crate::sim::token_of(mutation.key);
         if let Some(parked) = self.parked.get_mut(&token) {
             let mutation = mutation::encode(mutation);
             return parked.queue.push_back(Asked { source, head, mutation });

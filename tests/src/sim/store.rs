@@ -111,7 +111,6 @@ impl Shard {
             cache_bytes_max,
             durability: Durability::Commit,
             segment_bytes: SEGMENT_BYTES,
-            hash_seed: 7,
             directory: "simulated".to_owned(),
         };
         let (store, recovered) = FileStorage::open(disk, setup, &options(seed), now)?;
@@ -136,7 +135,7 @@ impl Shard {
         head: &Head,
         mutation: &Mutation<'_>,
     ) -> Result<(Reply, Option<LogPosition>), Ticket> {
-        let token = Token::of(mutation.key);
+        let token = crate::sim::token_of(mutation.key);
         let mut lack = None;
         let mut store = View {
             storage: &mut *self.storage,
@@ -186,6 +185,7 @@ impl Shard {
 
 fn options(seed: u64) -> Options {
     Options {
+        token_key: crate::sim::token_key(),
         range: ShardRange::WHOLE,
         disk: None,
         memory_bytes_max: None,

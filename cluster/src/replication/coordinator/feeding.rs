@@ -7,9 +7,10 @@ use rkyv::util::AlignedVec;
 use super::super::catch_up::BATCH_COUNT;
 use super::{Coordinator, Entry, OpId, Output, View, request_of};
 use crate::message::Head;
-use crate::model::{NodeId, Token};
+use crate::model::NodeId;
 use crate::mutation;
 use crate::time::Instant;
+use crate::token::Slot;
 
 /// A part of the sync log.
 #[derive(Debug, Default)]
@@ -48,7 +49,7 @@ impl Coordinator {
         let placement = std::sync::Arc::clone(&view.placement);
         let is_for_peer = |entry: &&AlignedVec| {
             let entry = mutation::access(entry).expect("it was encoded here");
-            placement.replicas(Token::of(entry.key)).contains(&peer)
+            placement.replicas(Slot::of(entry.key).first()).contains(&peer)
         };
         let entries: Vec<&AlignedVec> = excerpt.entries.iter().filter(is_for_peer).collect();
         let (epoch, can_send) = (view.epoch(), is_fed(view, peer));

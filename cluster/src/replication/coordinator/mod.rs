@@ -40,9 +40,10 @@ use super::write::{Progress as Writing, QuorumWrite};
 use super::{Archive, View, version_of};
 use crate::hlc::HybridClock;
 use crate::message::{Head, Reason, encode_key};
-use crate::model::{NodeId, Token, Version};
+use crate::model::{NodeId, Version};
 use crate::mutation::Mutation;
 use crate::time::{Instant, WallTime};
+use crate::token::Token;
 
 /// How long after a replica was found in another topology it is asked again.
 const AGAIN: Duration = Duration::from_millis(10);

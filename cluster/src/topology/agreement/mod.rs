@@ -112,6 +112,12 @@ pub enum Output {
     Rejected(SocketAddr, Refusal),
 }
 
+/// What tokens are made with, by what a node has kept; `None` where that is no topology.
+#[must_use]
+pub fn kept_token_secret(kept: &[u8]) -> Option<[u8; 16]> {
+    Some(Kept::decode(kept).ok()?.current?.token_secret)
+}
+
 /// What the node says of itself.
 #[derive(Clone, Debug)]
 pub struct Own {
@@ -121,6 +127,8 @@ pub struct Own {
     pub seeds: Vec<SocketAddr>,
     /// Copies of each key, for a cluster that this node forms.
     pub replica_count: u8,
+    /// What tokens are made with in such a cluster.
+    pub token_secret: [u8; 16],
 }
 
 struct Wish {
@@ -174,7 +182,8 @@ impl Agreement {
         let mut kept = kept.map(Kept::decode).transpose()?.unwrap_or_default();
         let mut outputs = VecDeque::new();
         if kept.current.is_none() && own.seeds.is_empty() {
-            let first = Topology::first(cluster, own.replica_count, own.member.clone());
+            let member = own.member.clone();
+            let first = Topology::first(cluster, own.token_secret, own.replica_count, member);
             kept.install(&first);
             outputs.push_back(Output::Keep(kept.encode()));
         }

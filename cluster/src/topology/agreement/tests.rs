@@ -7,7 +7,7 @@ fn outputs(agreement: &mut Agreement) -> Vec<Output> {
 
 #[test]
 fn who_asks_to_be_let_in_again_and_again_does_not_stop_the_writes_of_those_who_hold_data() {
-    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3 };
+    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
     let address = own.member.address;
     let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
     outputs(&mut agreement);
@@ -37,7 +37,7 @@ fn who_asks_to_be_let_in_again_and_again_does_not_stop_the_writes_of_those_who_h
 
 #[test]
 fn a_newer_topology_is_asked_for_until_it_is_there() {
-    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3 };
+    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
     let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
     outputs(&mut agreement);
     let (other, wall) = (member(2).address, WallTime::from_millis(1_000_000));
@@ -59,7 +59,7 @@ fn a_newer_topology_is_asked_for_until_it_is_there() {
 
 #[test]
 fn a_newcomer_waits_while_some_member_does_not_answer() {
-    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3 };
+    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
     let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
     outputs(&mut agreement);
     let wall = WallTime::from_millis(1_000_000);

@@ -19,13 +19,13 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use gridkv_cluster::Version;
+use gridkv_cluster::{TokenKey, Version};
 use gridkv_net::resp::Reply;
 
 use super::{Failure, TaskCall, integer, is_word};
-use crate::core::Core;
 use crate::core::job::{Access, Tokens};
 use crate::core::shards::Shards;
+use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{Condition, Expiry, Key, SetOptions, SetOutcome, Shard, Versioned};
@@ -105,7 +105,8 @@ async fn move_key(
     how: Move,
 ) -> Result<Moved, Failure> {
     let layout = handle.node().layout;
-    let (from, to) = (Key::of(source), Key::of(target));
+    let token_key = handle.node().token_keys.current();
+    let (from, to) = (Key::new(token_key, source), Key::new(token_key, target));
     if !handle.is_replicated() && layout.core_of(from.token) == layout.core_of(to.token) {
         let (source, target) = (source.to_vec(), target.to_vec());
         let core = layout.core_of(from.token);
@@ -137,8 +138,8 @@ fn move_on_core(
     how: Move,
     written: &mut Option<Version>,
 ) -> Result<Moved, Error> {
-    let (from, to) = (Key::of(source), Key::of(target));
-    let shards = &mut core.world.shards;
+    let World { token_key, shards, .. } = &mut core.world;
+    let (from, to) = (Key::new(token_key, source), Key::new(token_key, target));
     if let Some(version) = *written {
         shards.of(from.token).remove_version(from, version)?;
         return Ok(Moved::Done);
@@ -164,7 +165,7 @@ fn move_on_core(
 /// Removes a key if its value is still the one of `version`.
 async fn remove_version(handle: &Handle, key: Vec<u8>, version: Version) -> Result<(), Error> {
     let remove =
-        move |shard: &mut Shard, bytes: &[u8]| shard.remove_version(Key::of(bytes), version);
+        move |shard: &mut Shard, bytes: &[u8]| shard.remove_version(shard.key(bytes), version);
     handle.on_owner(Access::Write, key, remove).await
 }
 
@@ -184,13 +185,13 @@ pub(super) fn set_all_if_absent(call: TaskCall) -> Task {
         let layout = call.handle.node().layout;
         let mut by_core: BTreeMap<usize, Pairs> = BTreeMap::new();
         for pair in call.arguments[1..].chunks_exact(2) {
-            let core = layout.core_of(Key::of(&pair[0]).token);
+            let core = layout.core_of(call.handle.token_of(&pair[0]));
             by_core.entry(core).or_default().push((pair[0].clone(), pair[1].clone()));
         }
         let mut undo = Vec::new();
         let mut outcome = Ok(true);
         for (core, pairs) in by_core {
-            let tokens = pairs.iter().map(|(key, _)| Key::of(key).token).collect();
+            let tokens = pairs.iter().map(|(key, _)| call.handle.token_of(key)).collect();
             let mut setting = SetIfAbsent::new(pairs);
             let work = move |core: &mut Core| setting.run(core);
             match call.handle.again_on(core, tokens, work).await {
@@ -257,9 +258,9 @@ impl SetIfAbsent {
     }
 
     fn run(&mut self, core: &mut Core) -> Result<Written, Error> {
-        let shards = &mut core.world.shards;
+        let World { token_key, shards, .. } = &mut core.world;
         if self.given_up.is_none() {
-            match self.set(shards) {
+            match self.set(token_key, shards) {
                 Ok(true) => return Ok(Some(std::mem::take(&mut self.written))),
                 Ok(false) => self.given_up = Some(Ok(None)),
                 Err(Error::Busy) => return Err(Error::Busy),
@@ -267,7 +268,7 @@ impl SetIfAbsent {
             }
         }
         while let Some((key, version)) = self.written.last() {
-            let key = Key::of(key);
+            let key = Key::new(token_key, key);
             shards.of(key.token).remove_version(key, *version)?;
             self.written.pop();
         }
@@ -275,10 +276,10 @@ impl SetIfAbsent {
     }
 
     /// Sets what is left; whether all of it could be.
-    fn set(&mut self, shards: &mut Shards) -> Result<bool, Error> {
+    fn set(&mut self, token_key: &TokenKey, shards: &mut Shards) -> Result<bool, Error> {
         let left = &self.pairs[self.written.len()..];
         for (key, _) in left {
-            let key = Key::of(key);
+            let key = Key::new(token_key, key);
             // The same key twice: the later value counts.
             let is_own = self.written.iter().any(|(own, _)| own == key.bytes);
             if !is_own && shards.of(key.token).has(key)? {
@@ -286,7 +287,7 @@ impl SetIfAbsent {
             }
         }
         for (key, value) in left {
-            let key = Key::of(key);
+            let key = Key::new(token_key, key);
             let shard = shards.of(key.token);
             shard.write(key, value, None)?;
             self.written.push((key.bytes.to_vec(), shard.latest()));

@@ -162,7 +162,8 @@ impl Session {
                 return (consumed, if is_unread { Pause::Full } else { Pause::Replies });
             }
             if let Some(piecewise) = &self.piecewise {
-                let (command, token) = piecewise.next(&input[consumed..]);
+                let (command, key) = piecewise.next(&input[consumed..]);
+                let token = world.token_key.token(key);
                 if let Some(pause) = blocks(world, command, token) {
                     return (consumed, pause);
                 }
@@ -222,6 +223,7 @@ impl Session {
         batch: &mut Batch,
     ) -> (usize, usize, Stop) {
         let limits = self.limits(world);
+        let token_key = &world.token_key;
         let mut count = 0;
         let mut tokens: SmallVec<[Token; BATCH_COUNT]> = SmallVec::new();
         let stop = loop {
@@ -245,8 +247,8 @@ impl Session {
                             if !command.takes(argument_count) {
                                 continue;
                             }
-                            parsed.token =
-                                Token::of(parsed.arguments.get(command.keys.first, request));
+                            let key = parsed.arguments.get(command.keys.first, request);
+                            parsed.token = token_key.token(key);
                             tokens.push(parsed.token);
                             if argument_count > KEY_COUNT_MAX {
                                 break Stop::BatchFull;

@@ -36,9 +36,9 @@ pub(super) struct Piecewise {
 }
 
 impl Piecewise {
-    /// What it does, and to which token next, with its request at the front of `input`.
-    pub(super) fn next(&self, input: &[u8]) -> (&'static Command, Token) {
-        (self.command, Token::of(self.request.get(self.next, input)))
+    /// What it does, and to which key next, with its request at the front of `input`.
+    pub(super) fn next<'i>(&'i self, input: &'i [u8]) -> (&'static Command, &'i [u8]) {
+        (self.command, self.request.get(self.next, input))
     }
 }
 
@@ -312,7 +312,7 @@ impl Session {
         let (mut next, mut bytes) = (0, 0);
         for keys in arguments.chunks(step * BATCH_COUNT) {
             let tokens: SmallVec<[Token; BATCH_COUNT]> =
-                keys.chunks(step).map(|it| Token::of(it[0])).collect();
+                keys.chunks(step).map(|it| world.token_key.token(it[0])).collect();
             world.shards.prefetch(&tokens);
             for (token, part) in tokens.into_iter().zip(keys.chunks(step)) {
                 // The first is treated in any case: whether it may be was looked at before.

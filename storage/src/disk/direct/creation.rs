@@ -1,10 +1,13 @@
 //! Making a file: opened, reserved, written with zeros, synced, and its name with it.
 //!
 //! ```text
-//! open -> reserve -> zeros, piece by piece -> sync the file -> sync the directory -> made
-//!    \________\______________\______________________\___________________\
-//!                                               remove -> sync the directory -> failed
+//! clear -> open -> reserve -> zeros, piece by piece -> sync the file -> sync the directory -> made
+//!             \________\______________\______________________\___________________\
+//!                                                        remove -> sync the directory -> failed
 //! ```
+//!
+//! What has the name before loses it, and is not written to: a snapshot may have the same file under a
+//! name of its own.
 //!
 //! A [`Creation`] is a leaf: it starts nothing, and says what is to be done next.
 
@@ -27,6 +30,7 @@ const _: () = assert!(ZEROS_BYTES.is_multiple_of(BLOCK_BYTES as u64));
 /// What is being done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
+    Clear,
     Open,
     Reserve,
     Zeros { offset: u64 },
@@ -81,16 +85,21 @@ impl Creation {
             directory,
             name,
             descriptor: None,
-            step: Step::Open,
+            step: Step::Clear,
             failure: None,
         }
     }
 
     /// What to begin with.
-    pub(super) fn open(&self) -> Work {
-        assert_eq!(self.step, Step::Open);
+    pub(super) fn clear(&self) -> Work {
+        assert_eq!(self.step, Step::Clear);
+        Work::Unlink { directory: Rc::clone(&self.directory), name: self.name.clone() }
+    }
+
+    fn open(&mut self) -> Work {
+        self.step = Step::Open;
         let direct = if self.is_direct { OFlags::DIRECT } else { OFlags::empty() };
-        let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::RDWR | OFlags::CLOEXEC | direct;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC | direct;
         let (directory, name) = (Rc::clone(&self.directory), self.name.clone());
         Work::Open { directory, name, flags, opened: None }
     }
@@ -110,6 +119,7 @@ impl Creation {
 
     fn on_done(&mut self, work: Work) -> Progress {
         match self.step {
+            Step::Clear => Progress::Next(self.open()),
             Step::Open => panic!("a file that was opened has a descriptor"),
             Step::Reserve if self.is_written => self.zeros(0, zeroed(0)),
             Step::Reserve => self.sync_file(),
@@ -136,6 +146,9 @@ impl Creation {
     fn on_failed(&mut self, error: io::Error) -> Progress {
         let errno = Errno::from_io_error(&error);
         match self.step {
+            Step::Clear if errno == Some(Errno::NOENT) => Progress::Next(self.open()),
+            // It is not ours to remove what has the name.
+            Step::Clear => Progress::Failed(error, None),
             Step::Open if self.is_direct && errno == Some(Errno::INVAL) => {
                 self.is_direct = false;
                 Progress::Next(self.open())
@@ -205,8 +218,14 @@ mod tests {
         Creation::new(FileId(1), bytes, is_written, directory, c"1.log".into(), true)
     }
 
-    fn opened(it: &Creation) -> Work {
-        let Work::Open { directory, name, flags, .. } = it.open() else { panic!("it is opened") };
+    /// The file is opened, where there was none of its name.
+    fn opened(it: &mut Creation) -> Work {
+        let work = it.clear();
+        assert!(matches!(work, Work::Unlink { .. }));
+        let work = next(it.on_ended(work, Err(Errno::NOENT.into())));
+        let Work::Open { directory, name, flags, .. } = work else { panic!("it is opened") };
+        assert!(flags.contains(OFlags::EXCL));
+        assert!(!flags.contains(OFlags::TRUNC));
         Work::Open { directory, name, flags, opened: Some(descriptor()) }
     }
 
@@ -219,7 +238,7 @@ mod tests {
     fn zeros_are_written_a_piece_at_a_time_up_to_the_end() {
         let bytes = 2 * ZEROS_BYTES + 4096;
         let mut it = creation(bytes, true);
-        let open = opened(&it);
+        let open = opened(&mut it);
         let mut work = next(it.on_ended(open, Ok(())));
         assert!(matches!(work, Work::Reserve { bytes: of, .. } if of == bytes));
         let mut written = Vec::new();
@@ -240,7 +259,7 @@ mod tests {
     #[test]
     fn a_file_that_does_not_fit_is_removed_for_good_and_the_failure_told() {
         let mut it = creation(4096, false);
-        let open = opened(&it);
+        let open = opened(&mut it);
         let work = next(it.on_ended(open, Ok(())));
         let work = next(it.on_ended(work, Err(Errno::NOSPC.into())));
         assert!(matches!(work, Work::Unlink { .. }));
@@ -253,13 +272,25 @@ mod tests {
     }
 
     #[test]
+    fn a_file_whose_name_cannot_be_cleared_is_not_made_and_the_one_there_not_touched() {
+        let mut it = creation(4096, true);
+        let clear = it.clear();
+        let Progress::Failed(error, None) = it.on_ended(clear, Err(Errno::BUSY.into())) else {
+            panic!("it has failed, with nothing to close");
+        };
+        assert_eq!(Errno::from_io_error(&error), Some(Errno::BUSY));
+    }
+
+    #[test]
     fn where_direct_io_and_reserving_are_refused_the_file_is_buffered_and_written() {
         let mut it = creation(4096, false);
-        let open = it.open();
+        let clear = it.clear();
+        let open = next(it.on_ended(clear, Ok(())));
         let work = next(it.on_ended(open, Err(Errno::INVAL.into())));
-        assert!(matches!(work, Work::Open { flags, .. } if !flags.contains(OFlags::DIRECT)));
+        assert!(matches!(&work, Work::Open { flags, .. } if !flags.contains(OFlags::DIRECT)));
         assert!(!it.is_direct);
-        let open = opened(&it);
+        let Work::Open { directory, name, flags, .. } = work else { panic!("it is opened") };
+        let open = Work::Open { directory, name, flags, opened: Some(descriptor()) };
         let work = next(it.on_ended(open, Ok(())));
         let work = next(it.on_ended(work, Err(Errno::OPNOTSUPP.into())));
         assert!(matches!(work, Work::Write { .. }));

@@ -129,3 +129,20 @@ fn a_missing_directory_is_refused_by_name() {
     assert_eq!(error.kind(), io::ErrorKind::NotFound);
     assert!(error.to_string().contains("/nowhere/at/all"));
 }
+
+#[test]
+fn a_file_made_anew_leaves_the_one_alone_that_a_snapshot_has() {
+    for method in METHODS {
+        let directory = tempfile::tempdir().unwrap();
+        let mut disk = open(directory.path(), method);
+        done(&mut disk, create(1, true));
+        done(&mut disk, write(0, 1, 8, true));
+        let (own, kept) =
+            (directory.path().join(FILE.name()), directory.path().join("kept in a snapshot"));
+        std::fs::hard_link(own, &kept).unwrap();
+        done(&mut disk, create(1, true));
+        let bytes = done(&mut disk, read(0, 1)).unwrap();
+        assert!(bytes.iter().all(|byte| *byte == 0), "it is another file");
+        assert!(std::fs::read(kept).unwrap().iter().all(|byte| *byte == 8));
+    }
+}

@@ -47,6 +47,8 @@ pub(super) struct World {
     pub(super) files: BTreeMap<FileId, File>,
     /// A handle of an earlier epoch reaches nothing.
     pub(super) epoch: u64,
+    /// From here on nothing ends any more, until the crash.
+    powerless_from: Option<u64>,
     pub(super) event_hash: u64,
     rng: Rng,
     /// Polls so far.
@@ -64,6 +66,7 @@ impl World {
             counts: Counts::default(),
             files,
             epoch: 0,
+            powerless_from: None,
             event_hash: seed,
             rng: Rng::with_seed(seed),
             now: 0,
@@ -114,6 +117,9 @@ impl World {
 
     pub(super) fn wait(&mut self) -> io::Result<()> {
         while self.ended.is_empty() {
+            if self.is_powerless() {
+                return Err(Errno::IO.into());
+            }
             if self.under_way.is_empty() {
                 return Err(io::Error::other("nothing is under way that could be waited for"));
             }
@@ -129,6 +135,9 @@ impl World {
         buffer: &mut Buffer,
     ) -> io::Result<()> {
         self.counts.read_now_count += 1;
+        if self.is_powerless() {
+            return Err(Errno::IO.into());
+        }
         if let Some(refusal) = self.read_refusal(file, offset, buffer.len()) {
             return Err(refusal);
         }
@@ -156,6 +165,7 @@ impl World {
             }
         }
         self.epoch += 1;
+        self.powerless_from = None;
         self.counts.crash_count += u64::from(end == End::Crash);
         self.counts.kill_count += u64::from(end == End::Kill);
         self.mix(&[self.epoch, self.counts.lost_sector_count]);
@@ -192,7 +202,18 @@ impl World {
     }
 
     /// Time passes: one poll.
+    pub(super) fn lose_power_after(&mut self, polls: u64) {
+        self.powerless_from = Some(self.now + polls);
+    }
+
+    fn is_powerless(&self) -> bool {
+        self.powerless_from.is_some_and(|from| self.now >= from)
+    }
+
     fn pass(&mut self) {
+        if self.is_powerless() {
+            return;
+        }
         self.now += 1;
         while let Some(entry) = self.under_way.first_entry() {
             if entry.key().0 > self.now {

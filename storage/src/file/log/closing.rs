@@ -53,8 +53,8 @@ impl<D: Disk> Log<D> {
 
     /// Takes over the entries of a segment that was not sealed when the log was opened.
     pub(in crate::file) fn close_recovered(&mut self, file: FileId, entries: &[Entry]) {
-        let File { id, data_end, .. } = *self.file(file);
-        let mut contents = Contents::default();
+        let File { id, data_end, bytes, .. } = *self.file(file);
+        let mut contents = Contents::new(bytes as usize);
         entries.iter().for_each(|entry| contents.push(entry));
         self.file_mut(file).state = State::Closing;
         self.closing.push_back(Closing {
@@ -69,19 +69,21 @@ impl<D: Disk> Log<D> {
 
     /// Writes the next piece of the contents of a segment whose records are durable.
     pub(super) fn write_contents(&mut self) {
-        let (segment_bytes, version_max) = (self.segment_bytes, self.version_max);
+        let version_max = self.version_max;
         let Some(closing) = self.closing.front_mut() else { return };
         if closing.is_writing || closing.after > self.durable {
             return;
         }
         if let Progress::Making(contents) = &mut closing.progress {
-            let contents = std::mem::take(contents);
+            let file_bytes =
+                self.files[closing.file.0 as usize].expect("it is there").bytes as usize;
+            let contents = std::mem::replace(contents, Contents::new(file_bytes));
             let trailer = Trailer {
                 count: contents.count(),
-                data_end: u32::try_from(closing.data_end).expect("a segment is below 64 MiB"),
+                data_end: u32::try_from(closing.data_end).expect("a segment has at most 64 MiB"),
                 version_max,
             };
-            let offset = (segment_bytes - contents_bytes(contents.count() as usize)) as u64;
+            let offset = (file_bytes - contents_bytes(contents.count() as usize)) as u64;
             let pieces = contents.close(closing.id, &trailer);
             closing.progress = Progress::Writing { pieces, offset };
         }

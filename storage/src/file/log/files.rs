@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gridkv_cluster::Instant;
 
-use super::{FULL_RETRY, Log, Purpose};
+use super::{FULL_RETRY, Log, Purpose, fits};
 use crate::disk::{Disk, FileId, Op};
 use crate::file::format::{SegmentHeader, SegmentId};
 use crate::file::index::FILE_COUNT_MAX;
@@ -44,6 +44,8 @@ pub(in crate::file) enum State {
 pub(in crate::file) struct File {
     pub(in crate::file) state: State,
     pub(in crate::file) id: SegmentId,
+    /// Its size.
+    pub(in crate::file) bytes: u32,
     /// Where its last commit ends.
     pub(in crate::file) data_end: u32,
     /// Bytes of the records that the index points at.
@@ -59,10 +61,12 @@ pub(in crate::file) struct File {
 }
 
 impl File {
-    pub(in crate::file) const fn new(state: State, id: SegmentId) -> Self {
+    /// A file of so many bytes, with nothing in it that counts.
+    pub(in crate::file) const fn new(state: State, id: SegmentId, bytes: u32) -> Self {
         Self {
             state,
             id,
+            bytes,
             data_end: 0,
             live_bytes: 0,
             buried_bytes: 0,
@@ -109,23 +113,57 @@ impl Ages {
 }
 
 impl<D: Disk> Log<D> {
-    /// Sees to it that there is a file for the time after the active one.
-    pub(super) fn prepare_spare(&mut self) {
-        if self.has_ended {
+    /// Sees to it that there is a file for the time after the active one, and one more.
+    pub(super) fn prepare_files(&mut self) {
+        if self.has_ended || self.is_preparing {
             return;
         }
-        let is_needed = match &self.active {
-            Some(active) => self.is_spare_wanted || active.end > self.segment_bytes / 8,
-            None => true,
+        let (needs_spare, needs_free) = match &self.active {
+            Some(active) => {
+                let is_wanted = self.wanted_bytes.is_some();
+                let lacks_spare = self.spare.is_none_or(|spare| !self.suits(spare));
+                let needs_spare = lacks_spare && (is_wanted || active.end > active.bytes / 8);
+                // Later, so that compaction may free one instead.
+                (needs_spare, is_wanted || active.end > active.bytes / 2)
+            }
+            None => (true, false),
         };
-        if !is_needed || self.spare.is_some() || self.is_preparing {
-            return;
-        }
-        let free = self.find(State::Free);
-        if let Some(file) = free {
-            self.full_until = None;
+        if needs_spare && let Some(file) = self.take_free() {
+            if let Some(small) = self.spare.take() {
+                self.set_free(small);
+            }
             return self.write_header(file);
         }
+        if needs_spare || (needs_free && self.free.is_empty()) {
+            self.create();
+        }
+    }
+
+    /// Whether a file is large enough for what waits for the next one.
+    fn suits(&self, file: FileId) -> bool {
+        self.wanted_bytes.is_none_or(|bytes| fits(self.file(file).bytes as usize, bytes))
+    }
+
+    /// Takes the largest free file, if that suits.
+    fn take_free(&mut self) -> Option<FileId> {
+        loop {
+            let largest = (0..self.free.len()).max_by_key(|at| self.file(self.free[*at]).bytes)?;
+            let file = self.free[largest];
+            if !self.suits(file) {
+                return None;
+            }
+            self.free.swap_remove(largest);
+            if !self.disk.is_shared(file) {
+                return Some(file);
+            }
+            // A snapshot has it too, from before it was marked free.
+            self.file_mut(file).state = State::Leaving;
+            self.start(Purpose::Delete(file), Op::Delete { file });
+        }
+    }
+
+    /// Makes another file.
+    fn create(&mut self) {
         if self.full_until.is_some_and(|until| self.now < until) {
             return;
         }
@@ -138,25 +176,44 @@ impl<D: Disk> Log<D> {
         if vacant == self.files.len() {
             self.files.push(None);
         }
-        self.files[vacant] = Some(File::new(State::Preparing, SegmentId(0)));
+        let mut bytes = self.next_file_bytes;
+        while !self.wanted_bytes.is_none_or(|wanted| fits(bytes, wanted))
+            && bytes < self.segment_bytes
+        {
+            bytes *= 2;
+        }
+        self.next_file_bytes = (bytes * 2).min(self.segment_bytes);
+        let size = u32::try_from(bytes).expect("a segment has at most 64 MiB");
+        self.files[vacant] = Some(File::new(State::Preparing, SegmentId(0), size));
         self.is_preparing = true;
-        let bytes = self.segment_bytes as u64;
-        // The first has no time to be filled with zeros.
-        let is_written = self.active.is_some();
-        self.start(Purpose::Create(file), Op::Create { file, bytes, is_written });
+        let op = Op::Create { file, bytes: bytes as u64, is_written: true };
+        self.start(Purpose::Create(file), op);
     }
 
-    fn find(&self, state: State) -> Option<FileId> {
-        let found = self.files.iter().position(|it| it.is_some_and(|it| it.state == state))?;
-        Some(FileId(u32::try_from(found).expect("fewer files than 2^32")))
+    /// The disk is not full, or no longer.
+    fn tell_room(&mut self) {
+        if self.full_until.take().is_some() {
+            tracing::info!("the log has room again");
+        }
+    }
+
+    /// A file may be used again.
+    pub(in crate::file) fn set_free(&mut self, file: FileId) {
+        let bytes = self.file(file).bytes;
+        *self.file_mut(file) = File::new(State::Free, SegmentId(0), bytes);
+        assert!(!self.free.contains(&file), "a file is free once");
+        self.free.push(file);
     }
 
     pub(super) fn complete_create(&mut self, file: FileId, result: &io::Result<()>) {
+        self.is_preparing = false;
         match result {
-            Ok(()) => self.write_header(file),
+            Ok(()) => {
+                self.set_free(file);
+                self.tell_room();
+            }
             Err(error) => {
                 self.files[file.0 as usize] = None;
-                self.is_preparing = false;
                 if self.full_until.is_none() {
                     tracing::error!(%error, "the log cannot be extended: is the disk full?");
                 }
@@ -169,16 +226,18 @@ impl<D: Disk> Log<D> {
         self.is_preparing = true;
         let id = self.next_id;
         self.next_id.0 += 1;
-        self.files[file.0 as usize] = Some(File::new(State::Preparing, id));
+        let bytes = self.file(file).bytes;
+        *self.file_mut(file) = File::new(State::Preparing, id, bytes);
         self.stating = (self.floor, self.promised);
-        let buffer = self.header(Some(id)).encode();
+        let buffer = self.header(Some(id), bytes).encode();
         let op = Op::Write { file, offset: 0, buffer, is_durable: true };
         self.start(Purpose::Header(file), op);
     }
 
-    const fn header(&self, segment: Option<SegmentId>) -> SegmentHeader {
-        let Self { version_max, floor, promised, .. } = *self;
-        SegmentHeader { segment, version_max, floor, promised }
+    const fn header(&self, segment: Option<SegmentId>, file_bytes: u32) -> SegmentHeader {
+        let Self { version_max, floor, promised, token_key, before, .. } = *self;
+        let before = if segment.is_some() { before } else { None };
+        SegmentHeader { segment, version_max, floor, promised, token_key, file_bytes, before }
     }
 
     pub(super) fn complete_header(&mut self, file: FileId, result: &io::Result<()>) {
@@ -187,10 +246,9 @@ impl<D: Disk> Log<D> {
             return self.fail(error);
         }
         self.stated = self.stating;
-        if self.full_until.take().is_some() {
-            tracing::info!("the log has room again");
-        }
         if self.active.is_none() {
+            // This is the first of the run: it has said where the log before ends.
+            self.before = None;
             return self.activate(file);
         }
         self.file_mut(file).state = State::Spare;
@@ -213,7 +271,12 @@ impl<D: Disk> Log<D> {
             // A snapshot has it too.
             return self.start(Purpose::Delete(file), Op::Delete { file });
         }
-        let buffer = self.header(None).encode();
+        self.mark_free(file);
+    }
+
+    /// Writes into a file's header that it may be used again.
+    pub(in crate::file) fn mark_free(&mut self, file: FileId) {
+        let buffer = self.header(None, self.file(file).bytes).encode();
         self.start(Purpose::Free(file), Op::Write { file, offset: 0, buffer, is_durable: true });
     }
 
@@ -221,18 +284,19 @@ impl<D: Disk> Log<D> {
         if let Err(error) = result {
             return self.fail(error);
         }
-        *self.file_mut(file) = File::new(State::Free, SegmentId(0));
+        self.set_free(file);
         self.freed_last = Some(file);
+        if self.free.len() > 1 || self.spare.is_some() {
+            self.tell_room();
+        }
     }
 
     /// When the next free file may go, if there are too many.
     pub(super) fn delete_due_at(&self) -> Option<Instant> {
-        let is_free = |file: &&File| file.state == State::Free;
-        let free_count = self.files.iter().flatten().filter(is_free).count();
         let pause = if self.is_unused { DELETE_INTERVAL_UNUSED } else { DELETE_INTERVAL };
         // Before there is a segment, a free file may be the only one that knows the promise.
         let is_begun = self.active.is_some() && !self.has_ended;
-        (free_count > 1 && is_begun).then_some(self.deleted_at + pause)
+        (self.free.len() > 1 && is_begun).then_some(self.deleted_at + pause)
     }
 
     /// Says whether hardly anybody reads or writes.
@@ -247,11 +311,9 @@ impl<D: Disk> Log<D> {
             return;
         }
         self.deleted_at = self.now;
-        let numbers = (0..).map(FileId).zip(&self.files);
-        let mut free = numbers
-            .filter(|(_, file)| file.is_some_and(|file| file.state == State::Free))
-            .map(|(file, _)| file);
-        if let Some(file) = free.find(|file| Some(*file) != self.freed_last) {
+        let others = (0..self.free.len()).filter(|at| Some(self.free[*at]) != self.freed_last);
+        if let Some(at) = others.min_by_key(|at| self.file(self.free[*at]).bytes) {
+            let file = self.free.swap_remove(at);
             self.file_mut(file).state = State::Leaving;
             self.start(Purpose::Delete(file), Op::Delete { file });
         }

@@ -52,7 +52,7 @@ fn a_bound_below_the_index_refuses_new_keys_at_once_and_lets_the_core_rest() {
     store.set_memory_limit(Some(bound), Eviction::Lfu);
     let version = contract::version(9_000);
     let mutation = Mutation { key: b"new", value: Some(&VALUE), version, expires_at: None };
-    let refused = store.apply(Token::of(b"new"), &mutation, START);
+    let refused = store.apply(contract::token_of(b"new"), &mutation, START);
     assert!(matches!(refused, Err(Error::OutOfMemory { .. })), "{refused:?}");
     assert!(turns(&mut store, 1_000) < 1_000, "what cannot be freed is not tried for ever");
     assert_eq!(store.cache.stats().key_count, 0);
@@ -85,7 +85,8 @@ fn a_search_for_what_has_expired_collects_so_many_and_no_more() {
     for number in 1..=20_000_u64 {
         let (key, version) = (number.to_be_bytes(), contract::version(number));
         let mutation = Mutation { key: &key, value: Some(b"v"), version, expires_at };
-        while let Err(Error::Busy(ticket)) = store.apply(Token::of(&key), &mutation, START) {
+        while let Err(Error::Busy(ticket)) = store.apply(contract::token_of(&key), &mutation, START)
+        {
             contract::wait_for(&mut store, ticket);
         }
     }

@@ -7,8 +7,8 @@ use super::kit::{Rig, SEGMENT_BYTES, small};
 use super::*;
 use crate::disk::{BLOCK_BYTES, Buffer};
 use crate::file::format::{
-    CommitHeader, GRANULE_BYTES, SegmentId, first_block, read_contents, read_key, read_record,
-    read_trailer,
+    CommitHeader, DATA_START, ENTRY_BYTES, GRANULE_BYTES, SegmentId, first_block, read_contents,
+    read_key, read_record, read_trailer,
 };
 use crate::file::scan::scan;
 
@@ -57,15 +57,15 @@ fn read_as_all(segment: SegmentId, bytes: &Buffer) {
     read_key(bytes);
     read_trailer(segment, bytes);
     let entries = read_contents(segment, bytes).unwrap_or_default();
-    assert!(entries.len() <= bytes.len() / 32);
+    assert!(entries.len() <= bytes.len() / ENTRY_BYTES);
     for at in (0..bytes.len()).step_by(GRANULE_BYTES) {
         if let Some(record) = read_record(segment, &bytes[at..]) {
             assert!(record.mutation.key.len() <= bytes.len());
         }
     }
-    let scanned = scan(segment, bytes, &|_| 0);
+    let scanned = scan(segment, bytes, &contract::token_key());
     assert!(scanned.entries.len() <= bytes.len() / GRANULE_BYTES);
-    assert!(scanned.end <= bytes.len().max(BLOCK_BYTES).next_multiple_of(BLOCK_BYTES));
+    assert!(scanned.end <= bytes.len().max(DATA_START).next_multiple_of(BLOCK_BYTES));
 }
 
 /// Some bytes of a file, and what is put in their place.
@@ -160,7 +160,7 @@ proptest! {
             let mut file = bytes.repeat(len / bytes.len().max(1) + 1);
             file.resize(len, 0);
             if *has_header {
-                file[..BLOCK_BYTES].copy_from_slice(&files[number][..BLOCK_BYTES]);
+                file[..DATA_START].copy_from_slice(&files[number][..DATA_START]);
             }
             disk.put(FileId(number as u32), file);
         }

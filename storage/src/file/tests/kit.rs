@@ -75,7 +75,7 @@ impl<D: Disk> Rig<D> {
         self.version += 1;
         let version = contract::version(self.version);
         let mutation = Mutation { key, value, version, expires_at };
-        self.store.apply(Token::of(key), &mutation, self.now)
+        self.store.apply(contract::token_of(key), &mutation, self.now)
     }
 
     /// Leaves a version to a write that does not come through here.
@@ -138,7 +138,7 @@ impl<D: Disk> Rig<D> {
 
     /// Where a key's record is.
     pub(super) fn place_of(&self, key: &[u8]) -> (FileId, u64) {
-        let known = self.store.index.find(self.store.ident(Token::of(key), key));
+        let known = self.store.index.find(self.store.ident(contract::token_of(key), key));
         let place = known.expect("a test asks for a key that is there").place;
         (place.file, u64::from(place.offset))
     }
@@ -149,7 +149,7 @@ impl<D: Disk> Rig<D> {
 
     /// Whatever can be read of a key, from wherever it is.
     pub(super) fn read(&mut self, key: &[u8]) -> Result<Option<Vec<u8>>, ReadError> {
-        let token = Token::of(key);
+        let token = contract::token_of(key);
         for _ in 0..TURNS_MAX {
             if let Ok(found) = self.peek(key) {
                 return Ok(found);
@@ -169,7 +169,7 @@ impl<D: Disk> Rig<D> {
     }
 
     fn peek(&self, key: &[u8]) -> Result<Option<Vec<u8>>, OnDisk> {
-        let record = self.store.peek(Token::of(key), key, self.now).record()?;
+        let record = self.store.peek(contract::token_of(key), key, self.now).record()?;
         Ok(record.map(|record| record.value.to_vec()))
     }
 

@@ -11,6 +11,8 @@ mod kit;
 mod promises;
 mod tombstones;
 
+pub(super) use self::format::fixture;
+
 use std::cell::Cell;
 use std::time::Duration;
 
@@ -29,7 +31,6 @@ fn setup(segment_bytes: u32, cache_bytes_max: u64) -> Setup {
         cache_bytes_max,
         durability: Durability::Commit,
         segment_bytes,
-        hash_seed: 7,
         directory: "simulated".to_owned(),
     }
 }
@@ -58,7 +59,7 @@ fn set(store: &mut FileStorage<SimulatedDisk>, key: &[u8], value: &[u8], number:
     let version = contract::version(number);
     let mutation = Mutation { key, value: Some(value), version, expires_at: None };
     loop {
-        match store.apply(Token::of(key), &mutation, START) {
+        match store.apply(contract::token_of(key), &mutation, START) {
             Ok(_) => return,
             Err(Error::Busy(ticket)) => contract::wait_for(store, ticket),
             Err(error) => panic!("{error}"),

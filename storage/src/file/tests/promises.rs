@@ -68,8 +68,9 @@ fn the_files_of_a_snapshot_tell_the_promise() {
 fn open_shard(directory: &Directory, index: u16) -> FileStorage<DirectDisk> {
     let disk = DirectDisk::open(&directory.shard(index), IoPort::new(), SyncMethod::Dsync).unwrap();
     let range = ShardRange::new(index, directory.shard_count());
-    let options = Options { range, ..contract::options(Tombstones::Keep) };
-    let setup = Setup { hash_seed: directory.hash_seed(), ..setup(directory.segment_bytes(), 0) };
+    let token_key = directory.token_key();
+    let options = Options { range, token_key, ..contract::options(Tombstones::Keep) };
+    let setup = setup(directory.segment_bytes(), 0);
     FileStorage::open(disk, setup, &options, START).unwrap().0
 }
 
@@ -77,7 +78,7 @@ fn open_shard(directory: &Directory, index: u16) -> FileStorage<DirectDisk> {
 fn a_restored_directory_keeps_the_promises_of_all_shards() {
     let place = tempfile::tempdir().unwrap();
     let make = |name: &str, shard_count| {
-        let new = New { shard_count, segment_bytes: SEGMENT_BYTES, hash_seed: 7 };
+        let new = New { shard_count, segment_bytes: SEGMENT_BYTES, token_secret: [7; 16] };
         Directory::create(&place.path().join(name), &new).unwrap()
     };
     let (from, to) = (make("from", 2), make("to", 3));

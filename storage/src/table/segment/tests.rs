@@ -48,7 +48,9 @@ fn leading_bytes(key: &[u8]) -> Token {
     Token(u64::from_be_bytes(key[..8].try_into().unwrap()))
 }
 
-const LOCATOR: Locator = Locator { range: ShardRange::WHOLE, token_of: leading_bytes };
+fn locator() -> Locator {
+    Locator { range: ShardRange::WHOLE, token_of: Arc::new(leading_bytes) }
+}
 
 fn item(key: &[u8; 8], expires_at: Option<u64>) -> Slot {
     let expires_at = expires_at.map(WallTime::from_millis);
@@ -70,39 +72,39 @@ proptest! {
             prop_assert_eq!(found.is_some(), model.contains_key(&token));
             match found {
                 Some(cell) if !is_insertion => {
-                    segment.remove(cell, &LOCATOR);
-                    segment.shrink(&LOCATOR);
+                    segment.remove(cell, &locator());
+                    segment.shrink(&locator());
                     model.remove(&token);
                 }
                 None if is_insertion => {
                     if !segment.has_room() {
-                        segment.grow(&LOCATOR);
+                        segment.grow(&locator());
                     }
                     segment.insert(token, tag, item(&key, (number % 3 == 0).then_some(number)));
                     model.insert(token, ());
                 }
                 _ => {}
             }
-            segment.assert_invariants(&LOCATOR);
+            segment.assert_invariants(&locator());
             segment.assert_expiry_is_covered();
         }
         if model.is_empty() {
             return Ok(());
         }
-        let Split { path, given } = segment.split(20, &LOCATOR);
+        let Split { path, given } = segment.split(20, &locator());
         prop_assert!(model.contains_key(&path));
         prop_assert_eq!(given.len(), usize::from(segment.depth));
         let mut item_count = segment.item_count;
         for (depth, other) in (1..).zip(&given) {
             prop_assert_eq!(other.depth, depth);
-            other.assert_invariants(&LOCATOR);
+            other.assert_invariants(&locator());
             for cell in other.cells() {
-                let position = LOCATOR.position_of(other.slot(cell));
+                let position = locator().position_of(other.slot(cell));
                 prop_assert_eq!((position ^ path).leading_zeros(), u32::from(depth) - 1);
             }
             item_count += other.item_count;
         }
-        segment.assert_invariants(&LOCATOR);
+        segment.assert_invariants(&locator());
         prop_assert_eq!(item_count as usize, model.len());
         let is_small = segment.item_count as usize * 4 <= model.len() * 3;
         prop_assert!(is_small || segment.depth == 20);
@@ -170,11 +172,11 @@ fn growth_stays_within_its_bound() {
             segment.insert(token, Tag::of(token), item(&token.to_be_bytes(), None));
         }
         let (before, bound) = (segment.array_bytes(), segment.growth_bytes_max());
-        segment.grow(&LOCATOR);
+        segment.grow(&locator());
         assert!(segment.array_bytes() <= before + bound);
     }
     let (before, bound) = (segment.array_bytes(), segment.growth_bytes_max());
-    let Split { given, .. } = segment.split(16, &LOCATOR);
+    let Split { given, .. } = segment.split(16, &locator());
     let given_bytes: u64 = given.iter().map(Segment::array_bytes).sum();
     assert!(segment.array_bytes() + given_bytes <= before + bound);
 }
@@ -183,7 +185,7 @@ fn growth_stays_within_its_bound() {
 fn an_age_is_told_up_to_its_bound_and_never_wraps_while_stamps_are_swept() {
     let start = WallTime::from_millis(1_700_000_000_000);
     let mut segment = Segment::new(0);
-    segment.grow(&LOCATOR);
+    segment.grow(&locator());
     assert_eq!(segment.insert(7, Tag::of(7), item(&7_u64.to_be_bytes(), None)), 0);
     let cell = segment.find(7, Tag::of(7), &7_u64.to_be_bytes()).unwrap();
     segment.slot_mut(cell).set_stamp(stamp_at(start));

@@ -1,7 +1,7 @@
 //! What was acknowledged is there at the end, or something newer, unless as many of its replicas have
 //! lost their stores as had it.
 
-use gridkv_cluster::{Token, Version};
+use gridkv_cluster::Version;
 
 use super::{cleared, lost_since, operations_on};
 use crate::sim::clients::key_of;
@@ -12,7 +12,7 @@ pub(super) fn acknowledged_writes_survive(world: &mut World) {
     let far = world.node_now(0).wall + std::time::Duration::from_secs(100);
     for key in 0..world.options.key_count {
         let name = key_of(key);
-        let token = Token::of(&name);
+        let token = crate::sim::token_of(&name);
         let mut newest = Version::ZERO;
         let Some(placement) = world.placement() else { return };
         for node in &mut world.nodes {

@@ -14,7 +14,6 @@ pub mod replicas_converge_after_healing;
 pub(super) mod watch;
 pub mod what_was_not_applied_is_never_seen;
 
-use gridkv_cluster::Token;
 use gridkv_cluster::Version;
 
 use super::clients::key_of;
@@ -50,7 +49,7 @@ fn cleared(world: &World) -> Version {
 
 /// How many of a key's replicas have lost what they had, since an operation was begun.
 fn lost_since(world: &World, operation: &Operation) -> usize {
-    let token = Token::of(&key_of(operation.key));
+    let token = crate::sim::token_of(&key_of(operation.key));
     // A cluster that was found empty may have taken in others since: what counts is who has ever kept
     // the key.
     let keeps = |own| world.watch.placements.values().any(|it| it.replicas(token).contains(&own));

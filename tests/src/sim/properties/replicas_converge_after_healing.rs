@@ -1,8 +1,8 @@
 //! Once nothing goes wrong, and each key was read at all its replicas, these have the same version and
 //! the same value.
 
+use gridkv_cluster::Version;
 use gridkv_cluster::replication::Standing;
-use gridkv_cluster::{Token, Version};
 use gridkv_storage::Accepted;
 
 use crate::sim::clients::key_of;
@@ -22,7 +22,7 @@ pub(super) fn replicas_converge_after_healing(world: &mut World) {
             continue;
         }
         let name = key_of(key);
-        let token = Token::of(&name);
+        let token = crate::sim::token_of(&name);
         let mut copies: Vec<(usize, Version, Value)> = Vec::new();
         for (number, node) in world.nodes.iter_mut().enumerate() {
             let Some(process) = &mut node.process else { continue };

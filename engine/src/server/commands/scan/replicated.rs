@@ -34,7 +34,7 @@ pub(super) async fn step(
             return Err(Error::Interrupted);
         };
         for key in keys {
-            *seen.entry((Token::of(&key), key)).or_default() += 1;
+            *seen.entry((told.placement.token(&key), key)).or_default() += 1;
         }
         // What lies behind where one has stopped is seen in the next step.
         let next = next.map(Token);
