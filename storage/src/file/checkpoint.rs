@@ -291,7 +291,7 @@ impl<'a, D: Disk> Pieces<'a, D> {
 }
 
 /// Carries one operation out, the caller waiting. Nothing else is under way.
-fn carry_out<D: Disk>(disk: &mut D, op: Op) -> std::io::Result<Option<Buffer>> {
+pub(super) fn carry_out<D: Disk>(disk: &mut D, op: Op) -> std::io::Result<Option<Buffer>> {
     let id = disk.start(op);
     loop {
         disk.wait()?;

@@ -119,6 +119,8 @@ enum Stage {
     },
     /// All that was live is appended.
     Done,
+    /// There is no room for the rest.
+    Abandoned,
 }
 
 impl Compaction {
@@ -146,6 +148,8 @@ enum Moved {
     Done,
     /// The log takes nothing at the moment.
     Later,
+    /// The log has no room for what is in the file, and no file to go on to.
+    Never,
 }
 
 impl<D: Disk> FileStorage<D> {
@@ -171,10 +175,10 @@ impl<D: Disk> FileStorage<D> {
         self.compaction.is_held_up = false;
         while let Some(mut work) = self.compaction.work.take().or_else(|| self.choose()) {
             let goes_on = self.go_on(&mut work);
-            if matches!(work.stage, Stage::Done) {
-                self.set_emptied(&work);
-            } else {
-                self.compaction.work = Some(work);
+            match work.stage {
+                Stage::Done => self.set_emptied(&work),
+                Stage::Abandoned => {}
+                _ => self.compaction.work = Some(work),
             }
             if !goes_on {
                 break;
@@ -182,7 +186,7 @@ impl<D: Disk> FileStorage<D> {
         }
         let mut emptied = self.compaction.emptied.iter();
         let frees = emptied.any(|(file, _)| self.log.may_free(*file));
-        let expects_room = self.compaction.work.is_some() || frees;
+        let expects_room = self.compaction.work.is_some() || frees || self.log.is_freeing();
         self.log.set_expects_room(expects_room && !self.compaction.is_held_up);
     }
 
@@ -202,7 +206,7 @@ impl<D: Disk> FileStorage<D> {
                 (work.is_urgent || !self.log.has_backlog()) && self.move_records(work)
             }
             Stage::Reading { .. } => false,
-            Stage::Done => true,
+            Stage::Done | Stage::Abandoned => true,
         }
     }
 
@@ -251,14 +255,18 @@ impl<D: Disk> FileStorage<D> {
 
     /// Whether moving what is live in some file makes room.
     pub(super) fn can_gain(&self) -> bool {
-        let is_moved = self.compaction.work.is_some() || !self.compaction.emptied.is_empty();
+        let is_moved = self.compaction.work.is_some()
+            || !self.compaction.emptied.is_empty()
+            || self.log.is_freeing();
+        let room = self.log.last_room();
         let ages = self.log.ages();
         let mut numbered = (0..).map(FileId).zip(&self.log.files);
         is_moved
             || numbered.any(|(number, file)| {
                 let sealed = file.filter(|it| matches!(it.state, State::Sealed | State::Closing));
                 sealed.is_some_and(|file| {
-                    gain(&file, self.kept(number, &file, &ages)) > BLOCK_BYTES as u64
+                    let kept = self.kept(number, &file, &ages);
+                    room.is_none_or(|room| kept <= room) && gain(&file, kept) > BLOCK_BYTES as u64
                 })
             })
     }
@@ -277,6 +285,7 @@ impl<D: Disk> FileStorage<D> {
     fn choose_file(&mut self) -> Option<Work> {
         let segment_bytes = self.log.segment_bytes as u64;
         let ages = self.log.ages();
+        let room = self.log.last_room();
         let (mut kept_total, mut dead) = (0, 0);
         let mut best: Option<Candidate> = None;
         let mut oldest: Option<Candidate> = None;
@@ -287,7 +296,7 @@ impl<D: Disk> FileStorage<D> {
             let kept = self.kept(number, &file, &ages);
             kept_total += kept;
             tombstones += kept - file.kept_bytes();
-            if file.state != State::Sealed {
+            if file.state != State::Sealed || room.is_some_and(|room| kept > room) {
                 continue;
             }
             let gain = gain(&file, kept);
@@ -435,9 +444,18 @@ impl<D: Disk> FileStorage<D> {
                 return true;
             };
             let offset = u32::try_from(work.offset + at).expect("a segment has at most 64 MiB");
-            if matches!(self.move_record(work, &record, offset), Moved::Later) {
-                work.stage = Stage::Chunk { bytes, at, end };
-                return false;
+            match self.move_record(work, &record, offset) {
+                Moved::Done => {}
+                Moved::Later => {
+                    work.stage = Stage::Chunk { bytes, at, end };
+                    return false;
+                }
+                Moved::Never => {
+                    // What was moved is live where it is now: the file has that much less in it, and
+                    // stays for what it still has, tombstones too.
+                    work.stage = Stage::Abandoned;
+                    return false;
+                }
             }
             at += record.bytes;
         }
@@ -514,7 +532,8 @@ impl<D: Disk> FileStorage<D> {
             Ok(place) => place,
             Err(Refusal::Busy | Refusal::Full | Refusal::Failed) => {
                 self.compaction.is_held_up = true;
-                return Moved::Later;
+                // Another file may have less to be moved.
+                return if self.log.is_starving() { Moved::Never } else { Moved::Later };
             }
         };
         self.compacted_bytes += record.bytes as u64;

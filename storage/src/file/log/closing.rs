@@ -67,6 +67,30 @@ impl<D: Disk> Log<D> {
         });
     }
 
+    /// Takes up a segment again, whose records are these; behind them there is nothing.
+    pub(in crate::file) fn take_up<'e>(
+        &mut self,
+        file: FileId,
+        commit_index: u32,
+        entries: impl Iterator<Item = &'e Entry>,
+    ) {
+        assert!(self.active.is_none());
+        assert!(self.closing.is_empty());
+        let File { id, data_end, bytes, .. } = *self.file(file);
+        let mut contents = Contents::new(bytes as usize);
+        entries.for_each(|entry| contents.push(entry));
+        self.file_mut(file).state = State::Active;
+        // The log before goes on.
+        self.before = None;
+        let (bytes, end) = (bytes as usize, data_end as usize);
+        self.active = Some(Active { file, id, bytes, end, commit_index, contents });
+    }
+
+    /// Whether all segments are sealed, nothing is under way, and no file is free.
+    pub(in crate::file) fn is_stuck(&self) -> bool {
+        self.closing.is_empty() && !self.is_busy() && self.free.is_empty()
+    }
+
     /// Writes the next piece of the contents of a segment whose records are durable.
     pub(super) fn write_contents(&mut self) {
         let version_max = self.version_max;

@@ -402,16 +402,22 @@ impl<D: Disk> Log<D> {
 
     /// What is kept of an active segment of so many bytes for those with a higher priority.
     fn kept_bytes(&self, bytes: usize, priority: Priority) -> usize {
-        // Compaction has no file to go on to.
-        let is_last = self.spare.is_none() && self.is_full();
+        let is_last = self.is_last();
         match priority {
             Priority::Compaction => 0,
+            // What is being moved needs all of it.
+            Priority::MakesRoom if is_last && self.expects_room => bytes,
             Priority::MakesRoom if is_last => bytes - reserve_bytes(bytes),
             Priority::MakesRoom => 0,
             Priority::Ordinary if is_last => bytes,
             Priority::Ordinary if self.may_roll(priority) => 0,
             Priority::Ordinary => reserve_bytes(bytes),
         }
+    }
+
+    /// Whether compaction has no file to go on to after the active one.
+    fn is_last(&self) -> bool {
+        self.is_full() && self.spare.is_none() && self.free.is_empty() && !self.is_preparing
     }
 
     /// Whether there is a next segment for appends of a priority.
@@ -783,6 +789,20 @@ impl<D: Disk> Log<D> {
     /// Whether who makes room has none, and there is none but what compaction makes.
     pub(super) fn is_starving(&self) -> bool {
         self.is_full() && self.wanted_bytes.is_some() && !self.may_roll(Priority::MakesRoom)
+    }
+
+    /// What can be moved into the active segment, where there is none after it: about so many bytes of
+    /// records, whose entries in the contents may take as many again.
+    pub(super) fn last_room(&self) -> Option<u64> {
+        let active = self.active.as_ref().filter(|_| self.is_last())?;
+        let contents = contents_bytes(active.contents.count() as usize);
+        let taken = active.end + contents + 4 * BLOCK_BYTES;
+        Some(active.bytes.saturating_sub(taken) as u64 / 2)
+    }
+
+    /// Whether a file is being marked free.
+    pub(super) fn is_freeing(&self) -> bool {
+        self.operations.values().any(|purpose| matches!(purpose, Purpose::Free(_)))
     }
 
     /// Says whether compaction is about to free files.
