@@ -8,8 +8,9 @@
 //! A thread of its own leads; cores are asked for short steps, and go on serving between them.
 //!
 //! 1. The shards keep all files of their logs from here on.
-//! 2. The cut is the end of a millisecond that no clock of the node has passed. Each shard's clock
-//!    passes it: what is written from then on is newer, and is not in the snapshot.
+//! 2. The cut is the end of a millisecond that no clock of the node has passed, and none of another
+//!    node's whose writes are here. Each clock of this node passes it: what it writes from then on is
+//!    newer, and is not in the snapshot.
 //! 3. Each shard rolls its log, so that all that is older is in files which are not written to any
 //!    more, and waits until it is durable.
 //! 4. The files get a second name in the snapshot's directory.
@@ -255,6 +256,9 @@ impl Leader {
         }
         let pass = move |core: &mut Core| {
             core.world.shards.iter_mut().for_each(|shard| shard.pass(cut));
+            if let Some(cluster) = &mut core.world.cluster {
+                cluster.coordinator.clock_mut().pass(cut);
+            }
         };
         block_on(self.handle.on_all_cores(pass))?;
         let (mut files, mut record_count) = (Vec::new(), 0);

@@ -473,10 +473,11 @@ impl Shard {
         self.write_durability = durability;
     }
 
-    /// Keeps all files of the log, until [`Shard::unpin`]. Returns the highest timestamp given out.
+    /// Keeps all files of the log, until [`Shard::unpin`]. Returns the highest timestamp given out
+    /// here, or written here by a coordinator wherever it is.
     pub(crate) fn pin(&mut self) -> Timestamp {
         self.storage.pin();
-        self.clock.latest()
+        self.clock.latest().max(self.storage.version_max().timestamp)
     }
 
     pub(crate) fn unpin(&mut self) {
