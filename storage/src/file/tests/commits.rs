@@ -156,3 +156,90 @@ fn no_block_is_written_twice_in_a_life_of_its_file() {
     }
     assert!(compacted_bytes > 1 << 20, "{compacted_bytes} bytes were moved");
 }
+
+/// A client that writes at each turn, one a millisecond, and what of it is not durable.
+struct Steady {
+    rig: Rig<SimulatedDisk>,
+    now: Duration,
+    /// Position and time of what was taken and is not durable.
+    waiting: VecDeque<(LogPosition, Duration)>,
+    rng: Rng,
+    taken_count: u64,
+    refused_count: u64,
+}
+
+impl Steady {
+    const TURN: Duration = Duration::from_millis(1);
+
+    fn new(seed: u64, interval: Duration, faults: Faults) -> Self {
+        let disk = SimulatedDisk::new(seed, Faults::NONE);
+        let durability = Durability::Interval(interval);
+        let mut rig = Rig::open(disk.clone(), Setup { durability, ..setup(16 << 20, 0) });
+        rig.settle(&disk);
+        disk.set_faults(faults);
+        let rng = Rng::with_seed(seed);
+        let (waiting, now) = (VecDeque::new(), Duration::ZERO);
+        Self { rig, now, waiting, rng, taken_count: 0, refused_count: 0 }
+    }
+
+    /// The age of what was taken first and is not durable.
+    fn oldest(&self) -> Duration {
+        self.waiting.front().map_or(Duration::ZERO, |(_, at)| self.now - *at)
+    }
+
+    /// Writes, or deletes. Returns whether that was taken.
+    fn write(&mut self) -> bool {
+        let key = self.rng.u32(..500).to_be_bytes();
+        let value = (self.rng.u8(..5) > 0).then_some(&[7; 100][..]);
+        match self.rig.write(&key, value, None) {
+            Ok(_) => self.waiting.push_back((self.rig.store.appended(), self.now)),
+            Err(Error::Busy(_)) => {
+                self.refused_count += 1;
+                return false;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        self.taken_count += 1;
+        true
+    }
+
+    fn turn(&mut self) {
+        self.now += Self::TURN;
+        self.rig.turn_after(Self::TURN);
+        let durable = self.rig.store.durable();
+        while self.waiting.pop_front_if(|(position, _)| *position <= durable).is_some() {}
+    }
+}
+
+#[test]
+fn under_a_steady_load_nothing_is_acknowledged_for_longer_than_the_interval_before_it_is_durable() {
+    let interval = Duration::from_millis(100);
+    for seed in 0..8 {
+        // No operation takes longer than eight turns: the half of the interval is time enough.
+        let mut steady = Steady::new(seed, interval, Faults::NONE);
+        for _ in 0..5_000 {
+            assert!(steady.write(), "no client waits");
+            steady.turn();
+            assert!(steady.oldest() < interval, "{:?} at {:?}", steady.oldest(), steady.now);
+        }
+        let sync_count = steady.rig.stats().sync_count;
+        assert!((50..200).contains(&sync_count), "{sync_count} syncs in 50 intervals");
+    }
+}
+
+#[test]
+fn on_a_slow_disk_no_write_is_taken_while_one_older_than_the_interval_is_not_durable() {
+    let interval = Duration::from_millis(100);
+    let faults = Faults { slow_operation: 1.0, ..Faults::NONE };
+    for seed in 0..8 {
+        let mut steady = Steady::new(seed, interval, faults);
+        for _ in 0..30_000 {
+            if steady.write() {
+                assert!(steady.oldest() < interval, "{:?} at {:?}", steady.oldest(), steady.now);
+            }
+            steady.turn();
+        }
+        assert!(steady.taken_count > 1_000, "{} were taken", steady.taken_count);
+        assert!(steady.refused_count > 1_000, "{} had to wait", steady.refused_count);
+    }
+}

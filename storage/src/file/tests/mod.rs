@@ -8,6 +8,7 @@ mod faults;
 mod format;
 mod fuzz;
 mod kit;
+mod leaving;
 mod promises;
 mod tombstones;
 
@@ -38,15 +39,56 @@ fn setup(segment_bytes: u32, cache_bytes_max: u64) -> Setup {
 #[test]
 fn the_contract_is_kept_with_a_cache_and_almost_without() {
     for cache_bytes in [64 << 20, 32 << 10] {
-        let seed = Cell::new(0);
-        contract::check(&|options| {
-            seed.set(seed.get() + 1);
-            let disk = SimulatedDisk::new(seed.get(), Faults::NONE);
-            let setup = setup(1 << 20, cache_bytes);
-            let (store, recovered) = FileStorage::open(disk, setup, options, START).unwrap();
-            assert_eq!(recovered, Recovered::default());
-            Box::new(store)
-        });
+        check_contract(1 << 20, cache_bytes);
+    }
+}
+
+#[test]
+fn the_contract_is_kept_with_the_largest_segments() {
+    check_contract(SEGMENT_BYTES_MAX as u32, 32 << 10);
+}
+
+fn check_contract(segment_bytes: u32, cache_bytes: u64) {
+    let seed = Cell::new(0);
+    contract::check(&|options| {
+        seed.set(seed.get() + 1);
+        let disk = SimulatedDisk::new(seed.get(), Faults::NONE);
+        let setup = setup(segment_bytes, cache_bytes);
+        let (store, recovered) = FileStorage::open(disk, setup, options, START).unwrap();
+        assert_eq!(recovered, Recovered::default());
+        Box::new(store)
+    });
+}
+
+#[test]
+fn records_at_the_far_end_of_the_largest_segment_are_found_and_overwritten() {
+    let disk = SimulatedDisk::new(1, Faults::NONE);
+    let setup = setup(SEGMENT_BYTES_MAX as u32, 0);
+    let (mut store, _) = open(&disk, &setup);
+    let key = |number: u64| number.to_be_bytes();
+    let value = |number: u64| vec![number as u8; 500 << 10];
+    // Each file is twice the last, from 4 MiB on: the largest is filled too.
+    let key_count = (2 * SEGMENT_BYTES_MAX as u64) / (500 << 10);
+    for number in 0..key_count {
+        set(&mut store, &key(number), &value(number), number + 1);
+    }
+    contract::wait_until_durable(&mut store);
+    let far = |store: &FileStorage<SimulatedDisk>| {
+        store.log.files.iter().flatten().map(|file| file.data_end).max().expect("there are files")
+    };
+    assert!(far(&store) > SEGMENT_BYTES_MAX as u32 - (1 << 20), "{} bytes in a file", far(&store));
+    disk.crash();
+    let (mut store, recovered) = open(&disk, &setup);
+    assert_eq!(recovered.damages, []);
+    for number in 0..key_count {
+        let found = contract::value_of(&mut store, &key(number), START);
+        assert!(found == Some(value(number)), "key {number}");
+    }
+    for number in 0..key_count {
+        set(&mut store, &key(number), b"new", key_count + number + 1);
+    }
+    for number in 0..key_count {
+        assert_eq!(contract::value_of(&mut store, &key(number), START), Some(b"new".to_vec()));
     }
 }
 
