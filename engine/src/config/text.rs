@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use gridkv_storage::file::is_segment_size;
 use gridkv_storage::{Durability, Eviction};
 
 use super::Idle;
@@ -102,11 +103,14 @@ pub(super) fn durability(text: &str) -> Parsed<Durability> {
     }
 }
 
+/// The smallest size of a log's files that a node is given.
+const SEGMENT_MIN: u32 = 1 << 20;
+
 pub(super) fn segment(text: &str) -> Parsed<u32> {
     let parsed = text.parse::<ByteSize>().ok().and_then(|size| u32::try_from(size.as_u64()).ok());
     parsed
-        .filter(|bytes| bytes.is_power_of_two() && (1 << 20..=256 << 20).contains(bytes))
-        .map_or_else(|| expected("1MiB, 2MiB, 4MiB ... up to 256MiB is needed"), Ok)
+        .filter(|bytes| *bytes >= SEGMENT_MIN && is_segment_size(*bytes as usize))
+        .map_or_else(|| expected("1MiB, 2MiB, 4MiB, 8MiB, 16MiB, 32MiB or 64MiB is needed"), Ok)
 }
 
 pub(super) fn cpu_list(text: &str) -> Parsed<Vec<usize>> {
