@@ -1,19 +1,38 @@
-//! What tools ask of a cluster: CLUSTER INFO, NODES, MYID, SHARDS, SLOTS, and GRIDKV CONSISTENCY.
+//! What tools ask of a cluster: CLUSTER INFO, NODES, MYID, SHARDS, SLOTS, what slots hold, and GRIDKV
+//! CONSISTENCY.
 //!
-//! Every node serves every key, so slots mean nothing here. Tools that insist on them are given an
-//! even share a node, of those that answer: it spreads their requests.
+//! Every node serves every key, so it does not matter whom slots are said to belong to. Tools that
+//! insist on that are given an even share a node, of those that answer: it spreads their requests.
+//!
+//! What a slot holds is asked of the node itself: its own live copies, whether it is alone or not.
 
 use std::net::SocketAddr;
 
 use gridkv_cluster::replication::Level;
+use gridkv_cluster::{Slot, Token};
 use gridkv_net::resp::Reply;
 
 use super::node::Task;
-use super::{Failure, SessionCall, TaskCall, is_word, text};
+use super::strings::len_integer;
+use super::{Failure, SessionCall, TaskCall, integer, is_word, text};
 use crate::cluster::status::{MemberStatus, Status};
+use crate::core::Core;
+use crate::core::job::Tokens;
+use crate::error::Error;
+use crate::handle::Handle;
 
 /// Slots of Redis' cluster.
 const SLOT_COUNT: usize = 16_384;
+
+/// Places in the index looked at in one step of a walk over a slot's keys: one to two hundred keys. At the
+/// end of a slot, what is left of a step is spent on the keys behind it.
+const STEP_PLACES: usize = 256;
+
+/// What a key takes in a reply, besides itself.
+const KEY_OVERHEAD_BYTES: usize = 16;
+
+/// Keys are written into pieces of so many bytes, so that no step copies or frees all of them.
+const PIECE_BYTES: usize = 256 << 10;
 
 /// The state of the cluster, for a node that belongs to one.
 async fn status(call: &TaskCall) -> Result<Status, Failure> {
@@ -175,6 +194,87 @@ pub(super) fn slots(call: TaskCall) -> Task {
 
 fn number(slot: usize) -> i64 {
     i64::try_from(slot).expect("slots are few")
+}
+
+/// `CLUSTER KEYSLOT key`
+pub(super) fn key_slot(call: &mut SessionCall<'_, '_>) -> Result<(), Failure> {
+    call.reply.integer(i64::from(Slot::of(call.arguments[2]).number()));
+    Ok(())
+}
+
+/// `CLUSTER COUNTKEYSINSLOT slot`
+pub(super) fn count_keys_in_slot(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let slot = slot_of_number(integer(&call.arguments[2])?);
+        let slot = slot.ok_or_else(|| Failure::text("ERR Invalid slot"))?;
+        let (mut next, mut count) = (Some(slot.first()), 0);
+        while let Some(from) = next {
+            let seen;
+            (seen, next) = step(&call.handle, from, |_| ()).await?;
+            count += seen.len();
+        }
+        call.reply(|reply| reply.integer(len_integer(count)));
+        Ok(())
+    })
+}
+
+/// `CLUSTER GETKEYSINSLOT slot count`
+pub(super) fn keys_in_slot(call: TaskCall) -> Task {
+    Box::pin(async move {
+        let slot = slot_of_number(integer(&call.arguments[2])?);
+        let count_max = usize::try_from(integer(&call.arguments[3])?).ok();
+        let wanted = slot.zip(count_max);
+        let (slot, count_max) =
+            wanted.ok_or_else(|| Failure::text("ERR Invalid slot or number of keys"))?;
+        let limit = call.handle.node().config.output_limit;
+        let (mut next, mut count, mut bytes) = (Some(slot.first()), 0, 0);
+        let (mut pieces, mut piece) = (vec![Vec::new()], Vec::new());
+        while let Some(from) = next.filter(|_| count < count_max) {
+            let mut found;
+            (found, next) = step(&call.handle, from, <[u8]>::to_vec).await?;
+            found.truncate(count_max - count);
+            bytes += found.iter().map(|key| KEY_OVERHEAD_BYTES + key.len()).sum::<usize>();
+            if bytes > limit {
+                let why = "ERR more keys than output_limit allows: ask for fewer";
+                return Err(Failure::text(why));
+            }
+            count += found.len();
+            let mut reply = Reply::new(&mut piece, call.protocol);
+            found.iter().for_each(|key| reply.bulk(key));
+            if piece.len() >= PIECE_BYTES {
+                pieces.push(std::mem::take(&mut piece));
+            }
+        }
+        // How many there are is said first and known last.
+        Reply::new(&mut pieces[0], call.protocol).array(count);
+        call.pieces.replace(pieces);
+        call.out.replace(piece);
+        Ok(())
+    })
+}
+
+fn slot_of_number(number: i64) -> Option<Slot> {
+    u16::try_from(number).ok().and_then(Slot::new)
+}
+
+/// Walks one step over this node's live keys of the slot that `from` lies in: what `note` makes of
+/// each, and where to go on; `None` at the slot's end.
+async fn step<T: Send + 'static>(
+    handle: &Handle,
+    from: Token,
+    note: fn(&[u8]) -> T,
+) -> Result<(Vec<T>, Option<Token>), Error> {
+    let slot = from.slot();
+    let work = move |core: &mut Core| {
+        let mut notes = Vec::new();
+        let next = core.world.shards.of(from).walk(from, STEP_PLACES, &mut |entry| {
+            if entry.token.slot() == slot {
+                notes.push(note(entry.key));
+            }
+        })?;
+        Ok((notes, next.filter(|next| *next <= slot.last())))
+    };
+    handle.again_on(handle.node().layout.core_of(from), Tokens::new(), work).await
 }
 
 /// `GRIDKV CONSISTENCY [one | quorum | all | linearizable | N]`: for this connection, from here on.
