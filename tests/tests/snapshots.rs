@@ -1,6 +1,7 @@
 //! Snapshots of a node that serves, and what is restored from them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use gridkv::{Blocking, Error, SnapshotError};
@@ -8,6 +9,7 @@ use gridkv_net::resp::Value;
 use gridkv_tests::client::{bulk, ok, text};
 use gridkv_tests::data::{on_disk, reopened, restore};
 use gridkv_tests::node::{Node, SHAPES};
+use gridkv_tests::program::{command, run};
 use gridkv_tests::until;
 
 /// Keys that one thread counts up, one after the other, round after round.
@@ -193,4 +195,80 @@ fn a_store_in_memory_refuses_snapshots_and_says_why() {
     node.stop();
     let closed = store.snapshot(None).unwrap_err();
     assert!(matches!(closed, SnapshotError::Shard(Error::Closed)), "{closed}");
+}
+
+/// Keys that are overwritten round after round, each with its round and much else.
+const OVERWRITTEN: usize = 100;
+
+fn overwritten(index: usize) -> String {
+    format!("overwritten:{index}")
+}
+
+/// Overwrites all keys again and again, and counts the rounds of each that are acknowledged.
+fn overwrite(store: &Blocking, acknowledged: &[AtomicU64], is_over: &AtomicBool) {
+    let filler = "x".repeat(20_000);
+    for round in 1_u64.. {
+        for (index, rounds) in acknowledged.iter().enumerate() {
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
+            store.set(overwritten(index), format!("{round} {filler}")).expect("it is written");
+            rounds.store(round, Ordering::SeqCst);
+        }
+    }
+}
+
+/// Restores a snapshot with the program, and fails unless each key has been overwritten as often as
+/// was acknowledged before it was asked for.
+fn assert_restored(snapshot: &Path, data: &Path, acknowledged: &[u64]) {
+    let text = |path: &Path| path.to_str().expect("a path that is a text").to_owned();
+    let (from, to) = (text(snapshot), text(data));
+    let restored = run(command(&["restore", "--from", &from, "--data", &to]));
+    assert_eq!(restored.status.code(), Some(0), "{restored:?}");
+    assert!(restored.out.contains(&format!("restored {OVERWRITTEN} keys")), "{restored:?}");
+    let node = Node::open(reopened(2, data));
+    let store = node.engine.handle().blocking();
+    for (index, rounds) in acknowledged.iter().enumerate() {
+        let value = store.get(overwritten(index)).expect("it is read");
+        let value = String::from_utf8(value.expect("it was acknowledged")).expect("a text");
+        let round = value.split(' ').next().and_then(|round| round.parse::<u64>().ok());
+        let found = round.expect("a round");
+        assert!(found >= *rounds, "key {index}: {found}, and {rounds} was acknowledged");
+    }
+    node.stop();
+}
+
+#[test]
+fn snapshots_beside_files_that_are_freed_and_deleted_all_succeed_and_hold_what_was_acknowledged() {
+    const SNAPSHOTS: u64 = 20;
+    let place = tempfile::tempdir().unwrap();
+    let node = Node::open(on_disk(SHAPES[2], &place.path().join("data")));
+    let store = node.engine.handle().blocking();
+    let acknowledged: Vec<AtomicU64> = (0..OVERWRITTEN).map(|_| AtomicU64::new(0)).collect();
+    let is_over = AtomicBool::new(false);
+    let written = || store.log_stats().unwrap().unwrap().written_bytes;
+    let taken: Vec<_> = std::thread::scope(|scope| {
+        let writer = node.engine.handle().blocking();
+        let (rounds, is_over) = (&acknowledged, &is_over);
+        scope.spawn(move || overwrite(&writer, rounds, is_over));
+        let take = |number: u64| {
+            // Not always at the same point of what happens to files.
+            let before = written();
+            until("files are emptied", || written() > before + (number << 19));
+            let known: Vec<u64> = rounds.iter().map(|it| it.load(Ordering::SeqCst)).collect();
+            (store.snapshot(Some(&format!("number-{number}"))), known)
+        };
+        let taken = (0..SNAPSHOTS).map(take).collect();
+        is_over.store(true, Ordering::Relaxed);
+        taken
+    });
+    node.stop();
+    for (number, (taken, _)) in taken.iter().enumerate() {
+        assert!(taken.is_ok(), "snapshot {number}: {taken:?}");
+    }
+    for number in [SNAPSHOTS / 2, SNAPSHOTS - 1] {
+        let (taken, known) = &taken[number as usize];
+        let path = &taken.as_ref().unwrap().path;
+        assert_restored(path, &place.path().join(format!("restored-{number}")), known);
+    }
 }
