@@ -14,6 +14,7 @@
 //! | `accepted` | what replicas ask: deletions too, whole mutations, promises |
 //! | `reads` | bringing records into memory |
 //! | `recover` | from the files of a directory to a store |
+//! | `begin` | the first segment of a run, also on a full disk |
 //! | `checkpoint` | the index on disk, for opening after a clean stop |
 //! | `compact` | moving live records out of files that have few |
 //!
@@ -32,6 +33,7 @@
 //! an older file may hold a record of the key.
 
 mod accepted;
+mod begin;
 mod checkpoint;
 mod compact;
 mod contents;

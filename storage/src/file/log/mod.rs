@@ -32,6 +32,8 @@
 
 mod closing;
 mod files;
+mod room;
+mod schedule;
 mod staged;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -43,6 +45,7 @@ use gridkv_cluster::{Instant, Mutation, Token, Version};
 
 use self::closing::Closing;
 pub(super) use self::files::{Ages, File, State};
+use self::room::{fits, reserve_bytes};
 use super::contents::Contents;
 use super::format::{
     COMMIT_HEADER_BYTES, CommitHeader, DATA_START, Entry, Kind, RecordHeader, SegmentId,
@@ -391,40 +394,6 @@ impl<D: Disk> Log<D> {
         Ok(place)
     }
 
-    /// Whether a record fits into the active segment, with its entry in the contents.
-    fn has_room(&self, bytes: usize, priority: Priority) -> bool {
-        let Some(active) = &self.active else { return false };
-        let open_bytes = self.open.as_ref().map_or(COMMIT_HEADER_BYTES, |open| open.bytes.len());
-        let end = (active.end + open_bytes + bytes).next_multiple_of(BLOCK_BYTES);
-        let contents = contents_bytes(active.contents.count() as usize + 1);
-        end + contents + self.kept_bytes(active.bytes, priority) <= active.bytes
-    }
-
-    /// What is kept of an active segment of so many bytes for those with a higher priority.
-    fn kept_bytes(&self, bytes: usize, priority: Priority) -> usize {
-        let is_last = self.is_last();
-        match priority {
-            Priority::Compaction => 0,
-            // What is being moved needs all of it.
-            Priority::MakesRoom if is_last && self.expects_room => bytes,
-            Priority::MakesRoom if is_last => bytes - reserve_bytes(bytes),
-            Priority::MakesRoom => 0,
-            Priority::Ordinary if is_last => bytes,
-            Priority::Ordinary if self.may_roll(priority) => 0,
-            Priority::Ordinary => reserve_bytes(bytes),
-        }
-    }
-
-    /// Whether compaction has no file to go on to after the active one.
-    fn is_last(&self) -> bool {
-        self.is_full() && self.spare.is_none() && self.free.is_empty() && !self.is_preparing
-    }
-
-    /// Whether there is a next segment for appends of a priority.
-    fn may_roll(&self, priority: Priority) -> bool {
-        self.spare.is_some() && (priority == Priority::Compaction || !self.free.is_empty())
-    }
-
     fn open_commit(&mut self) {
         let active = self.active.as_ref().expect("a commit is opened in the active segment");
         let mut bytes = self.pool.pop().unwrap_or_else(|| Buffer::with_capacity(BLOCK_BYTES * 4));
@@ -525,17 +494,6 @@ impl<D: Disk> Log<D> {
         self.wanted = self.position;
     }
 
-    /// When [`Log::turn`] has something to do by itself.
-    pub(super) fn due_at(&self) -> Option<Instant> {
-        if self.has_failed {
-            return None;
-        }
-        let retry = self.full_until;
-        let is_idle = self.in_flight.is_none();
-        let commit = self.overdue_at().filter(|_| is_idle);
-        [retry, commit, self.delete_due_at()].into_iter().flatten().min()
-    }
-
     /// Hands the disk what is due.
     pub(super) fn turn(&mut self, now: Instant) {
         self.now = now;
@@ -562,68 +520,6 @@ impl<D: Disk> Log<D> {
         if self.wants_sync() {
             self.sync();
         }
-    }
-
-    /// Since when something waits to be written.
-    fn unwritten_since(&self) -> Option<Instant> {
-        self.queue.front().or(self.open.as_ref()).map(|commit| commit.since)
-    }
-
-    /// Since when something waits to be durable.
-    fn undurable_since(&self) -> Option<Instant> {
-        let in_flight = match &self.in_flight {
-            Some(InFlight::Commit { commit, .. }) => Some(commit.since),
-            _ => None,
-        };
-        self.written_since.or(in_flight).or_else(|| self.unwritten_since())
-    }
-
-    /// When what waits has to be written, and made durable where that was promised.
-    fn overdue_at(&self) -> Option<Instant> {
-        match self.durability {
-            Durability::Commit => self.undurable_since(),
-            Durability::Interval(interval) => Some(self.undurable_since()? + interval / 2),
-            Durability::None => Some(self.unwritten_since()? + LAZY_INTERVAL),
-        }
-    }
-
-    fn is_overdue(&self) -> bool {
-        self.overdue_at().is_some_and(|at| at <= self.now)
-    }
-
-    /// Whether something acknowledged is not durable although its time is over: nothing more is
-    /// acknowledged until it is.
-    fn is_late(&self) -> bool {
-        let Durability::Interval(interval) = self.durability else { return false };
-        self.undurable_since().is_some_and(|since| since + interval <= self.now)
-    }
-
-    fn wants_commit(&self) -> bool {
-        if !self.queue.is_empty() {
-            return true;
-        }
-        let Some(open) = &self.open else { return false };
-        self.wanted >= open.position || open.bytes.len() >= COMMIT_BYTES_LAZY || self.is_overdue()
-    }
-
-    fn wants_sync(&self) -> bool {
-        let is_wanted = self.wanted > self.durable
-            || (matches!(self.durability, Durability::Interval(_)) && self.is_overdue());
-        let blocks_contents = self.closing.front().is_some_and(|it| it.after > self.durable);
-        self.written > self.durable && (is_wanted || blocks_contents)
-    }
-
-    /// Whether what is written is made durable before more is: while much is written there is always
-    /// another commit.
-    fn needs_sync_first(&self) -> bool {
-        let is_overdue = matches!(self.durability, Durability::Interval(_))
-            && self.written_since.is_some()
-            && self.is_overdue();
-        let blocks_contents = self
-            .closing
-            .front()
-            .is_some_and(|it| it.after > self.durable && it.after <= self.written);
-        self.written > self.durable && (is_overdue || blocks_contents)
     }
 
     fn write_commit(&mut self, mut commit: Commit) {
@@ -786,25 +682,6 @@ impl<D: Disk> Log<D> {
         self.has_failed || takes
     }
 
-    /// Whether who makes room has none, and there is none but what compaction makes.
-    pub(super) fn is_starving(&self) -> bool {
-        self.is_full() && self.wanted_bytes.is_some() && !self.may_roll(Priority::MakesRoom)
-    }
-
-    /// What can be moved into the active segment, where there is none after it: about so many bytes of
-    /// records, whose entries in the contents may take as many again.
-    pub(super) fn last_room(&self) -> Option<u64> {
-        let active = self.active.as_ref().filter(|_| self.is_last())?;
-        let contents = contents_bytes(active.contents.count() as usize);
-        let taken = active.end + contents + 4 * BLOCK_BYTES;
-        Some(active.bytes.saturating_sub(taken) as u64 / 2)
-    }
-
-    /// Whether a file is being marked free.
-    pub(super) fn is_freeing(&self) -> bool {
-        self.operations.values().any(|purpose| matches!(purpose, Purpose::Free(_)))
-    }
-
     /// Says whether compaction is about to free files.
     pub(super) fn set_expects_room(&mut self, expects_room: bool) {
         self.expects_room = expects_room;
@@ -833,15 +710,4 @@ impl<D: Disk> Log<D> {
     pub(super) fn set_now(&mut self, now: Instant) {
         self.now = now;
     }
-}
-
-/// What is kept of a last segment of so many bytes for those who make room.
-const fn reserve_bytes(bytes: usize) -> usize {
-    bytes / 8
-}
-
-/// Whether a record fits into a file of its own.
-fn fits(file_bytes: usize, bytes: usize) -> bool {
-    let end = (DATA_START + COMMIT_HEADER_BYTES + bytes).next_multiple_of(BLOCK_BYTES);
-    end + contents_bytes(1) + reserve_bytes(file_bytes) <= file_bytes
 }
