@@ -670,38 +670,6 @@ impl<D: Disk> Log<D> {
         self.active.is_some()
     }
 
-    /// Whether those who were told to wait may try again.
-    pub(super) fn takes_more(&self) -> bool {
-        let is_coming = self.is_preparing || (self.full_until.is_some() && self.expects_room);
-        let has_room = self.may_roll(Priority::Ordinary) || !is_coming;
-        let takes = has_room
-            && self.queue_bytes <= QUEUE_BYTES_MAX / 2
-            && self.credit != Some(0)
-            && !self.is_late();
-        // After a failure they are told that there is none.
-        self.has_failed || takes
-    }
-
-    /// Says whether compaction is about to free files.
-    pub(super) fn set_expects_room(&mut self, expects_room: bool) {
-        self.expects_room = expects_room;
-    }
-
-    /// Bounds what clients may append until [`Log::add_credit`], or ends that.
-    pub(super) fn set_credit(&mut self, credit: Option<u64>) {
-        self.credit = credit.map(|credit| self.credit.unwrap_or(credit));
-    }
-
-    /// Lets clients append more, if they are bounded.
-    pub(super) fn add_credit(&mut self, bytes: usize) {
-        self.credit = self.credit.map(|credit| credit + bytes as u64);
-    }
-
-    /// Whether commits of clients queue up.
-    pub(super) fn has_backlog(&self) -> bool {
-        self.queue_bytes > COMMIT_BYTES_MAX
-    }
-
     /// The time of the present turn.
     pub(super) fn now(&self) -> Instant {
         self.now

@@ -1,6 +1,6 @@
 //! Who may append how much, and where the log goes on when a segment is full.
 
-use super::{Log, Priority, Purpose};
+use super::{COMMIT_BYTES_MAX, Log, Priority, Purpose, QUEUE_BYTES_MAX};
 use crate::disk::{BLOCK_BYTES, Disk};
 use crate::file::format::{COMMIT_HEADER_BYTES, DATA_START, contents_bytes};
 
@@ -56,6 +56,38 @@ impl<D: Disk> Log<D> {
     /// Whether a file is being marked free.
     pub(in crate::file) fn is_freeing(&self) -> bool {
         self.operations.values().any(|purpose| matches!(purpose, Purpose::Free(_)))
+    }
+
+    /// Whether those who were told to wait may try again.
+    pub(in crate::file) fn takes_more(&self) -> bool {
+        let is_coming = self.is_preparing || (self.full_until.is_some() && self.expects_room);
+        let has_room = self.may_roll(Priority::Ordinary) || !is_coming;
+        let takes = has_room
+            && self.queue_bytes <= QUEUE_BYTES_MAX / 2
+            && self.credit != Some(0)
+            && !self.is_late();
+        // After a failure they are told that there is none.
+        self.has_failed || takes
+    }
+
+    /// Says whether compaction is about to free files.
+    pub(in crate::file) fn set_expects_room(&mut self, expects_room: bool) {
+        self.expects_room = expects_room;
+    }
+
+    /// Bounds what clients may append until [`Log::add_credit`], or ends that.
+    pub(in crate::file) fn set_credit(&mut self, credit: Option<u64>) {
+        self.credit = credit.map(|credit| self.credit.unwrap_or(credit));
+    }
+
+    /// Lets clients append more, if they are bounded.
+    pub(in crate::file) fn add_credit(&mut self, bytes: usize) {
+        self.credit = self.credit.map(|credit| credit + bytes as u64);
+    }
+
+    /// Whether commits of clients queue up.
+    pub(in crate::file) fn has_backlog(&self) -> bool {
+        self.queue_bytes > COMMIT_BYTES_MAX
     }
 }
 
