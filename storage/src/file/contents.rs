@@ -113,7 +113,7 @@ mod tests {
             pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
             assert_eq!(whole.len(), contents_bytes(count));
             let read = read_contents(SegmentId(3), &whole).unwrap();
-            assert!(read.iter().copied().eq((0..count).map(entry)));
+            assert!(read.eq((0..count).map(entry)));
         }
     }
 }

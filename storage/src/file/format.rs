@@ -580,7 +580,10 @@ pub(crate) fn read_trailer(segment: SegmentId, tail: &[u8]) -> Option<Trailer> {
 }
 
 /// Reads the contents from the last [`contents_bytes`] of a file; `None` where they are damaged.
-pub(crate) fn read_contents(segment: SegmentId, tail: &[u8]) -> Option<Vec<Entry>> {
+pub(crate) fn read_contents(
+    segment: SegmentId,
+    tail: &[u8],
+) -> Option<impl Iterator<Item = Entry>> {
     let trailer = read_trailer(segment, tail)?;
     let end = trailer.count as usize * ENTRY_BYTES;
     let trailer_at = tail.len() - TRAILER_BYTES;
@@ -591,5 +594,6 @@ pub(crate) fn read_contents(segment: SegmentId, tail: &[u8]) -> Option<Vec<Entry
     if u64_at(tail, trailer_at) != sum {
         return None;
     }
-    tail[..end].chunks_exact(ENTRY_BYTES).map(Entry::read).collect()
+    let entries = || tail[..end].chunks_exact(ENTRY_BYTES).map(Entry::read);
+    entries().all(|entry| entry.is_some()).then(|| entries().flatten())
 }

@@ -236,12 +236,12 @@ impl<D: Disk> FileStorage<D> {
             first_block(&bytes[..BLOCK_BYTES]), FirstBlock::Header(it) if it.token_key == own_key
         );
         // Tokens made with another key are made anew when a node opens it.
-        let comparable = |entry: &Entry| match is_of_key {
-            true => *entry,
-            false => Entry { token: Token::MIN, fingerprint: 0, ..*entry },
+        let comparable = |entry: Entry| match is_of_key {
+            true => entry,
+            false => Entry { token: Token::MIN, fingerprint: 0, ..entry },
         };
-        let scanned = scanned.entries.iter().map(|(_, entry)| comparable(entry));
-        Ok(entries.iter().map(comparable).eq(scanned))
+        let scanned = scanned.entries.iter().map(|(_, entry)| comparable(*entry));
+        Ok(entries.map(comparable).eq(scanned))
     }
 
     /// Visits the live records of a file.

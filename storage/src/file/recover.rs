@@ -38,7 +38,7 @@ use super::scan::{Hole, Scan, scan};
 use super::survey::{Found, Survey, header_damage, read, survey};
 use super::{Counters, FileStorage, Setup};
 use crate::backend::{Eviction, LogPosition, Options, Storage as _, Tombstones};
-use crate::disk::{BLOCK_BYTES, Disk, FileId, Op, zeroed};
+use crate::disk::{BLOCK_BYTES, Buffer, Disk, FileId, Op, zeroed};
 use crate::memory::MemoryStorage;
 
 /// Contents of so many segments are read at the same time.
@@ -144,8 +144,17 @@ pub(super) struct Extent {
 
 /// What was read of a segment.
 enum Read {
-    Contents(Vec<Entry>),
+    Contents(Contents),
     Scanned(Scan),
+}
+
+/// What a sealed segment has.
+enum Contents {
+    /// Its contents, which are valid. They are decoded one after the other: as entries they would take
+    /// twice the memory, for several segments at a time.
+    Stored(Buffer),
+    /// What was found by scanning it.
+    Scanned(Vec<Entry>),
 }
 
 impl<D: Disk> FileStorage<D> {
@@ -396,7 +405,7 @@ impl<D: Disk> Recovery<'_, D> {
         &mut self,
         batch: &[Found],
         scans: &BTreeMap<SegmentId, Scan>,
-    ) -> Result<BTreeMap<SegmentId, Vec<Entry>>, OpenFailure> {
+    ) -> Result<BTreeMap<SegmentId, Contents>, OpenFailure> {
         let mut reading = BTreeMap::new();
         for found in batch.iter().filter(|found| !scans.contains_key(&found.id)) {
             let (offset, len) = contents_extent(found);
@@ -412,13 +421,13 @@ impl<D: Disk> Recovery<'_, D> {
                 let Some(found) = reading.remove(&completion.id) else { continue };
                 let bytes = completion.buffer.filter(|_| completion.result.is_ok());
                 let is_of_key = found.token_key == self.store.token_key.id();
-                let bytes = bytes.filter(|_| is_of_key);
-                let entries = bytes.and_then(|bytes| read_contents(found.id, &bytes));
-                let entries = match entries {
-                    Some(entries) => entries,
-                    None => self.scan_sealed(found)?,
+                let is_valid =
+                    |bytes: &Buffer| is_of_key && read_contents(found.id, bytes).is_some();
+                let read = match bytes.filter(is_valid) {
+                    Some(bytes) => Contents::Stored(bytes),
+                    None => Contents::Scanned(self.scan_sealed(found)?),
                 };
-                contents.insert(found.id, entries);
+                contents.insert(found.id, read);
             }
         }
         Ok(contents)
@@ -463,12 +472,18 @@ impl<D: Disk> Recovery<'_, D> {
         claims: &BTreeMap<SegmentId, u32>,
         is_cut: &mut bool,
     ) {
-        let entries = match read {
-            Read::Contents(entries) => {
+        match read {
+            Read::Contents(contents) => {
                 let trailer = found.trailer.as_ref().expect("it has contents");
                 self.store.log.version_max = self.store.log.version_max.max(trailer.version_max);
                 self.store.log.file_mut(found.file).data_end = trailer.data_end;
-                entries
+                match contents {
+                    Contents::Stored(bytes) => {
+                        let entries = read_contents(found.id, &bytes);
+                        self.insert_all(found, entries.expect("they were valid"));
+                    }
+                    Contents::Scanned(entries) => self.insert_all(found, entries.into_iter()),
+                }
             }
             Read::Scanned(scan) => {
                 let is_claimed = claims.contains_key(&found.id);
@@ -488,11 +503,20 @@ impl<D: Disk> Recovery<'_, D> {
                 if !is_damaged {
                     self.store.log.close_recovered(found.file, &entries);
                 }
-                entries
+                self.insert_all(found, entries.into_iter());
             }
-        };
-        self.recovered.record_count += entries.len() as u64;
-        if !entries.is_empty() {
+        }
+    }
+
+    /// Takes in what a segment has.
+    fn insert_all(&mut self, found: &Found, entries: impl Iterator<Item = Entry>) {
+        let mut count = 0;
+        for entry in entries {
+            self.insert(found.file, &entry);
+            count += 1;
+        }
+        self.recovered.record_count += count;
+        if count > 0 {
             if found.is_half {
                 let file = self.store.log.disk.name(found.file);
                 let damage = header_damage(file, Some(found.id), BLOCK_BYTES);
@@ -500,9 +524,6 @@ impl<D: Disk> Recovery<'_, D> {
             }
             let end = self.store.log.file(found.file).data_end;
             self.store.log.before = self.store.log.before.max(Some((found.id, end)));
-        }
-        for entry in &entries {
-            self.insert(found.file, entry);
         }
     }
 

@@ -360,7 +360,7 @@ fn contents_that_are_not_those_of_the_records_are_found_by_a_check() {
     let segment = SegmentId(segment_of(&rig, file));
     let trailer = read_trailer(segment, &bytes).unwrap();
     let at = bytes.len() - contents_bytes(trailer.count as usize);
-    let entries = read_contents(segment, &aligned(&bytes[at..])).unwrap();
+    let entries: Vec<Entry> = read_contents(segment, &aligned(&bytes[at..])).unwrap().collect();
     let mut contents = Contents::new(bytes.len());
     // One record is said to be where another is.
     let moved = |(number, entry): (usize, &Entry)| match number {
