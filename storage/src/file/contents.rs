@@ -22,6 +22,9 @@ pub(super) struct Contents {
     pieces: VecDeque<Buffer>,
     piece_bytes: usize,
     count: u32,
+    /// Of the pieces that are full: to hash all of them at the end would hold up a core for
+    /// milliseconds.
+    sum: Box<Xxh3>,
 }
 
 impl Contents {
@@ -29,13 +32,22 @@ impl Contents {
     pub(super) fn new(file_bytes: usize) -> Self {
         let piece_bytes = (file_bytes / PIECES_PER_SEGMENT).next_multiple_of(BLOCK_BYTES);
         let piece_bytes = piece_bytes.clamp(BLOCK_BYTES, PIECE_BYTES_MAX);
-        Self { pieces: VecDeque::new(), piece_bytes, count: 0 }
+        Self { pieces: VecDeque::new(), piece_bytes, count: 0, sum: Box::new(Xxh3::new()) }
     }
 
     /// Adds a record's entry.
     pub(super) fn push(&mut self, entry: &Entry) {
+        let full_count = self.full_count();
         self.extend(&entry.encode());
         self.count += 1;
+        if self.full_count() > full_count {
+            self.sum.update(&self.pieces[full_count]);
+        }
+    }
+
+    fn full_count(&self) -> usize {
+        let is_last_full = self.pieces.back().is_some_and(|it| it.len() == self.piece_bytes);
+        self.pieces.len().saturating_sub(usize::from(!is_last_full))
     }
 
     fn extend(&mut self, mut bytes: &[u8]) {
@@ -64,12 +76,13 @@ impl Contents {
     /// the trailer.
     pub(super) fn close(mut self, segment: SegmentId, trailer: &Trailer) -> VecDeque<Buffer> {
         assert_eq!(trailer.count, self.count);
-        let mut sum = Xxh3::new();
-        self.pieces.iter().for_each(|piece| sum.update(piece));
+        let full_count = self.full_count();
+        self.pieces.iter().skip(full_count).for_each(|piece| self.sum.update(piece));
+        let sum = self.sum.digest();
         let entries_bytes = self.count as usize * ENTRY_BYTES;
         let padding = contents_bytes(self.count as usize) - entries_bytes - TRAILER_BYTES;
         self.extend(&[0; BLOCK_BYTES][..padding]);
-        self.extend(&encode_trailer(segment, trailer, sum.digest()));
+        self.extend(&encode_trailer(segment, trailer, sum));
         assert!(self.pieces.iter().all(|piece| piece.len().is_multiple_of(BLOCK_BYTES)));
         self.pieces
     }
