@@ -44,7 +44,7 @@ pub(super) fn run(matches: &ArgMatches) -> ExitCode {
     }
 }
 
-/// What is restored from.
+/// A snapshot of today, or whatever an older version has left.
 enum Source {
     Snapshot(Directory, Timestamp),
     /// A directory or a snapshot that an older GridKV has made.
