@@ -43,6 +43,8 @@ pub(crate) use sweep::{Demolition, Sweep};
 
 /// Tokens that [`Table::prefetch`] handles in one go.
 const PREFETCH_BATCH: usize = 32;
+/// Buckets that it looks at for each: few items lie farther behind their homes.
+const PROBE_COUNT_MAX: usize = 4;
 /// Slots that [`Table::draw`] looks at.
 const DRAW_COUNT: usize = 16;
 
@@ -137,7 +139,7 @@ impl Table {
                 let item = bucket.slot(slot).item();
                 if item.is_some_and(|item| self.token_of(item) == token) {
                     let bucket = (home + distance) % segment.bucket_count();
-                    return Some(Place { segment: index, cell: Cell { bucket, slot } });
+                    return Some(Place { segment: index, cell: Cell::new(bucket, slot) });
                 }
             }
         }
@@ -246,19 +248,20 @@ impl Table {
     /// Brings what lookups of `tokens` will touch into the cache.
     pub(crate) fn prefetch(&self, tokens: &[Token]) {
         for tokens in tokens.chunks(PREFETCH_BATCH) {
-            let mut buckets = [None; PREFETCH_BATCH];
-            for (token, bucket) in tokens.iter().zip(&mut buckets) {
+            let mut probes = [None; PREFETCH_BATCH];
+            for (token, probe) in tokens.iter().zip(&mut probes) {
                 let position = self.locator.range.position(*token);
                 let segment = self.directory.segment(self.directory.index_of(position));
-                *bucket = segment.bucket(segment.home(position));
-                if let Some(bucket) = bucket {
-                    bucket.prefetch();
-                }
+                *probe = segment.begin_probe(position);
             }
-            for (token, bucket) in tokens.iter().zip(buckets) {
-                let Some(bucket) = bucket else { continue };
-                for slot in bucket.candidates(Tag::of(token.0)) {
-                    bucket.prefetch_item(slot);
+            for _ in 0..PROBE_COUNT_MAX {
+                let mut is_over = true;
+                for (token, probe) in tokens.iter().zip(&mut probes) {
+                    *probe = probe.and_then(|probe| probe.go_on(Tag::of(token.0)));
+                    is_over &= probe.is_none();
+                }
+                if is_over {
+                    break;
                 }
             }
         }
@@ -277,8 +280,8 @@ impl Table {
         let is_only = self.directory.segment_count() == 1;
         let usual = if is_only { 1 } else { SPLIT_BUCKET_COUNT };
         let choice = choice % (segment.bucket_count().max(usual) * SLOT_COUNT);
-        let cell = Cell { bucket: choice / SLOT_COUNT, slot: choice % SLOT_COUNT };
-        let is_taken = !segment.bucket(cell.bucket)?.slot(cell.slot).is_empty();
+        let cell = Cell::new(choice / SLOT_COUNT, choice % SLOT_COUNT);
+        let is_taken = !segment.bucket(cell.bucket())?.slot(cell.slot()).is_empty();
         is_taken.then_some(Place { segment: index, cell })
     }
 

@@ -17,6 +17,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use gridkv_cluster::{Mutation, ShardRange, Timestamp, Token, WallTime};
@@ -40,9 +41,14 @@ const STAMP_SWEEP_SECONDS: u32 = 1_024;
 pub(crate) const STAMP_AGE_MAX: u16 = STAMP_COUNT - 2_048;
 const STAMP_STEP_BACK_MAX: u16 = 512;
 
+/// Bits that tell a bucket's slots apart, and none.
+const SLOT_BITS: u32 = 3;
+
 const BUCKET_BYTES: usize = size_of::<Bucket>();
 /// Rebuilding looks this many buckets ahead.
 const PREFETCH_AHEAD: usize = 3;
+
+const _: () = assert!(SLOT_COUNT < 1 << SLOT_BITS);
 
 /// Makes the token of a key.
 pub(crate) type TokenOf = Arc<dyn Fn(&[u8]) -> Token + Send + Sync>;
@@ -115,11 +121,59 @@ const fn array_len_for(count: usize) -> usize {
     array_len((count + count / 4).div_ceil(SLOT_COUNT))
 }
 
-/// A bucket and a slot in it.
+/// A bucket and a slot in it, as one number: what a search finds is handed on in a register. In memory
+/// it was written as three words and read as two, for which a processor waits until all are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cell {
-    pub(super) bucket: usize,
-    pub(super) slot: usize,
+pub(super) struct Cell(NonZeroU32);
+
+impl Cell {
+    #[inline]
+    pub(super) fn new(bucket: usize, slot: usize) -> Self {
+        debug_assert!(slot < SLOT_COUNT && bucket < 1 << (u32::BITS - SLOT_BITS));
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "an array of so many does not fit memory"
+        )]
+        let number = (bucket as u32) << SLOT_BITS | (slot as u32 + 1);
+        Self(NonZeroU32::new(number).expect("a slot counts from one"))
+    }
+
+    #[inline]
+    pub(super) const fn bucket(self) -> usize {
+        (self.0.get() >> SLOT_BITS) as usize
+    }
+
+    #[inline]
+    pub(super) const fn slot(self) -> usize {
+        (self.0.get() & ((1 << SLOT_BITS) - 1)) as usize - 1
+    }
+}
+
+/// A search that only fetches what it finds.
+#[derive(Clone, Copy)]
+pub(super) struct Probe<'s> {
+    segment: &'s Segment,
+    index: usize,
+}
+
+impl Probe<'_> {
+    /// Has the items of the bucket fetched that may be the one of the tag; if there are none, and items
+    /// have passed, the next bucket, where the search goes on.
+    #[inline]
+    pub(super) fn go_on(self, tag: Tag) -> Option<Self> {
+        let bucket = &self.segment.buckets[self.index];
+        let mut is_found = false;
+        for slot in bucket.candidates(tag) {
+            bucket.prefetch_item(slot);
+            is_found = true;
+        }
+        if is_found || bucket.passed() == 0 {
+            return None;
+        }
+        let index = self.segment.following(self.index);
+        self.segment.buckets[index].prefetch();
+        Some(Self { index, ..self })
+    }
 }
 
 /// The items whose position begins with `depth` given bits.
@@ -182,7 +236,7 @@ impl Segment {
             let bucket = &self.buckets[index];
             for slot in bucket.candidates(tag) {
                 if bucket.slot(slot).item().is_some_and(|item| item.key() == key) {
-                    return Some(Cell { bucket: index, slot });
+                    return Some(Cell::new(index, slot));
                 }
             }
             if bucket.passed() == 0 {
@@ -191,6 +245,15 @@ impl Segment {
             index = self.following(index);
         }
         None
+    }
+
+    /// A search ahead of the search: the bucket that it looks at first is on its way into the cache.
+    /// `None` where the segment has no buckets.
+    #[inline]
+    pub(super) fn begin_probe(&self, position: u64) -> Option<Probe<'_>> {
+        let index = self.home(position);
+        self.buckets.get(index)?.prefetch();
+        Some(Probe { segment: self, index })
     }
 
     /// The buckets in which items of the home can lie, the home first.
@@ -254,11 +317,11 @@ impl Segment {
     /// Takes an item out.
     pub(super) fn remove(&mut self, cell: Cell, locator: &Locator) -> Slot {
         let mut index = self.home(locator.position_of(self.slot(cell)));
-        while index != cell.bucket {
+        while index != cell.bucket() {
             self.buckets[index].unpass();
             index = self.following(index);
         }
-        let (_, slot) = self.buckets[cell.bucket].take(cell.slot);
+        let (_, slot) = self.buckets[cell.bucket()].take(cell.slot());
         self.item_count -= 1;
         self.expiring_count -= u32::from(slot.has_expiry());
         slot
@@ -266,7 +329,7 @@ impl Segment {
 
     /// Puts another record of the same key into a cell.
     pub(super) fn overwrite(&mut self, cell: Cell, mutation: &Mutation<'_>) {
-        let slot = self.buckets[cell.bucket].slot_mut(cell.slot);
+        let slot = self.buckets[cell.bucket()].slot_mut(cell.slot());
         self.expiring_count -= u32::from(slot.has_expiry());
         slot.overwrite(mutation);
         self.expiring_count += u32::from(slot.has_expiry());
@@ -383,7 +446,7 @@ impl Segment {
         self.buckets
             .iter()
             .enumerate()
-            .flat_map(|(bucket, held)| held.occupied().map(move |slot| Cell { bucket, slot }))
+            .flat_map(|(bucket, held)| held.occupied().map(move |slot| Cell::new(bucket, slot)))
     }
 
     /// Where the items lie, from those of the `choice`-th bucket on, and round.
@@ -391,18 +454,18 @@ impl Segment {
         let count = self.buckets.len();
         let first = choice % count.max(1);
         (first..count).chain(0..first).flat_map(|bucket| {
-            self.buckets[bucket].occupied().map(move |slot| Cell { bucket, slot })
+            self.buckets[bucket].occupied().map(move |slot| Cell::new(bucket, slot))
         })
     }
 
     #[inline]
     pub(super) const fn slot(&self, cell: Cell) -> &Slot {
-        self.buckets[cell.bucket].slot(cell.slot)
+        self.buckets[cell.bucket()].slot(cell.slot())
     }
 
     #[inline]
     pub(super) const fn slot_mut(&mut self, cell: Cell) -> &mut Slot {
-        self.buckets[cell.bucket].slot_mut(cell.slot)
+        self.buckets[cell.bucket()].slot_mut(cell.slot())
     }
 
     /// The buckets, for a segment on its way out.

@@ -76,7 +76,7 @@ impl Table {
                 }
                 Some(Search { bucket, bucket_count }) => {
                     if let Some(slot) = segment.next_expired(bucket, now) {
-                        let cell = Cell { bucket, slot };
+                        let cell = Cell::new(bucket, slot);
                         allowance.spend(FOUND_COST);
                         return Some(Place { segment: sweep.segment, cell });
                     }

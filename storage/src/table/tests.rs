@@ -271,7 +271,7 @@ fn distance_mean(table: &Table) -> f64 {
             let item = segment.slot(cell).item().unwrap();
             let home = segment.home(table.locator.range.position(table.token_of(item)));
             let count = segment.bucket_count();
-            distance_sum += (cell.bucket + count - home) % count;
+            distance_sum += (cell.bucket() + count - home) % count;
         }
     }
     distance_sum as f64 / table.totals().key_count as f64

@@ -18,8 +18,14 @@ impl Segment {
             let position = locator.range.position(token);
             let found = self.find(position, Tag::of(token.0), item.key());
             assert_eq!(found, Some(cell));
+            let last = self.probed(position, Tag::of(token.0));
+            let may_be_there = self.buckets[last].candidates(Tag::of(token.0)).next().is_some();
+            assert!(
+                last == cell.bucket() || may_be_there,
+                "a search ahead ends where this one does"
+            );
             let mut index = self.home(position);
-            while index != cell.bucket {
+            while index != cell.bucket() {
                 passed[index] += 1;
                 index = self.following(index);
             }
@@ -32,6 +38,15 @@ impl Segment {
         for (bucket, passed) in self.buckets.iter().zip(passed) {
             assert!(bucket.passed() == passed.min(255) || bucket.passed() == 255);
         }
+    }
+
+    /// The bucket that a search ahead comes to in the end.
+    fn probed(&self, position: u64, tag: Tag) -> usize {
+        let mut probe = self.begin_probe(position).expect("there is an item");
+        while let Some(next) = probe.go_on(tag) {
+            probe = next;
+        }
+        probe.index
     }
 
     /// Checks that no item expires before the segment says so. Holds outside a search.
