@@ -466,12 +466,12 @@ impl<D: Disk> FileStorage<D> {
     /// Fetches what the index knows of the next records into the cache. Returns where they end.
     fn prefetch_records(&self, commit: &[u8], from: usize) -> usize {
         let mut at = from;
-        for _ in 0..BATCH_LEN {
-            let Some((key, bytes)) = record_key(&commit[at..]) else { break };
-            let position = self.range.position(self.token_key.token(key));
-            self.index.prefetch(position);
+        let next = || {
+            let (key, bytes) = record_key(&commit[at..])?;
             at += bytes;
-        }
+            Some(self.range.position(self.token_key.token(key)))
+        };
+        self.index.prefetch(std::iter::from_fn(next).take(BATCH_LEN));
         at.max(from + 1)
     }
 

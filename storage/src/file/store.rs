@@ -116,9 +116,7 @@ impl<D: Disk> Storage for FileStorage<D> {
 
     fn prefetch(&self, tokens: &[Token]) {
         self.cache.prefetch(tokens);
-        for token in tokens {
-            self.index.prefetch(self.range.position(*token));
-        }
+        self.index.prefetch(tokens.iter().map(|token| self.range.position(*token)));
     }
 
     fn load(&mut self, token: Token, key: &[u8]) -> Ticket {

@@ -23,7 +23,7 @@ use crate::disk::port::Work;
 use crate::disk::{BLOCK_BYTES, Buffer, FileId, zeroed};
 
 /// Zeros are written in pieces of this size, so that other writes come in between.
-const ZEROS_BYTES: u64 = 1 << 20;
+const ZEROS_BYTES: u64 = 256 << 10;
 
 const _: () = assert!(ZEROS_BYTES.is_multiple_of(BLOCK_BYTES as u64));
 

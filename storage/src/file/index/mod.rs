@@ -20,6 +20,7 @@ mod part;
 #[cfg(test)]
 mod tests;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use gridkv_cluster::{Timestamp, Version, WallTime};
@@ -36,6 +37,9 @@ use crate::table::trie::Trie;
 const DEPTH_MAX: u8 = 48;
 /// Parts of a chunk.
 const CHUNK_LEN: usize = 64;
+
+/// Positions that [`Index::prefetch`] handles in one go.
+const PREFETCH_BATCH: usize = 32;
 
 /// What an entry that is due takes off a search's budget: it has to be taken out of its part, and
 /// what the store does with it costs more than to look at some that are not due.
@@ -79,6 +83,9 @@ pub(crate) struct Index {
     timestamp_max: Timestamp,
     /// The number of the part at which the search for what is due goes on.
     sweep: u32,
+    /// The part that was searched last, and where the search ended: what is changed was mostly looked
+    /// for just before.
+    latest: Cell<(u32, usize)>,
     /// What was cleared, the oldest first.
     leaving: VecDeque<Leaving>,
 }
@@ -128,6 +135,7 @@ impl Index {
             part_bytes: 0,
             timestamp_max: Timestamp::ZERO,
             sweep: 0,
+            latest: Cell::new((0, 0)),
             leaving: VecDeque::new(),
         }
     }
@@ -147,21 +155,43 @@ impl Index {
     /// What is known of a key.
     #[inline]
     pub(crate) fn find(&self, ident: Ident) -> Option<Known> {
-        let part = self.part(ident.position);
-        let at = part.search(Sort::of(ident)).ok()?;
-        Some(part.known(at))
+        let number = self.trie.leaf(ident.position);
+        let part = self.parts.at(number);
+        let found = part.search(Sort::of(ident));
+        let (Ok(at) | Err(at)) = found;
+        self.latest.set((number, at));
+        found.ok().map(|at| part.known(at))
     }
 
-    /// Brings what a search at a position touches into the processor's cache. A hint.
-    pub(crate) fn prefetch(&self, position: u64) {
-        self.part(position).prefetch(position);
+    /// The place in a part of what is to be changed, or where it would be.
+    fn search(&self, number: u32, sort: Sort) -> Result<usize, usize> {
+        let part = self.parts.at(number);
+        match self.latest.get() {
+            (latest, at) if latest == number => part.search_from(at, sort),
+            _ => part.search(sort),
+        }
+    }
+
+    /// Brings what searches at positions touch into the processor's cache. A hint.
+    pub(crate) fn prefetch(&self, positions: impl IntoIterator<Item = u64>) {
+        let mut positions = positions.into_iter().peekable();
+        while positions.peek().is_some() {
+            let mut guesses = [None; PREFETCH_BATCH];
+            for (guess, position) in guesses.iter_mut().zip(&mut positions) {
+                let part = self.part(position);
+                *guess = Some((part, part.prefetch_first(position), position));
+            }
+            for (part, guess, position) in guesses.into_iter().flatten() {
+                part.prefetch_second(guess, position);
+            }
+        }
     }
 
     /// Sets what is known of a key. Returns what was.
     pub(crate) fn put(&mut self, ident: Ident, known: &Known) -> Option<Known> {
         let sort = Sort::of(ident);
         let mut number = self.trie.leaf(ident.position);
-        let mut found = self.parts.at(number).search(sort);
+        let mut found = self.search(number, sort);
         if found.is_err() {
             while splits(self.parts.at(number)) {
                 self.split(number);
@@ -205,8 +235,10 @@ impl Index {
 
     /// Points a key's entry elsewhere, if it still points at `from`.
     pub(crate) fn relocate(&mut self, ident: Ident, from: Place, to: Place) -> bool {
-        let part = self.parts.at_mut(self.trie.leaf(ident.position));
-        match part.search(Sort::of(ident)) {
+        let number = self.trie.leaf(ident.position);
+        let found = self.search(number, Sort::of(ident));
+        let part = self.parts.at_mut(number);
+        match found {
             Ok(at) if part.entries()[at].place() == from => {
                 part.set_place(at, to);
                 true
@@ -217,8 +249,9 @@ impl Index {
 
     /// Forgets a key. Returns what was known.
     pub(crate) fn remove(&mut self, ident: Ident) -> Option<Known> {
-        let part = self.parts.at_mut(self.trie.leaf(ident.position));
-        let at = part.search(Sort::of(ident)).ok()?;
+        let number = self.trie.leaf(ident.position);
+        let at = self.search(number, Sort::of(ident)).ok()?;
+        let part = self.parts.at_mut(number);
         let known = part.known(at);
         self.part_bytes -= part.bytes();
         part.remove(at);

@@ -4,6 +4,8 @@
 //! entry would be if they were spread perfectly, a few entries away from where it is. Arrays grow by
 //! a step of the allocator's size classes: an eighth of them is unused on average.
 
+use std::ops::Range;
+
 use gridkv_cluster::{Timestamp, WallTime};
 
 use super::entry::{Entry, Extra, Ident, Known, Place, ROOT_BITS, Sort};
@@ -16,6 +18,9 @@ pub(super) const ENTRY_COUNT_MAX: usize = 256;
 /// A search goes so many entries one by one, then by halves: positions of a hash tag crowd in parts
 /// that have others beside.
 const STEPS_MAX: usize = 12;
+
+/// Nine entries in ten are not farther than this from the second guess.
+const AROUND: usize = 3;
 
 /// A part of the index.
 pub(super) struct Part {
@@ -124,30 +129,75 @@ impl Part {
         (entries + extras) as u64
     }
 
-    /// Where an entry is to be expected.
+    /// Where an entry would be if positions were spread perfectly.
     #[inline]
-    pub(super) fn guess(&self, sort: Sort) -> usize {
-        // The bits after the part's own prefix, as the first of a fraction of its positions.
-        let fraction = sort.high << (u32::from(self.depth) - ROOT_BITS);
-        #[expect(clippy::cast_possible_truncation, reason = "the product is below the length")]
-        let at = ((u128::from(fraction) * self.entries.len() as u128) >> 64) as usize;
-        at
+    pub(super) fn first_guess(&self, sort: Sort) -> usize {
+        self.expected(sort.high)
     }
 
-    /// Brings the entries around a position into the processor's cache.
-    pub(super) fn prefetch(&self, position: u64) {
-        let at = self.guess(Sort::of(Ident { position, fingerprint: 0 }));
-        for near in [at.saturating_sub(3), at, at + 3] {
-            if let Some(entry) = self.entries.get(near) {
-                prefetch_line(std::ptr::from_ref(entry).addr());
-            }
+    /// Where an entry is to be expected, given what stands at `guess`: as far from there as its position
+    /// is. What the first guess is off by is mostly due to entries far from it.
+    #[inline]
+    pub(super) fn second_guess(&self, guess: usize, sort: Sort) -> usize {
+        let Some(entry) = self.entries.get(guess) else { return guess };
+        let there = entry.sort().high;
+        if sort.high < there {
+            guess.saturating_sub(self.expected(there - sort.high))
+        } else {
+            (guess + self.expected(sort.high - there)).min(self.entries.len() - 1)
+        }
+    }
+
+    /// How many entries are to be expected in the first so many positions, with more bits behind them.
+    #[inline]
+    fn expected(&self, high: u64) -> usize {
+        // The bits after the part's own prefix, as the first of a fraction of its positions.
+        let fraction = high << (u32::from(self.depth) - ROOT_BITS);
+        #[expect(clippy::cast_possible_truncation, reason = "the product is below the length")]
+        let count = ((u128::from(fraction) * self.entries.len() as u128) >> 64) as usize;
+        count
+    }
+
+    /// Has the first entry that a search for a position looks at brought into the processor's cache.
+    /// Returns its place.
+    #[inline]
+    pub(super) fn prefetch_first(&self, position: u64) -> usize {
+        let guess = self.first_guess(Sort::of(Ident { position, fingerprint: 0 }));
+        self.prefetch_entries(guess..guess + 1);
+        guess
+    }
+
+    /// The same for where it goes on from there.
+    #[inline]
+    pub(super) fn prefetch_second(&self, guess: usize, position: u64) {
+        let guess = self.second_guess(guess, Sort::of(Ident { position, fingerprint: 0 }));
+        self.prefetch_entries(guess.saturating_sub(AROUND)..guess + AROUND + 1);
+    }
+
+    #[inline]
+    fn prefetch_entries(&self, range: Range<usize>) {
+        let end = range.end.min(self.entries.len());
+        let entries = self.entries.get(range.start..end).unwrap_or_default();
+        let Range { start, end } = entries.as_ptr_range();
+        for address in (start.addr()..end.addr()).step_by(64) {
+            prefetch_line(address);
+        }
+        if !entries.is_empty() {
+            prefetch_line(end.addr() - 1);
         }
     }
 
     /// The place of `sort` in the array, or where it would be.
     #[inline]
     pub(super) fn search(&self, sort: Sort) -> Result<usize, usize> {
-        let (entries, guess) = (&self.entries, self.guess(sort));
+        self.search_from(self.second_guess(self.first_guess(sort), sort), sort)
+    }
+
+    /// The same, from a place on that may be the one.
+    #[inline]
+    pub(super) fn search_from(&self, guess: usize, sort: Sort) -> Result<usize, usize> {
+        let entries = &self.entries;
+        let guess = guess.min(entries.len());
         let mut at = guess;
         while at < entries.len() && entries[at].sort() < sort {
             at += 1;
