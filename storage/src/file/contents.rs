@@ -53,7 +53,10 @@ impl Contents {
     fn extend(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.pieces.back().is_none_or(|piece| piece.len() == self.piece_bytes) {
-                self.pieces.push_back(Buffer::with_capacity(BLOCK_BYTES));
+                // Few entries take little memory; where there are many, nothing is moved to grow.
+                let is_first = self.pieces.is_empty();
+                let bytes = if is_first { BLOCK_BYTES } else { self.piece_bytes };
+                self.pieces.push_back(Buffer::with_capacity(bytes));
             }
             let piece = self.pieces.back_mut().expect("there is one with room");
             let (now, later) = bytes.split_at(bytes.len().min(self.piece_bytes - piece.len()));
