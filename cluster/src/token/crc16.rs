@@ -44,6 +44,9 @@ const fn tables() -> [[u16; 256]; STEP] {
 /// The sum of `bytes`.
 #[inline]
 pub(super) fn crc16(bytes: &[u8]) -> u16 {
+    if bytes.len() <= STEP / 2 {
+        return half_step(number_of_half(bytes));
+    }
     if bytes.len() <= STEP {
         return step(0, number(bytes));
     }
@@ -56,27 +59,45 @@ pub(super) fn crc16(bytes: &[u8]) -> u16 {
 #[inline]
 fn step(sum: u16, bytes: u128) -> u16 {
     let bytes = bytes ^ u128::from(sum) << (u128::BITS - u16::BITS);
-    let mut next = 0;
-    for (follow, byte) in bytes.to_le_bytes().into_iter().enumerate() {
-        next ^= TABLES[follow][usize::from(byte)];
-    }
-    next
+    let bytes = bytes.to_le_bytes();
+    let of = |at: usize| TABLES[at][usize::from(bytes[at])];
+    // Each sum of four is made by itself: none waits for another.
+    let of_four = |at: usize| (of(at) ^ of(at + 1)) ^ (of(at + 2) ^ of(at + 3));
+    (of_four(0) ^ of_four(4)) ^ (of_four(8) ^ of_four(12))
 }
 
-/// At most sixteen bytes as one big-endian number. Its ends are read as words, which may overlap: a copy
+/// The sum of eight bytes: that of most hash tags.
+#[inline]
+fn half_step(bytes: u64) -> u16 {
+    let bytes = bytes.to_le_bytes();
+    let of = |at: usize| TABLES[at][usize::from(bytes[at])];
+    let of_four = |at: usize| (of(at) ^ of(at + 1)) ^ (of(at + 2) ^ of(at + 3));
+    of_four(0) ^ of_four(4)
+}
+
+/// Eight to sixteen bytes as one big-endian number. Its ends are read as words, which may overlap: a copy
 /// of some bytes would cost more than the sum.
 #[inline]
 fn number(bytes: &[u8]) -> u128 {
-    let shift = |word_len: usize| (bytes.len() - word_len) * 8;
-    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
-        return u128::from(u64::from_be_bytes(*first)) << shift(8)
-            | u128::from(u64::from_be_bytes(*last));
+    match (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        (Some(first), Some(last)) => {
+            u128::from(u64::from_be_bytes(*first)) << ((bytes.len() - 8) * 8)
+                | u128::from(u64::from_be_bytes(*last))
+        }
+        _ => u128::from(number_of_half(bytes)),
     }
-    if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
-        return u128::from(u32::from_be_bytes(*first)) << shift(4)
-            | u128::from(u32::from_be_bytes(*last));
+}
+
+/// At most eight bytes as one big-endian number, likewise.
+#[inline]
+fn number_of_half(bytes: &[u8]) -> u64 {
+    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        (Some(first), Some(last)) => {
+            u64::from(u32::from_be_bytes(*first)) << ((bytes.len() - 4) * 8)
+                | u64::from(u32::from_be_bytes(*last))
+        }
+        _ => bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)),
     }
-    bytes.iter().fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
 #[cfg(test)]
