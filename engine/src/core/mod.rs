@@ -223,6 +223,7 @@ impl Core {
 
     pub(crate) fn reset_stats(&mut self) {
         self.world.counters = Counters::default();
+        self.world.turns.reset(self.world.now);
         for shard in self.world.shards.iter_mut() {
             shard.reset_stats();
         }

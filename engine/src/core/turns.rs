@@ -117,6 +117,12 @@ impl Turns {
         }
     }
 
+    /// Forgets all, and begins a new window.
+    pub(crate) fn reset(&self, now: Instant) {
+        let (present, before) = (Window::default(), Window::default());
+        *self.0.borrow_mut() = Windows { present, before, begun_at: now };
+    }
+
     #[inline]
     pub(crate) fn note(&self, phase: Phase, took: Duration) {
         let longest = &mut self.0.borrow_mut().present.phases[phase as usize];
@@ -201,6 +207,9 @@ mod tests {
         assert_eq!(of(&turns, "stores"), Some(millis(4)));
         assert_eq!(of(&turns, "command:keys"), None);
         turns.tick(start + 3 * WINDOW);
+        assert_eq!(of(&turns, "stores"), Some(Duration::ZERO));
+        turns.note(Phase::Stores, millis(6));
+        turns.reset(start + 3 * WINDOW);
         assert_eq!(of(&turns, "stores"), Some(Duration::ZERO));
     }
 
