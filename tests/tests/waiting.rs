@@ -1,6 +1,9 @@
 //! What waits in a core, for a disk or for a client that does not read, is bounded in bytes; what was
 //! begun is brought to its end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use gridkv_net::resp::Value;
 use gridkv_tests::client::{Client, bulk, encode, ok, text};
 use gridkv_tests::node::{Node, SHAPES, builder, with};
@@ -101,6 +104,16 @@ fn replies_that_nobody_reads_stay_within_their_bound_and_hold_up_nobody() {
     let value = "v".repeat(8 << 20);
     assert_eq!(client.call(&["SET", "key", &value]), ok());
     let requests = encode(&["GET", "key"]).repeat(10);
+    // Who reads is not disconnected, whatever it asks while others are being cut off.
+    let is_over = Arc::new(AtomicBool::new(false));
+    let readers = [(); 4].map(|()| {
+        let (mut reader, is_over) = (node.connect(), Arc::clone(&is_over));
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                assert_eq!(reader.call(&["PING"]), Value::Simple("PONG".into()));
+            }
+        })
+    });
     let (mut deaf, mut most) = (Vec::new(), 0);
     for number in 0..32 {
         let mut client_that_reads_nothing = node.connect();
@@ -109,6 +122,8 @@ fn replies_that_nobody_reads_stay_within_their_bound_and_hold_up_nobody() {
         until("it is served", || info(&mut client, "total_commands_processed") > 2 * number);
         most = info(&mut client, "gridkv_unread_bytes").max(most);
     }
+    is_over.store(true, Ordering::Relaxed);
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
     // Twice the bound, and what is added before it is looked at.
     assert!(most < cores * (2 * 16 + 3 * 8) * MIB, "{most} bytes are unread");
     assert_eq!(client.call(&["GET", "key"]), bulk(&value));

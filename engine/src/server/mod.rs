@@ -8,7 +8,7 @@
 //!   that would pass it is closed.
 //! - Replies that clients have not taken are counted whenever one of them is put back. Beyond
 //!   `waiting_limit` those who have unread replies ask for no more; beyond twice as much the ones who
-//!   have left theirs unread for longest are disconnected.
+//!   have left many unread for longest are disconnected.
 //! - The buffer of a receive goes back to the ring before the next turn.
 
 pub(crate) mod commands;
@@ -439,24 +439,29 @@ impl Server {
         }
     }
 
-    /// Disconnects those who have left their replies unread for longest, as long as all together are
-    /// twice what may be unread: as much as may, and what was asked for before it was.
+    /// Disconnects clients as long as the replies that all have left unread are twice what may be: as much
+    /// as may, and what was asked for before it was. Of those that have as much as the average or more,
+    /// the one who has left it unread for longest: who reads has a little on its way at any time, and
+    /// who is being disconnected is on its way out with what it has.
     fn cut_unread(&mut self, world: &mut World) {
         let limit = world.settings.waiting_limit.saturating_mul(2);
-        let mut bytes = self.unread.bytes();
+        let is_leaving = |it: &Session| matches!(it.phase, Phase::Lingering(_));
+        let mut staying: Vec<_> = self.sessions.iter_mut().flatten().collect();
+        staying.retain(|it| it.unread_bytes() > 0 && !is_leaving(it));
+        let mut bytes: usize = staying.iter().map(|it| it.unread_bytes()).sum();
         while bytes > limit {
-            let sessions = self.sessions.iter_mut().flatten();
-            let longest = sessions
-                .filter(|it| it.unread_bytes() > 0 && !matches!(it.phase, Phase::Lingering(_)))
-                .min_by_key(|it| it.output_moved_at);
-            let Some(session) = longest else { return };
+            let average = bytes / staying.len();
+            let at = (0..staying.len())
+                .filter(|at| staying[*at].unread_bytes() >= average)
+                .min_by_key(|at| staying[*at].output_moved_at)
+                .expect("one has as much as the average");
+            let session = staying.swap_remove(at);
             bytes -= session.unread_bytes();
             world.counters.output_disconnects += 1;
             let client = session.client.address;
             tracing::warn!(%client, "waiting_limit reached by unread replies: disconnecting");
             session.phase = Phase::Lingering(world.now);
-            let id = session.connection;
-            self.ring.close(id);
+            self.ring.close(session.connection);
         }
     }
 
