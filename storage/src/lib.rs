@@ -10,7 +10,7 @@
 //! larger [`Version`] wins, so repeats and reordering are harmless.
 //!
 //! Each backend is a cargo feature, on by default. [`contract`] is what all of them must pass.
-//! [`sync_log`] keeps a shard's latest mutations for its replicas. [`directory`] is where those on disk keep their files.
+//! [`replicated`] is a store with the replica on it; [`sync_log`] keeps a shard's latest mutations for its replicas. [`directory`] is where those on disk keep their files.
 //!
 //! [`Mutation`]: gridkv_cluster::Mutation
 //! [`Version`]: gridkv_cluster::Version
@@ -27,6 +27,7 @@ pub mod file;
 mod lfu;
 #[cfg(feature = "memory")]
 pub mod memory;
+pub mod replicated;
 pub mod sync_log;
 #[cfg(feature = "memory")]
 mod table;

@@ -15,21 +15,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use gridkv_cluster::message::{self, Head, Reason};
+use gridkv_cluster::message::{self, Head};
 use gridkv_cluster::replication::{
     Archive, Computed, Config, Context, Coordinator, Excerpt, Level, OpId, Outcome, Output,
     Standing, View, Work,
 };
 use gridkv_cluster::swim::{self, Swim};
-use gridkv_cluster::topology::agreement::{self, Agreement, Answer, Request, Survey, Tag, Via};
+use gridkv_cluster::topology::agreement::{self, Agreement, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::placement::Placement;
 use gridkv_cluster::topology::{Epoch, Topology};
-use gridkv_cluster::{HybridClock, Instant, Mutation, NodeId, Token, Version, WallTime, mutation};
+use gridkv_cluster::{HybridClock, Instant, Mutation, NodeId, Version, WallTime, mutation};
+use gridkv_storage::replicated::{Answer, Replicated};
 use gridkv_storage::sync_log::{Read, Sequence, SyncLog, SyncReader, sync_log};
-use gridkv_storage::{LogPosition, ReadError, Ticket};
 use rkyv::util::AlignedVec;
-
-use super::store::Shard;
 
 /// Operations under way, at most.
 pub(super) const OP_COUNT_MAX: usize = 4_096;
@@ -103,25 +101,9 @@ pub(super) trait Functions {
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Source {
+pub(super) enum Source {
     Own,
     Way(Way),
-}
-
-struct Asked {
-    source: Source,
-    head: Head,
-    mutation: AlignedVec,
-}
-
-struct Reply {
-    source: Source,
-    head: Head,
-    mutation: Option<AlignedVec>,
-}
-
-struct Parked {
-    queue: VecDeque<Asked>,
 }
 
 /// The time, as a node sees it.
@@ -137,7 +119,7 @@ pub(super) struct Start {
     pub(super) swim: Swim,
     pub(super) agreement: Agreement,
     pub(super) member: gridkv_cluster::topology::Member,
-    pub(super) shard: Shard,
+    pub(super) shard: Replicated<Source>,
     pub(super) config: Config,
     pub(super) sync_log_bytes: usize,
     pub(super) seed: u64,
@@ -158,7 +140,7 @@ pub(super) struct Process {
     pub(super) swim: Swim,
     pub(super) agreement: Agreement,
     pub(super) coordinator: Coordinator,
-    pub(super) shard: Shard,
+    pub(super) shard: Replicated<Source>,
     log: SyncLog,
     reader: SyncReader,
     topology: Option<(Arc<Topology>, Arc<Placement>)>,
@@ -168,10 +150,6 @@ pub(super) struct Process {
     /// Nodes to which the connection is known to be broken.
     broken: BTreeSet<SocketAddr>,
     is_view_stale: bool,
-    held: BTreeMap<(LogPosition, u64), Reply>,
-    held_count: u64,
-    parked: BTreeMap<Token, Parked>,
-    tickets: BTreeMap<Ticket, Token>,
     local: VecDeque<(Head, Archive)>,
     /// What this node's own replica answers its own coordinator.
     own_answers: VecDeque<(Head, Option<AlignedVec>)>,
@@ -206,10 +184,6 @@ impl Process {
             to_clear: None,
             broken: BTreeSet::new(),
             is_view_stale: false,
-            held: BTreeMap::new(),
-            held_count: 0,
-            parked: BTreeMap::new(),
-            tickets: BTreeMap::new(),
             local: VecDeque::new(),
             own_answers: VecDeque::new(),
             asks: BTreeMap::new(),
@@ -247,9 +221,9 @@ impl Process {
     pub(super) fn held_now(&self) -> Held {
         Held {
             ops: self.coordinator.op_count(),
-            promises: self.shard.replica.promise_count(),
-            parked: self.parked.values().map(|it| it.queue.len()).sum(),
-            answers: self.held.len(),
+            promises: self.shard.promise_count(),
+            parked: self.shard.waiting_count(),
+            answers: self.shard.held_count(),
         }
     }
 
@@ -294,7 +268,7 @@ impl Process {
         self.agreement.handle(now.at, now.wall, agreement::Input::Request(via, request));
     }
 
-    pub(super) fn on_answer(&mut self, now: Now, from: SocketAddr, answer: Answer) {
+    pub(super) fn on_answer(&mut self, now: Now, from: SocketAddr, answer: agreement::Answer) {
         self.agreement.handle(now.at, now.wall, agreement::Input::Answer(from, answer));
     }
 
@@ -356,7 +330,7 @@ impl Process {
 
     /// Does all there is to do.
     pub(super) fn turn(&mut self, now: Now, functions: &mut impl Functions) -> Vec<Effect> {
-        self.shard.storage.turn(now.at);
+        self.shard.store_mut().turn(now.at);
         self.run_timers(now);
         loop {
             let mut has_done = self.drain_agreement(now);
@@ -407,7 +381,7 @@ impl Process {
             self.swim_due,
             self.agreement.poll_timeout(),
             self.coordinator.poll_timeout(),
-            self.shard.storage.turn_due_at(),
+            self.shard.store().turn_due_at(),
         ];
         times.into_iter().flatten().min()
     }
@@ -449,7 +423,7 @@ impl Process {
 
     fn install(&mut self, now: Now, topology: Topology) {
         let cleared = topology.cleared();
-        if cleared > self.shard.storage.floor() {
+        if cleared > self.shard.store().floor() {
             self.to_clear = Some(cleared);
         }
         self.coordinator.clock_mut().pass(cleared.timestamp);
@@ -556,59 +530,30 @@ impl Process {
         has_done
     }
 
-    /// Has the replica answer, or parks the message.
     fn ask_replica(&mut self, now: Now, source: Source, head: Head, mutation: &Mutation<'_>) {
         let token = crate::sim::token_of(mutation.key);
-        if let Some(parked) = self.parked.get_mut(&token) {
-            let mutation = mutation::encode(mutation);
-            return parked.queue.push_back(Asked { source, head, mutation });
-        }
-        if let Err(ticket) = self.try_replica(now, source, head, mutation) {
-            let mutation = mutation::encode(mutation);
-            self.park(token, ticket, VecDeque::from([Asked { source, head, mutation }]));
-        }
-    }
-
-    fn park(&mut self, token: Token, ticket: Ticket, queue: VecDeque<Asked>) {
-        self.tickets.insert(ticket, token);
-        let before = self.parked.insert(token, Parked { queue });
-        assert!(before.is_none(), "what comes later waits behind");
-    }
-
-    fn try_replica(
-        &mut self,
-        now: Now,
-        source: Source,
-        head: Head,
-        mutation: &Mutation<'_>,
-    ) -> Result<(), Ticket> {
         let standing = self.standing();
-        let Some(view) = self.coordinator.view().cloned() else { return Ok(()) };
+        let Some(view) = self.coordinator.view().cloned() else { return };
         let context = Context { view: &view, standing, wall: now.wall };
         let clock = self.coordinator.clock_mut();
-        let (reply, hold) = self.shard.answer(clock, &context, &head, mutation)?;
-        let Some(head) = reply.head else { return Ok(()) };
-        let reply = Reply { source, head, mutation: reply.mutation };
-        match hold {
-            None => self.deliver(reply),
-            Some(position) => {
-                self.held_count += 1;
-                self.held.insert((position, self.held_count), reply);
-            }
-        }
-        Ok(())
+        self.shard.ask(clock, &context, source, token, &head, mutation);
+        self.deliver_answers();
     }
 
-    /// Hands an answer to who waits for it.
-    fn deliver(&mut self, reply: Reply) {
-        let Reply { source, head, mutation } = reply;
-        match source {
-            Source::Way(way) => {
-                let bytes = mutation.as_ref().map_or(&[][..], |it| &it[..]);
-                message::push(&head, bytes, self.replies.entry(way).or_default());
+    /// Hands answers to who waits for them. Whether there were any.
+    fn deliver_answers(&mut self) -> bool {
+        let mut has_done = false;
+        while let Some(Answer { source, head, mutation }) = self.shard.poll_answer() {
+            has_done = true;
+            match source {
+                Source::Way(way) => {
+                    let bytes = mutation.as_ref().map_or(&[][..], |it| &it[..]);
+                    message::push(&head, bytes, self.replies.entry(way).or_default());
+                }
+                Source::Own => self.own_answers.push_back((head, mutation)),
             }
-            Source::Own => self.own_answers.push_back((head, mutation)),
         }
+        has_done
     }
 
     /// One at a time: what the coordinator wants done because of it is done before the next.
@@ -629,47 +574,22 @@ impl Process {
     fn drain_store(&mut self, now: Now) -> bool {
         let mut has_done = false;
         if let Some(version) = self.to_clear
-            && self.shard.clear_through(version)
+            && self.shard.clear_through(version).is_ok()
         {
             self.to_clear = None;
         }
-        while let Some((ticket, result)) = self.shard.storage.poll_ready() {
+        while let Some((ticket, result)) = self.shard.store_mut().poll_ready() {
             has_done = true;
-            if let Some(token) = self.tickets.remove(&ticket) {
-                self.unpark(now, token, &result);
-            }
-            self.shard.storage.release(ticket);
+            let standing = self.standing();
+            let view = self.coordinator.view().cloned().expect("what waits was asked with a view");
+            let context = Context { view: &view, standing, wall: now.wall };
+            let clock = self.coordinator.clock_mut();
+            let is_its = self.shard.on_ready(clock, &context, ticket, &result);
+            assert!(is_its, "only messages wait for the store");
+            self.deliver_answers();
         }
-        let durable = self.shard.storage.durable();
-        while let Some(entry) = self.held.first_entry()
-            && entry.key().0 <= durable
-        {
-            has_done = true;
-            let reply = entry.remove();
-            self.deliver(reply);
-        }
-        if self.shard.storage.has_failed() {
-            // Whether they are done cannot be told before the log is read again.
-            self.held.clear();
-        }
-        has_done
-    }
-
-    fn unpark(&mut self, now: Now, token: Token, result: &Result<(), ReadError>) {
-        let mut parked = self.parked.remove(&token).expect("its ticket was known");
-        if result.is_err() {
-            let Asked { source, head, .. } = parked.queue.pop_front().expect("one waits");
-            let (request, epoch) = head.asks().expect("it asks");
-            let head = Head::Refused { request, epoch, reason: Reason::Failed };
-            self.deliver(Reply { source, head, mutation: None });
-        }
-        while let Some(asked) = parked.queue.pop_front() {
-            let mutation = mutation::access(&asked.mutation).expect("it was encoded here");
-            if let Err(ticket) = self.try_replica(now, asked.source, asked.head, &mutation) {
-                parked.queue.push_front(asked);
-                return self.park(token, ticket, parked.queue);
-            }
-        }
+        self.shard.settle();
+        self.deliver_answers() || has_done
     }
 }
 

@@ -28,7 +28,7 @@ use super::options::{Backend, Options};
 use super::process::{Effect, Now, OP_COUNT_MAX, Process, Start, Way};
 use super::properties::watch::Watch;
 use super::report::Report;
-use super::store::Shard;
+use super::store;
 use super::stream::{seed_of, stream};
 use super::trace::Trace;
 use super::trouble::{Fault, Trouble};
@@ -439,7 +439,7 @@ impl World {
         }
         let it = &mut self.nodes[node];
         let Some(process) = &it.process else { return };
-        let is_failed = process.shard.storage.has_failed();
+        let is_failed = process.shard.store().has_failed();
         let step = it.disk.as_ref().filter(|disk| disk.under_way_count() > 0);
         let step = step.map(|_| self.now + self.options.disk_step);
         let due = [process.due_at(), step].into_iter().flatten().min();
@@ -525,10 +525,10 @@ impl World {
         let (run, options) = (it.run, &self.options);
         let seed = |name: &str| seed_of(options.seed, name, (node as u64) << 32 | run);
         let opened = match &it.disk {
-            None => Ok(Shard::in_memory(seed("store"))),
+            None => Ok(store::in_memory(seed("store"))),
             Some(disk) => {
                 let cache = options.cache_bytes_max;
-                Shard::on_disk(disk.clone(), cache, seed("store"), now.wall)
+                store::on_disk(disk.clone(), cache, seed("store"), now.wall)
             }
         };
         let shard = match opened {
