@@ -26,9 +26,11 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use gridkv_cluster::{HybridClock, NodeId, ShardRange, Token, TokenKey, Version, WallTime};
+use gridkv_storage::replicated::Replicated;
 use gridkv_storage::{Durability, LogPosition, LogStats, Record, Stats, Storage, Ticket};
 
 use self::store::Lack;
+use crate::cluster::replicas::Source;
 use crate::error::Error;
 
 /// Longest key, in bytes.
@@ -122,7 +124,8 @@ pub struct Shard {
     index: u16,
     range: ShardRange,
     count: u16,
-    storage: Box<dyn Storage>,
+    /// Its store, with what it is as a replica.
+    replicated: Replicated<Source>,
     clock: HybridClock,
     now: WallTime,
     value_bytes_max: usize,
@@ -146,9 +149,6 @@ pub struct Shard {
     hold: Option<LogPosition>,
     /// The command under way is run for what it would do.
     stage: Option<Box<stage::Stage>>,
-    /// What replicas have promised, and where in the log the bound of that is.
-    replica: gridkv_cluster::replication::Replica,
-    promise_at: LogPosition,
     /// Values on disk are read at once; what was brought in so far.
     reads_now: bool,
     brought_in: Vec<Ticket>,
@@ -198,11 +198,9 @@ impl Shard {
             lack: None,
             hold: None,
             stage: None,
-            replica: gridkv_cluster::replication::Replica::new(storage.promised()),
-            promise_at: LogPosition::default(),
             reads_now: false,
             brought_in: Vec::new(),
-            storage,
+            replicated: Replicated::new(storage, durability),
         }
     }
 
@@ -264,7 +262,7 @@ impl Shard {
             for (token, key) in tokens.iter_mut().zip(keys) {
                 *token = self.token_key.token(key);
             }
-            self.storage.prefetch(&tokens[..keys.len()]);
+            self.replicated.store_mut().prefetch(&tokens[..keys.len()]);
             for (index, (token, bytes)) in tokens.iter().zip(keys).enumerate() {
                 let found = self.read(Key { bytes, token: *token })?;
                 visit(batch * BATCH + index, found.map(|record| record.value));
@@ -435,13 +433,13 @@ impl Shard {
     /// Counters and sizes of the store.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.storage.stats()
+        self.replicated.store().stats()
     }
 
     /// Counters and sizes of the store's log; `None` for a store without one.
     #[must_use]
     pub fn log_stats(&self) -> Option<LogStats> {
-        self.storage.log_stats()
+        self.replicated.store().log_stats()
     }
 
     /// A key with its token.
@@ -451,7 +449,7 @@ impl Shard {
 
     /// Has the shard make tokens with another key. `false` where its store holds something.
     pub(crate) fn rekey(&mut self, token_key: &TokenKey) -> bool {
-        if !self.storage.rekey(token_key) {
+        if !self.replicated.store_mut().rekey(token_key) {
             return false;
         }
         self.token_key = token_key.clone();

@@ -2,9 +2,11 @@
 
 use std::rc::Rc;
 
-use gridkv_cluster::message::{self, Head, Reason};
-use gridkv_cluster::replication::{Archive, Context, Excerpt, Output, Reply};
+use gridkv_cluster::message::{self, Head};
+use gridkv_cluster::replication::{Archive, Context, Excerpt, Output};
 use gridkv_cluster::{Mutation, NodeId, ShardRange, Slot, Token, mutation};
+use gridkv_storage::ReadError;
+use gridkv_storage::replicated::Answer;
 use gridkv_storage::sync_log::Read;
 use rkyv::util::AlignedVec;
 use smallvec::SmallVec;
@@ -12,7 +14,8 @@ use smallvec::SmallVec;
 use super::Cluster;
 use super::link::LinkId;
 use crate::core::Core;
-use crate::core::parking::Parked;
+use crate::core::parking::Wait;
+use crate::shard::Shard;
 
 /// Where an answer goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,28 +24,6 @@ pub(crate) enum Source {
     Own,
     /// A peer's, over the link.
     Link(LinkId),
-}
-
-/// A message to a replica that has to wait for its store.
-pub(crate) struct Asked {
-    pub(crate) source: Source,
-    pub(crate) token: Token,
-    head: Head,
-    mutation: AlignedVec,
-}
-
-impl Asked {
-    /// Its memory, in bytes.
-    pub(crate) fn memory_bytes(&self) -> usize {
-        size_of::<Self>() + self.mutation.len()
-    }
-}
-
-/// An answer that is held until it may leave.
-pub(crate) struct Answer {
-    pub(crate) source: Source,
-    pub(crate) head: Head,
-    pub(crate) mutation: Option<AlignedVec>,
 }
 
 impl Core {
@@ -102,7 +83,7 @@ impl Core {
         }
     }
 
-    /// Has one of this core's replicas answer, or parks the message.
+    /// Has one of this core's replicas answer.
     pub(crate) fn ask_replica(
         &mut self,
         cluster: &mut Cluster,
@@ -111,77 +92,41 @@ impl Core {
         mutation: &Mutation<'_>,
     ) {
         let token = self.world.token_key.token(mutation.key);
-        let asked = || {
-            let mutation = mutation::encode(mutation);
-            Parked::Message(Box::new(Asked { source, token, head: *head, mutation }))
-        };
-        if self.world.parking.holds_up(token) {
-            return self.world.parking.queue(token, asked());
-        }
-        match self.try_replica(cluster, token, source, head, mutation) {
-            Ok(()) => {}
-            Err(Busy) => self.world.park(token, asked()),
-        }
-    }
-
-    /// As [`Core::ask_replica`], for what was parked before.
-    pub(crate) fn ask_again(&mut self, asked: &Asked) -> Result<(), Busy> {
-        let Some(mut cluster) = self.world.cluster.take() else { return Ok(()) };
-        let mutation = mutation::access(&asked.mutation).expect("it was encoded here");
-        let result =
-            self.try_replica(&mut cluster, asked.token, asked.source, &asked.head, &mutation);
-        self.world.cluster = Some(cluster);
-        result
-    }
-
-    fn try_replica(
-        &mut self,
-        cluster: &mut Cluster,
-        token: Token,
-        source: Source,
-        head: &Head,
-        mutation: &Mutation<'_>,
-    ) -> Result<(), Busy> {
-        let standing = cluster.standing();
-        let Some(view) = cluster.coordinator.view().cloned() else { return Ok(()) };
         if self.world.shards.core_of(token) != self.world.id {
             // A peer that knows another number of shards: it learns better with the topology.
-            return Ok(());
+            return;
         }
-        let context = Context { view: &view, standing, wall: cluster.wall };
+        let Some(view) = cluster.coordinator.view().cloned() else { return };
+        let context = Context { view: &view, standing: cluster.standing(), wall: cluster.wall };
         let shard = self.world.shards.of(token);
-        let clock = cluster.coordinator.clock_mut();
-        let (reply, hold) = shard.answer(clock, &context, head, mutation).map_err(|_| Busy)?;
-        let Reply { head: Some(head), mutation, .. } = reply else { return Ok(()) };
-        let answer = Answer { source, head, mutation };
-        match hold {
-            None => deliver(cluster, answer),
-            Some(hold) => self.world.held.answer(hold, answer),
-        }
-        Ok(())
+        let before = shard.waiting_bytes();
+        shard.ask(cluster.coordinator.clock_mut(), &context, source, head, mutation);
+        self.world.waiting.replace(before, shard.waiting_bytes());
+        deliver_all(cluster, shard);
     }
 
-    /// An answer may leave; as a refusal, if what it tells will never be durable.
-    pub(crate) fn release_answer(&mut self, mut answer: Answer, is_lost: bool) {
-        let Some(cluster) = &mut self.world.cluster else { return };
-        if is_lost {
-            let request = answer.head.answers().expect("an answer answers");
-            let epoch = cluster.told.as_ref().map_or(0, |told| told.topology.epoch);
-            answer.head = Head::Refused { request, epoch, reason: Reason::Failed };
-            answer.mutation = None;
-        }
-        deliver(cluster, answer);
+    /// A ticket of a store is ready. Whether a coordinator's message has waited for it.
+    pub(crate) fn on_replica_ready(&mut self, wait: Wait, result: &Result<(), ReadError>) -> bool {
+        let Some(cluster) = &mut self.world.cluster else { return false };
+        let Some(view) = cluster.coordinator.view().cloned() else { return false };
+        let context = Context { view: &view, standing: cluster.standing(), wall: cluster.wall };
+        let shard = self.world.shards.by_index(wait.shard);
+        let before = shard.waiting_bytes();
+        let is_its = shard.on_ready(cluster.coordinator.clock_mut(), &context, wait, result);
+        self.world.waiting.replace(before, shard.waiting_bytes());
+        deliver_all(cluster, shard);
+        is_its
     }
 
-    /// A message whose record cannot be read is refused.
-    pub(crate) fn refuse_message(&mut self, asked: &Asked) {
-        if let Some((request, _)) = asked.head.asks()
-            && request != 0
-        {
-            let (source, mutation) = (asked.source, None);
-            let head = Head::Written { request, replaced: false };
-            self.release_answer(Answer { source, head, mutation }, true);
+    /// Lets answers leave that are durable. Whether there were any.
+    pub(crate) fn settle_replicas(&mut self) -> bool {
+        let Some(cluster) = &mut self.world.cluster else { return false };
+        let mut has_answered = false;
+        for shard in self.world.shards.iter_mut() {
+            shard.settle();
+            has_answered |= deliver_all(cluster, shard);
         }
+        has_answered
     }
 
     /// A peer's messages have arrived.
@@ -231,10 +176,6 @@ impl Core {
     }
 }
 
-/// The store has to wait.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Busy;
-
 /// Sends a message to a replica: this core's own, or a peer's.
 fn send(cluster: &mut Cluster, node: NodeId, head: Head, archive: &Archive) {
     let Some(told) = &cluster.told else { return };
@@ -251,8 +192,17 @@ fn send(cluster: &mut Cluster, node: NodeId, head: Head, archive: &Archive) {
     }
 }
 
-/// Hands an answer to who waits for it.
-fn deliver(cluster: &mut Cluster, answer: Answer) {
+/// Hands a replica's answers to who waits for them. Whether there were any.
+fn deliver_all(cluster: &mut Cluster, shard: &mut Shard) -> bool {
+    let mut has_answered = false;
+    while let Some(answer) = shard.poll_answer() {
+        has_answered = true;
+        deliver(cluster, answer);
+    }
+    has_answered
+}
+
+fn deliver(cluster: &mut Cluster, answer: Answer<Source>) {
     let Answer { source, head, mutation } = answer;
     match source {
         Source::Link(link) => {

@@ -16,7 +16,6 @@ use smallvec::SmallVec;
 
 use super::job::Job;
 use super::request::Asker;
-use crate::cluster::replicas::Answer;
 use crate::server::commands::Part;
 
 /// What must be durable before an answer may leave.
@@ -49,8 +48,6 @@ pub(crate) struct Batch {
     bytes: Vec<u8>,
     /// Each with the other holds that it waits for.
     pub(crate) jobs: Vec<(Box<dyn Job>, Holds)>,
-    /// Answers of replicas to coordinators.
-    pub(crate) answers: Vec<Answer>,
 }
 
 impl Batch {
@@ -89,11 +86,6 @@ impl Held {
     pub(crate) fn job(&mut self, job: Box<dyn Job>, mut holds: Holds) {
         let hold = holds.pop().expect("there is something to wait for");
         self.batches.entry(hold).or_default().jobs.push((job, holds));
-    }
-
-    /// Holds a replica's answer.
-    pub(crate) fn answer(&mut self, hold: Hold, answer: Answer) {
-        self.batches.entry(hold).or_default().answers.push(answer);
     }
 
     /// Notes that a connection's output begins with a held reply.

@@ -22,7 +22,6 @@ use gridkv_storage::Ticket;
 use super::account::Account;
 use super::job::Job;
 use super::request::Request;
-use crate::cluster::replicas::Asked;
 
 /// Beyond so much that is parked, nothing more is begun, however small it is.
 const PARKED_COUNT_MAX: usize = 16 << 10;
@@ -39,8 +38,6 @@ pub(crate) struct Wait {
 pub(crate) enum Parked {
     Request(Request),
     Job(Box<dyn Job>),
-    /// A coordinator's message to a replica.
-    Message(Box<Asked>),
 }
 
 impl Parked {
@@ -48,7 +45,6 @@ impl Parked {
         match self {
             Self::Request(request) => request.memory_bytes(),
             Self::Job(job) => job.memory_bytes(),
-            Self::Message(asked) => asked.memory_bytes(),
         }
     }
 }
@@ -140,9 +136,6 @@ impl Parking {
         }
         self.count += 1;
         self.bytes = self.bytes.saturating_add(parked.memory_bytes());
-        if matches!(parked, Parked::Message(_)) {
-            self.account.add(parked.memory_bytes());
-        }
     }
 
     fn count_in_job(&mut self, job: &dyn Job) {
@@ -156,9 +149,6 @@ impl Parking {
             return self.count_out_job(&**job);
         }
         self.take_off(parked.memory_bytes());
-        if matches!(parked, Parked::Message(_)) {
-            self.account.subtract(parked.memory_bytes());
-        }
     }
 
     fn count_out_job(&mut self, job: &dyn Job) {

@@ -72,6 +72,15 @@ impl Shards {
         &mut self.shards[usize::from(shard.0 - self.first)]
     }
 
+    /// A shard of this core, by its number in the node.
+    ///
+    /// # Panics
+    ///
+    /// When it is another core's.
+    pub(crate) fn by_index(&mut self, index: u16) -> &mut Shard {
+        &mut self.shards[usize::from(index - self.first)]
+    }
+
     /// Fetches what lookups will touch; tokens of other cores are passed over.
     pub(crate) fn prefetch(&self, tokens: &[Token]) {
         if self.layout.core_count == 1
@@ -118,7 +127,7 @@ impl Shards {
 
     /// What was brought in for a ticket may go.
     pub(crate) fn release(&mut self, wait: Wait) {
-        self.shards[usize::from(wait.shard - self.first)].release(wait.ticket);
+        self.by_index(wait.shard).release(wait.ticket);
     }
 
     /// What the job that has just run waits for, if it has to be run again.

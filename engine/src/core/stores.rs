@@ -13,6 +13,7 @@ use super::{Core, World};
 use crate::cluster::commands::Incoming;
 use crate::error::Error;
 use crate::server::commands::{Failure, Part};
+use crate::shard::Shard;
 
 impl World {
     /// The time of the present turn, for stores.
@@ -43,7 +44,9 @@ impl World {
     pub(crate) fn is_settled(&self) -> bool {
         let is_cluster_settled = self.cluster.as_ref().is_none_or(|it| it.is_settled())
             && self.asked.as_ref().is_none_or(VecDeque::is_empty);
-        self.parking.is_empty() && self.held.is_empty() && is_cluster_settled
+        let are_replicas_settled = self.shards.iter().all(Shard::is_settled);
+        let is_settled = self.parking.is_empty() && self.held.is_empty();
+        is_settled && are_replicas_settled && is_cluster_settled
     }
 }
 
@@ -77,6 +80,9 @@ impl Core {
     }
 
     fn on_ready(&mut self, wait: Wait, result: Result<(), ReadError>) {
+        if self.on_replica_ready(wait, &result) {
+            return;
+        }
         let result = result.map_err(Error::from);
         let waiting = self.world.parking.take(wait);
         if let [Waiting::Queue(token)] = waiting[..] {
@@ -126,7 +132,6 @@ impl Core {
                 let text = Failure::Store(error).to_string();
                 self.answer(request.asker, Part::Failed, text.as_bytes());
             }
-            Parked::Message(asked) => self.refuse_message(&asked),
         }
     }
 
@@ -151,13 +156,6 @@ impl Core {
                 match shard.take_hold() {
                     None => self.answer(request.asker, part, &out),
                     Some(hold) => self.world.held.part(hold, request.asker, part, &out),
-                }
-            }
-            Parked::Message(asked) => {
-                if self.ask_again(&asked).is_err() {
-                    let shard = self.world.shards.of(asked.token);
-                    let wait = shard.take_wait().expect("what waits says for what");
-                    return Err((Parked::Message(asked), wait));
                 }
             }
         }
@@ -205,10 +203,10 @@ impl Core {
 
     /// Lets go of what is durable, or never will be. Whether there was any.
     pub(crate) fn release_decided(&mut self) -> bool {
+        let mut has_released = self.settle_replicas();
         if self.world.held.is_empty() {
-            return false;
+            return has_released;
         }
-        let mut has_released = false;
         let decided = self.world.shards.decided();
         for (shard, through) in decided {
             while let Some((hold, batch)) = self.world.held.take(shard, through) {
@@ -235,9 +233,6 @@ impl Core {
         }
         for id in batch.connections.drain(..) {
             self.server.release(id);
-        }
-        for answer in batch.answers.drain(..) {
-            self.release_answer(answer, standing == Standing::Lost);
         }
     }
 }

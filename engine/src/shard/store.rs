@@ -33,7 +33,7 @@ impl Shard {
         if self.has_log {
             self.prepare(key)?;
         }
-        match self.storage.get(key.token, key.bytes, self.now) {
+        match self.replicated.store_mut().get(key.token, key.bytes, self.now) {
             Lookup::Found(record) => Ok(Some(record)),
             Lookup::Absent => Ok(None),
             Lookup::OnDisk => {
@@ -52,7 +52,7 @@ impl Shard {
         if self.has_log {
             self.prepare(key)?;
         }
-        match self.storage.peek(key.token, key.bytes, self.now) {
+        match self.replicated.store().peek(key.token, key.bytes, self.now) {
             Lookup::Found(record) => Ok(Some(record)),
             Lookup::Absent => Ok(None),
             Lookup::OnDisk => {
@@ -70,7 +70,7 @@ impl Shard {
         if self.has_log {
             self.hold_for(key);
         }
-        Ok(self.storage.get(key.token, key.bytes, self.now) != Lookup::Absent)
+        Ok(self.replicated.store_mut().get(key.token, key.bytes, self.now) != Lookup::Absent)
     }
 
     /// Whether there is a value, without a trace. The value itself may stay on disk.
@@ -82,7 +82,7 @@ impl Shard {
         if self.has_log {
             self.hold_for(key);
         }
-        Ok(self.storage.peek(key.token, key.bytes, self.now) != Lookup::Absent)
+        Ok(self.replicated.store().peek(key.token, key.bytes, self.now) != Lookup::Absent)
     }
 
     /// Writes a value; whether it replaced one. An expiry that has passed is the caller's to check.
@@ -200,7 +200,7 @@ impl Shard {
         }
         let version = self.clock.tick(self.now);
         let mutation = Mutation { key: key.bytes, value, version, expires_at };
-        match self.storage.apply(key.token, &mutation, self.now) {
+        match self.replicated.store_mut().apply(key.token, &mutation, self.now) {
             Ok(Applied::Won { replaced }) => {
                 if self.has_log {
                     self.note_write();
@@ -251,11 +251,11 @@ impl Shard {
     }
 
     pub(crate) fn prefetch(&self, tokens: &[Token]) {
-        self.storage.prefetch(tokens);
+        self.replicated.store().prefetch(tokens);
     }
 
     pub(crate) fn collect_expired(&mut self, budget: usize) -> usize {
-        self.storage.collect_expired(budget, self.now)
+        self.replicated.store_mut().collect_expired(budget, self.now)
     }
 
     pub(crate) fn walk(
@@ -265,7 +265,7 @@ impl Shard {
         visit: &mut dyn FnMut(Entry<'_>),
     ) -> Result<Option<Token>, Error> {
         self.hold_for_all();
-        match self.storage.walk(from, budget, self.now, visit) {
+        match self.replicated.store_mut().walk(from, budget, self.now, visit) {
             Step::Done(next) => Ok(next),
             Step::Loading(ticket) => {
                 self.lack = Some(Lack::Ticket(ticket));
@@ -276,7 +276,7 @@ impl Shard {
 
     pub(crate) fn random_key(&mut self) -> Result<Option<Vec<u8>>, Error> {
         self.hold_for_all();
-        match self.storage.random(self.now) {
+        match self.replicated.store_mut().random(self.now) {
             Step::Done(entry) => Ok(entry.map(|entry| entry.key.to_vec())),
             Step::Loading(ticket) => {
                 self.lack = Some(Lack::Ticket(ticket));
@@ -286,15 +286,15 @@ impl Shard {
     }
 
     pub(crate) fn idle_time(&self, key: Key<'_>) -> Option<Duration> {
-        self.storage.idle_time(key.token, key.bytes, self.now)
+        self.replicated.store().idle_time(key.token, key.bytes, self.now)
     }
 
     pub(crate) fn frequency(&self, key: Key<'_>) -> Option<u8> {
-        self.storage.frequency(key.token)
+        self.replicated.store().frequency(key.token)
     }
 
     pub(crate) fn record_bytes(&self, key: Key<'_>) -> Option<u64> {
-        self.storage.record_bytes(key.token, key.bytes, self.now)
+        self.replicated.store().record_bytes(key.token, key.bytes, self.now)
     }
 
     pub(crate) fn value_bytes_max(&self) -> usize {
@@ -303,7 +303,7 @@ impl Shard {
 
     pub(crate) fn clear(&mut self) -> Result<(), Error> {
         let version = self.clock.tick(self.now);
-        if let Err(error) = self.storage.clear(version) {
+        if let Err(error) = self.replicated.store_mut().clear(version) {
             return Err(self.refused(error));
         }
         if self.has_log {
@@ -313,12 +313,12 @@ impl Shard {
     }
 
     pub(crate) fn reset_stats(&mut self) {
-        self.storage.reset_stats();
+        self.replicated.store_mut().reset_stats();
     }
 
     pub(crate) fn set_memory_limit(&mut self, node_bytes_max: Option<u64>, eviction: Eviction) {
         let shard_bytes_max = node_bytes_max.map(|bytes| bytes / u64::from(self.count));
-        self.storage.set_memory_limit(shard_bytes_max, eviction);
+        self.replicated.store_mut().set_memory_limit(shard_bytes_max, eviction);
     }
 }
 
@@ -328,10 +328,10 @@ impl Shard {
     /// be run again has it read at once.
     fn prepare(&mut self, key: Key<'_>) -> Result<(), Error> {
         self.hold_for(key);
-        let must_read =
-            self.reads_now && self.storage.peek(key.token, key.bytes, self.now) == Lookup::OnDisk;
+        let must_read = self.reads_now
+            && self.replicated.store().peek(key.token, key.bytes, self.now) == Lookup::OnDisk;
         if must_read {
-            let brought_in = self.storage.load_now(key.token, key.bytes);
+            let brought_in = self.replicated.store_mut().load_now(key.token, key.bytes);
             self.brought_in.push(brought_in.map_err(Error::from)?);
         }
         Ok(())
@@ -341,7 +341,7 @@ impl Shard {
     fn hold_for(&mut self, key: Key<'_>) {
         if self.durability == Durability::Commit
             && self.durable < self.appended
-            && let Some(position) = self.storage.unsettled(key.token, key.bytes)
+            && let Some(position) = self.replicated.store().unsettled(key.token, key.bytes)
         {
             self.hold_until(position);
         }
@@ -355,10 +355,10 @@ impl Shard {
     }
 
     pub(super) fn note_write(&mut self) {
-        self.appended = self.storage.appended();
+        self.appended = self.replicated.store().appended();
         if self.write_durability == Durability::Commit {
             if self.store_durability != Durability::Commit {
-                self.storage.request_commit();
+                self.replicated.store_mut().request_commit();
             }
             self.hold_until(self.appended);
         }
@@ -390,7 +390,7 @@ impl Shard {
         // It has shown nothing either.
         self.hold = None;
         let ticket = match lack {
-            Lack::Record(token, key) => self.storage.load(token, &key),
+            Lack::Record(token, key) => self.replicated.store_mut().load(token, &key),
             Lack::Ticket(ticket) => ticket,
         };
         Some(Wait { shard: self.index, ticket })
@@ -408,7 +408,7 @@ impl Shard {
         self.reads_now = false;
         self.forget_wait();
         for ticket in self.brought_in.drain(..) {
-            self.storage.release(ticket);
+            self.replicated.store_mut().release(ticket);
         }
         result
     }
@@ -416,24 +416,24 @@ impl Shard {
     /// Lets the store take in what its disk has done, and hand it more.
     #[inline]
     pub(crate) fn turn(&mut self, now: Instant) {
-        self.storage.turn(now);
+        self.replicated.store_mut().turn(now);
         if self.has_log {
-            self.appended = self.storage.appended();
-            self.durable = self.storage.durable();
-            self.is_failed = self.storage.has_failed();
+            self.appended = self.replicated.store().appended();
+            self.durable = self.replicated.store().durable();
+            self.is_failed = self.replicated.store().has_failed();
         }
     }
 
     pub(crate) fn turn_due_at(&self) -> Option<Instant> {
-        self.storage.turn_due_at()
+        self.replicated.store().turn_due_at()
     }
 
     pub(crate) fn poll_ready(&mut self) -> Option<(Ticket, Result<(), ReadError>)> {
-        self.storage.poll_ready()
+        self.replicated.store_mut().poll_ready()
     }
 
     pub(crate) fn release(&mut self, ticket: Ticket) {
-        self.storage.release(ticket);
+        self.replicated.store_mut().release(ticket);
     }
 
     /// Whether the store has a log.
@@ -471,17 +471,18 @@ impl Shard {
     pub(crate) fn set_durability(&mut self, durability: Durability) {
         self.durability = durability;
         self.write_durability = durability;
+        self.replicated.set_durability(durability);
     }
 
     /// Keeps all files of the log, until [`Shard::unpin`]. Returns the highest timestamp given out
     /// here, or written here by a coordinator wherever it is.
     pub(crate) fn pin(&mut self) -> Timestamp {
-        self.storage.pin();
-        self.clock.latest().max(self.storage.version_max().timestamp)
+        self.replicated.store_mut().pin();
+        self.clock.latest().max(self.replicated.store().version_max().timestamp)
     }
 
     pub(crate) fn unpin(&mut self) {
-        self.storage.unpin();
+        self.replicated.store_mut().unpin();
     }
 
     /// What is written from here on is newer than `cut`.
@@ -491,23 +492,23 @@ impl Shard {
 
     /// Sees to it that all that was written is in files which are not written to any more.
     pub(crate) fn roll(&mut self) -> Result<(), Error> {
-        let rolled = self.storage.roll();
+        let rolled = self.replicated.store_mut().roll();
         rolled.map_err(|refused| self.refused(refused))
     }
 
     /// Those files. The answer waits until all that was written is durable.
     pub(crate) fn settled_files(&mut self) -> Vec<String> {
-        self.storage.request_commit();
-        self.appended = self.storage.appended();
+        self.replicated.store_mut().request_commit();
+        self.appended = self.replicated.store().appended();
         self.hold_until(self.appended);
-        self.storage.record_files()
+        self.replicated.store().record_files()
     }
 
     /// Makes all durable, holding up the core. Nothing is written after it.
     pub(crate) fn close(&mut self) {
-        self.storage.close();
-        self.durable = self.storage.durable();
-        self.is_failed = self.storage.has_failed();
+        self.replicated.store_mut().close();
+        self.durable = self.replicated.store().durable();
+        self.is_failed = self.replicated.store().has_failed();
     }
 }
 

@@ -66,8 +66,9 @@ struct Queue<S> {
 pub struct Replicated<S> {
     store: Box<dyn Storage>,
     replica: Replica,
-    /// When a write of this store counts as done.
+    /// When a write counts as done, and how the store was opened.
     durability: Durability,
+    store_durability: Durability,
     /// Where in the log the bound of the promises is.
     promise_at: LogPosition,
     queues: BTreeMap<Token, Queue<S>>,
@@ -89,6 +90,7 @@ impl<S> Replicated<S> {
             replica: Replica::new(store.promised()),
             store,
             durability,
+            store_durability: durability,
             promise_at: LogPosition::default(),
             queues: BTreeMap::new(),
             tickets: BTreeMap::new(),
@@ -317,6 +319,10 @@ impl<S> Replicated<S> {
     }
 
     fn hand_on(&mut self, source: S, reply: Reply, until: Option<LogPosition>) {
+        if until.is_some() && self.store_durability != Durability::Commit {
+            // The store by itself would take its time.
+            self.store.request_commit();
+        }
         let Reply { head: Some(head), mutation, .. } = reply else { return };
         let answer = Answer { source, head, mutation };
         match until {

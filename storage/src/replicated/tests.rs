@@ -170,6 +170,18 @@ fn with_a_durability_that_does_not_wait_nothing_is_held() {
 }
 
 #[test]
+fn a_durability_that_is_changed_holds_for_a_store_that_was_opened_with_another() {
+    let mut world = World::new(Durability::None);
+    world.shard.set_durability(Durability::Commit);
+    world.write(1, b"key", b"value", 1);
+    assert!(world.answers.is_empty());
+    // Without being asked the store would write in a second.
+    let started_at = world.now;
+    assert_eq!(world.settled().len(), 1);
+    assert!(world.now.saturating_since(started_at) < Duration::from_millis(500));
+}
+
+#[test]
 fn messages_about_a_key_are_answered_in_their_order_while_others_pass() {
     let mut world = World::with_values_on_disk();
     let (key, cached) = (world.key(false), world.key(true));
