@@ -87,7 +87,8 @@ impl CatchUp {
         feeds.map(|(_, feed)| feed.resume_at).min()
     }
 
-    /// A batch was read from the log, of which `outstanding` entries were sent.
+    /// A batch was read from the log, of which `outstanding` entries were sent. What was missed since the
+    /// log was asked for may not be in it.
     pub(super) fn started(
         &mut self,
         now: Instant,
@@ -97,8 +98,8 @@ impl CatchUp {
     ) {
         let feed = self.feeds.get_mut(&peer).expect("it was due");
         feed.lost_count += lost_count;
-        feed.batch =
-            Some(Batch { next, outstanding, has_failed: false, is_last, missed_since: None });
+        let missed_since = feed.batch.take().and_then(|asked| asked.missed_since);
+        feed.batch = Some(Batch { next, outstanding, has_failed: false, is_last, missed_since });
         if outstanding == 0 {
             self.finish(now, peer);
         }
@@ -139,5 +140,28 @@ impl CatchUp {
     /// Entries that some peer has not got and cannot get any more.
     pub(super) fn lost_count(&self) -> u64 {
         self.feeds.values().map(|feed| feed.lost_count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PEER: NodeId = NodeId(2);
+
+    #[test]
+    fn what_is_missed_while_the_log_is_being_read_is_not_forgotten() {
+        let (mut catch_up, now) = (CatchUp::default(), Instant::ZERO);
+        catch_up.missed(PEER, 5);
+        assert_eq!(catch_up.due(now, |_| true), Some((PEER, 5)));
+        // As when the driver is asked for the log, and when it has read it, to its end.
+        catch_up.started(now, PEER, (5, 0, false), 1);
+        catch_up.missed(PEER, 9);
+        catch_up.started(now, PEER, (8, 0, true), 3);
+        for _ in 0..3 {
+            catch_up.on_answer(now, PEER, true);
+        }
+        assert_eq!(catch_up.due(now, |_| true), Some((PEER, 9)));
+        assert_eq!(catch_up.lags().next(), Some((PEER, Missed { from: 9, lost_count: 0 })));
     }
 }
