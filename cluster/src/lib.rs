@@ -15,11 +15,13 @@
 //! - [`hlc`]: [`HybridClock`], the source of versions
 //! - [`identity`]: who a node is, whom it believes, and how both are proved
 //! - [`swim`]: [`Swim`](swim::Swim), who is there
+//! - [`member`]: [`Member`](member::Member), who is there and who belongs, composed
 
 #![forbid(unsafe_code)]
 
 pub mod hlc;
 pub mod identity;
+pub mod member;
 pub mod message;
 pub mod model;
 pub mod mutation;
@@ -32,5 +34,5 @@ pub mod topology;
 pub use hlc::HybridClock;
 pub use model::{MemberId, NodeId, Timestamp, Version};
 pub use mutation::Mutation;
-pub use time::{Instant, WallTime};
+pub use time::{Instant, Now, WallTime};
 pub use token::{ShardId, ShardRange, Slot, Token, TokenKey};

@@ -95,3 +95,11 @@ impl fmt::Display for WallTime {
         write!(f, "{}.{:03}", self.0 / 1_000, self.0 % 1_000)
     }
 }
+/// The time, as a machine is handed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// Of the clock that only goes forward.
+    pub at: Instant,
+    /// Of the clock that people set.
+    pub wall: WallTime,
+}

@@ -72,7 +72,7 @@ impl World {
         let Some(placement) = self.placement() else { return 0 };
         let replicas = placement.replicas(crate::sim::token_of(&key_of(key)));
         let serves = |(_, process): &(usize, &super::process::Process)| {
-            process.own.is_some_and(|own| replicas.contains(&own))
+            process.own().is_some_and(|own| replicas.contains(&own))
                 && process.standing() == Standing::Serving
         };
         self.running().filter(serves).count()
@@ -91,7 +91,7 @@ impl World {
     fn inspect(&mut self) {
         let members: Vec<usize> = self
             .running()
-            .filter(|(_, process)| process.own.is_some())
+            .filter(|(_, process)| process.own().is_some())
             .map(|(node, _)| node)
             .collect();
         if members.is_empty() {

@@ -170,7 +170,7 @@ pub(super) fn address(node: usize) -> SocketAddr {
 }
 
 /// What a node says of itself to the cluster.
-pub(super) fn member(node: usize, id: MemberId, store: u64) -> Member {
+pub(super) fn member_of(node: usize, id: MemberId, store: u64) -> Member {
     Member {
         id: id.0,
         node: 0,

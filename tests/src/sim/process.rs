@@ -15,16 +15,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use gridkv_cluster::member::{self, Member};
 use gridkv_cluster::message::{self, Head};
 use gridkv_cluster::replication::{
     Archive, Computed, Config, Context, Coordinator, Excerpt, Level, OpId, Outcome, Output,
     Standing, View, Work,
 };
-use gridkv_cluster::swim::{self, Swim};
-use gridkv_cluster::topology::agreement::{self, Agreement, Request, Survey, Tag, Via};
+use gridkv_cluster::topology::Topology;
+use gridkv_cluster::topology::agreement::{self, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::placement::Placement;
-use gridkv_cluster::topology::{Epoch, Topology};
-use gridkv_cluster::{HybridClock, Instant, Mutation, NodeId, Version, WallTime, mutation};
+use gridkv_cluster::{HybridClock, Instant, Mutation, NodeId, Now, Version, WallTime, mutation};
 use gridkv_storage::replicated::{Answer, Replicated};
 use gridkv_storage::sync_log::{Read, Sequence, SyncLog, SyncReader, sync_log};
 use rkyv::util::AlignedVec;
@@ -106,19 +106,10 @@ pub(super) enum Source {
     Way(Way),
 }
 
-/// The time, as a node sees it.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Now {
-    pub(super) at: Instant,
-    pub(super) wall: WallTime,
-}
-
 /// What a process is started with.
 pub(super) struct Start {
     pub(super) node: usize,
-    pub(super) swim: Swim,
-    pub(super) agreement: Agreement,
-    pub(super) member: gridkv_cluster::topology::Member,
+    pub(super) member: Member,
     pub(super) shard: Replicated<Source>,
     pub(super) config: Config,
     pub(super) sync_log_bytes: usize,
@@ -136,15 +127,11 @@ pub(super) struct Held {
 
 pub(super) struct Process {
     node: usize,
-    member: gridkv_cluster::topology::Member,
-    pub(super) swim: Swim,
-    pub(super) agreement: Agreement,
+    pub(super) member: Member,
     pub(super) coordinator: Coordinator,
     pub(super) shard: Replicated<Source>,
     log: SyncLog,
     reader: SyncReader,
-    topology: Option<(Arc<Topology>, Arc<Placement>)>,
-    pub(super) own: Option<NodeId>,
     /// Everything up to here is still to be removed.
     to_clear: Option<Version>,
     /// Nodes to which the connection is known to be broken.
@@ -155,17 +142,15 @@ pub(super) struct Process {
     own_answers: VecDeque<(Head, Option<AlignedVec>)>,
     asks: BTreeMap<SocketAddr, AlignedVec>,
     replies: BTreeMap<Way, AlignedVec>,
-    vias: BTreeMap<Via, Option<usize>>,
+    vias: BTreeMap<Via, usize>,
     via_count: u64,
     effects: Vec<Effect>,
-    /// When the membership machine has something to do: it takes a while to find out.
-    swim_due: Option<Instant>,
     pub(super) most: Held,
 }
 
 impl Process {
     pub(super) fn new(start: Start) -> Self {
-        let Start { node, swim, agreement, member, shard, config, sync_log_bytes, seed } = start;
+        let Start { node, member, shard, config, sync_log_bytes, seed } = start;
         let mut clock =
             HybridClock::new(NodeId(0), shard.resume_after().timestamp, config.drift_max);
         clock.pass(shard.resume_after().timestamp);
@@ -173,14 +158,10 @@ impl Process {
         Self {
             node,
             member,
-            swim,
-            agreement,
             coordinator: Coordinator::new(config, clock, seed),
             shard,
             log,
             reader,
-            topology: None,
-            own: None,
             to_clear: None,
             broken: BTreeSet::new(),
             is_view_stale: false,
@@ -191,30 +172,30 @@ impl Process {
             vias: BTreeMap::new(),
             via_count: 0,
             effects: Vec::new(),
-            swim_due: None,
             most: Held::default(),
         }
     }
 
     /// The topology that holds here.
     pub(super) fn topology(&self) -> Option<&Arc<Topology>> {
-        self.topology.as_ref().map(|(topology, _)| topology)
+        self.member.state().map(|state| &state.topology)
     }
 
     pub(super) fn placement(&self) -> Option<&Arc<Placement>> {
-        self.topology.as_ref().map(|(_, placement)| placement)
+        self.member.state().map(|state| &state.placement)
+    }
+
+    /// The node's number.
+    pub(super) fn own(&self) -> Option<NodeId> {
+        self.member.state()?.own
     }
 
     /// Whether the node serves its copies.
     pub(super) fn standing(&self) -> Standing {
-        let Some((topology, _)) = &self.topology else { return Standing::Frozen };
-        let known = topology.member(self.member.id());
-        if known.is_some_and(|it| it.store != self.member.store) {
-            Standing::Empty
-        } else if self.agreement.is_frozen() || self.to_clear.is_some() {
-            Standing::Frozen
-        } else {
-            Standing::Serving
+        match self.member.state() {
+            None => Standing::Frozen,
+            Some(_) if self.to_clear.is_some() => Standing::Frozen,
+            Some(state) => state.standing,
         }
     }
 
@@ -236,40 +217,72 @@ impl Process {
     pub(super) fn flush(&mut self, now: Now, tag: Tag) {
         let version = self.coordinator.clock_mut().tick(now.wall);
         let change = gridkv_cluster::topology::Change::Clear(version.timestamp.0, version.node.0);
-        self.agreement.handle(now.at, now.wall, agreement::Input::Wish(tag, change));
+        self.on_member(now, member::Input::Wish(tag, change));
     }
 
-    /// Something happens to the membership machine.
-    pub(super) fn on_swim(&mut self, now: Now, input: swim::Input<'_>) {
-        self.swim.handle(now.at, input);
-        self.swim_due = self.swim.poll_timeout();
-        while let Some(output) = self.swim.poll_output() {
-            match output {
-                swim::Output::Datagram { to, bytes } => {
-                    self.effects.push(Effect::Datagram { to, bytes });
-                }
-                swim::Output::Exchange { to, bytes } => {
-                    self.effects.push(Effect::Exchange { to, bytes });
-                }
-                swim::Output::Changed(_) | swim::Output::Forgotten(_) => self.is_view_stale = true,
-                swim::Output::Epoch { from, epoch } => {
-                    let heard = agreement::Input::Heard(from, Epoch(epoch));
-                    self.agreement.handle(now.at, now.wall, heard);
-                }
-                swim::Output::Conflict { .. } => {}
-            }
+    /// Something happens to the node's membership.
+    pub(super) fn on_member(&mut self, now: Now, input: member::Input<'_>) {
+        let mut surveys = self.drain_member();
+        self.member.handle(now, input);
+        surveys.extend(self.drain_member());
+        while let Some(via) = surveys.pop_front() {
+            let survey = Survey { is_empty: self.shard.is_empty() };
+            self.member.handle(now, member::Input::Surveyed(via, survey));
+            surveys.extend(self.drain_member());
         }
     }
 
-    pub(super) fn on_request(&mut self, now: Now, from: Option<usize>, request: Request) {
+    /// Does what the membership wants done. Returns who wants to know whether there is data.
+    fn drain_member(&mut self) -> VecDeque<Via> {
+        let mut surveys = VecDeque::new();
+        while let Some(output) = self.member.poll_output() {
+            let effect = match output {
+                member::Output::Keep(bytes) => Effect::Keep(bytes),
+                member::Output::Datagram { to, bytes } => Effect::Datagram { to, bytes },
+                member::Output::Exchange { to, bytes } => Effect::Exchange { to, bytes },
+                member::Output::Ask(to, request) => Effect::Request { to, bytes: request.encode() },
+                member::Output::Answer(via, answer) => {
+                    let to = self.vias.remove(&via).expect("a request has one answer");
+                    Effect::Answer { to, bytes: answer.encode() }
+                }
+                member::Output::Survey(via) => {
+                    surveys.push_back(via);
+                    continue;
+                }
+                member::Output::State(state) => {
+                    self.on_state(&state);
+                    continue;
+                }
+                member::Output::Installed(topology) => Effect::Installed((*topology).clone()),
+                member::Output::Done(_, result) => Effect::Flushed { is_done: result.is_ok() },
+                member::Output::Changed(_)
+                | member::Output::Forgotten(_)
+                | member::Output::Conflict(_)
+                | member::Output::Rejected(..) => continue,
+            };
+            self.effects.push(effect);
+        }
+        surveys
+    }
+
+    fn on_state(&mut self, state: &member::State) {
+        let cleared = state.topology.cleared();
+        if cleared > self.shard.store().floor() {
+            self.to_clear = Some(cleared);
+        }
+        self.coordinator.clock_mut().pass(cleared.timestamp);
+        self.is_view_stale = true;
+    }
+
+    pub(super) fn on_request(&mut self, now: Now, from: usize, request: Request) {
         self.via_count += 1;
         let via = Via(self.via_count);
         self.vias.insert(via, from);
-        self.agreement.handle(now.at, now.wall, agreement::Input::Request(via, request));
+        self.on_member(now, member::Input::Request(via, request));
     }
 
     pub(super) fn on_answer(&mut self, now: Now, from: SocketAddr, answer: agreement::Answer) {
-        self.agreement.handle(now.at, now.wall, agreement::Input::Answer(from, answer));
+        self.on_member(now, member::Input::Answer(from, answer));
     }
 
     /// Messages from the coordinator of another node.
@@ -311,8 +324,7 @@ impl Process {
     }
 
     fn node_at(&self, address: SocketAddr) -> Option<NodeId> {
-        let (topology, _) = self.topology.as_ref()?;
-        topology.members.iter().find(|it| it.address == address).map(|it| it.node())
+        self.topology()?.members.iter().find(|it| it.address == address).map(|it| it.node())
     }
 
     /// The connection to a node is known to be broken, or there again.
@@ -331,9 +343,12 @@ impl Process {
     /// Does all there is to do.
     pub(super) fn turn(&mut self, now: Now, functions: &mut impl Functions) -> Vec<Effect> {
         self.shard.store_mut().turn(now.at);
+        // What a node that starts wants done.
+        let surveys = self.drain_member();
+        assert!(surveys.is_empty(), "nobody has asked yet");
         self.run_timers(now);
         loop {
-            let mut has_done = self.drain_agreement(now);
+            let mut has_done = false;
             if std::mem::take(&mut self.is_view_stale) {
                 self.refresh_view(now);
             }
@@ -364,11 +379,8 @@ impl Process {
     }
 
     fn run_timers(&mut self, now: Now) {
-        if self.swim_due.is_some_and(|at| at <= now.at) {
-            self.on_swim(now, swim::Input::Timeout);
-        }
-        if self.agreement.poll_timeout().is_some_and(|at| at <= now.at) {
-            self.agreement.handle(now.at, now.wall, agreement::Input::Timeout);
+        if self.member.poll_timeout().is_some_and(|at| at <= now.at) {
+            self.on_member(now, member::Input::Timeout);
         }
         if self.coordinator.poll_timeout().is_some_and(|at| at <= now.at) {
             self.coordinator.handle_timeout(now.at, now.wall);
@@ -378,73 +390,22 @@ impl Process {
     /// When there is something to do, if nothing else happens first; what the disk needs apart.
     pub(super) fn due_at(&self) -> Option<Instant> {
         let times = [
-            self.swim_due,
-            self.agreement.poll_timeout(),
+            self.member.poll_timeout(),
             self.coordinator.poll_timeout(),
             self.shard.store().turn_due_at(),
         ];
         times.into_iter().flatten().min()
     }
 
-    fn drain_agreement(&mut self, now: Now) -> bool {
-        let mut has_done = false;
-        while let Some(output) = self.agreement.poll_output() {
-            has_done = true;
-            match output {
-                agreement::Output::Keep(bytes) => self.effects.push(Effect::Keep(bytes)),
-                agreement::Output::Ask(to, request) if to == self.member.address => {
-                    self.on_request(now, None, request);
-                }
-                agreement::Output::Ask(to, request) => {
-                    self.effects.push(Effect::Request { to, bytes: request.encode() });
-                }
-                agreement::Output::Answer(via, answer) => {
-                    match self.vias.remove(&via).expect("a request has one answer") {
-                        Some(to) => {
-                            self.effects.push(Effect::Answer { to, bytes: answer.encode() });
-                        }
-                        None => self.on_answer(now, self.member.address, answer),
-                    }
-                }
-                agreement::Output::Survey(via) => {
-                    let survey = Survey { is_empty: self.shard.is_empty() };
-                    let input = agreement::Input::Surveyed(via, survey);
-                    self.agreement.handle(now.at, now.wall, input);
-                }
-                agreement::Output::Install(topology) => self.install(now, topology),
-                agreement::Output::Done(_, result) => {
-                    self.effects.push(Effect::Flushed { is_done: result.is_ok() });
-                }
-                agreement::Output::Thaw | agreement::Output::Rejected(..) => {}
-            }
-        }
-        has_done
-    }
-
-    fn install(&mut self, now: Now, topology: Topology) {
-        let cleared = topology.cleared();
-        if cleared > self.shard.store().floor() {
-            self.to_clear = Some(cleared);
-        }
-        self.coordinator.clock_mut().pass(cleared.timestamp);
-        self.own = topology.member(self.member.id()).map(|it| it.node());
-        self.effects.push(Effect::Installed(topology.clone()));
-        let placement = Arc::new(Placement::new(&topology));
-        let epoch = topology.epoch;
-        self.topology = Some((Arc::new(topology), placement));
-        self.is_view_stale = true;
-        self.on_swim(now, swim::Input::Epoch(epoch));
-    }
-
     /// Tells the coordinator who can be sent to.
     fn refresh_view(&mut self, now: Now) {
-        let Some((topology, placement)) = &self.topology else { return };
-        let mut view = View::new(Arc::clone(topology), Arc::clone(placement), self.own);
-        let (swim, broken) = (&self.swim, &self.broken);
+        let Some(state) = self.member.state() else { return };
+        let (topology, placement) = (Arc::clone(&state.topology), Arc::clone(&state.placement));
+        let mut view = View::new(topology, placement, state.own);
         view.reachable.retain(|node| {
-            let member = topology.by_node(*node).expect("the reachable are members");
-            let is_live = swim.member(member.id()).is_none_or(|it| it.state.is_live());
-            self.own == Some(*node) || (is_live && !broken.contains(&member.address))
+            let member = state.topology.by_node(*node).expect("the reachable are members");
+            let is_broken = self.broken.contains(&member.address);
+            state.own == Some(*node) || (state.alive.contains(node) && !is_broken)
         });
         self.coordinator.on_view(now.at, now.wall, view);
     }
@@ -486,15 +447,16 @@ impl Process {
     }
 
     fn send(&mut self, now: Now, node: NodeId, head: Head, archive: &Archive) {
-        if self.own == Some(node) {
+        if self.own() == Some(node) {
             return self.local.push_back((head, Rc::clone(archive)));
         }
-        let Some((topology, _)) = &self.topology else { return };
-        let Some(member) = topology.by_node(node) else { return };
-        if self.broken.contains(&member.address) {
+        let Some(address) = self.topology().and_then(|it| Some(it.by_node(node)?.address)) else {
+            return;
+        };
+        if self.broken.contains(&address) {
             return self.coordinator.on_lost(now.at, now.wall, node);
         }
-        message::push(&head, archive, self.asks.entry(member.address).or_default());
+        message::push(&head, archive, self.asks.entry(address).or_default());
     }
 
     /// A part of the sync log, from an entry on.
@@ -561,7 +523,7 @@ impl Process {
         let mut has_done = false;
         while let Some((head, mutation)) = self.own_answers.pop_front() {
             has_done = true;
-            let Some(own) = self.own else { continue };
+            let Some(own) = self.own() else { continue };
             let mutation =
                 mutation.as_ref().map(|it| mutation::access(it).expect("it was encoded here"));
             self.coordinator.on_answer(now.at, now.wall, own, &head, mutation.as_ref());

@@ -13,19 +13,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use fastrand::Rng;
+use gridkv_cluster::member::{self, Member};
 use gridkv_cluster::message;
 use gridkv_cluster::replication::Config;
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::agreement::{Agreement, Answer, Own, Request};
-use gridkv_cluster::{Instant, MemberId, Mutation, WallTime};
+use gridkv_cluster::{Instant, MemberId, Mutation, Now, WallTime};
 use gridkv_storage::disk::{Faults as DiskFaults, SimulatedDisk};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::clients::Clients;
 use super::history::Ledger;
-use super::network::{Network, address, member};
+use super::network::{Network, address, member_of};
 use super::options::{Backend, Options};
-use super::process::{Effect, Now, OP_COUNT_MAX, Process, Start, Way};
+use super::process::{Effect, OP_COUNT_MAX, Process, Start, Way};
 use super::properties::watch::Watch;
 use super::report::Report;
 use super::store;
@@ -275,7 +276,7 @@ impl World {
         let now = self.node_now(to);
         let Some(process) = &mut self.nodes[to].process else { return };
         self.trace.note(self.now, [1, to as u64, xxh3_64(bytes)]);
-        process.on_swim(now, swim::Input::Datagram { from: address(from), bytes });
+        process.on_member(now, member::Input::Datagram { from: address(from), bytes });
         self.turn(to);
     }
 
@@ -288,13 +289,13 @@ impl World {
         match control {
             Control::Exchange(bytes) => {
                 self.trace.note(self.now, [2, to as u64, xxh3_64(bytes)]);
-                process.on_swim(now, swim::Input::Exchange { bytes });
+                process.on_member(now, member::Input::Exchange { bytes });
             }
             Control::Request(bytes) => {
                 self.trace.note(self.now, [3, to as u64, xxh3_64(bytes)]);
                 let request = Request::decode(bytes).expect("it was encoded here");
                 self.trace.say(self.now, || format!("n{to} <- n{from} {request:?}"));
-                process.on_request(now, Some(from), request);
+                process.on_request(now, from, request);
             }
             Control::Answer(bytes) => {
                 self.trace.note(self.now, [4, to as u64, xxh3_64(bytes)]);
@@ -543,7 +544,7 @@ impl World {
         let id = MemberId(node as u64 * 1_000_003 + 17);
         let own = swim::Own { id, address: address(node), run: now.wall.as_millis(), cluster: 1 };
         let swim = Swim::new(swim::Config::lan(), own, seed("swim"), self.now);
-        let member = member(node, id, it.store);
+        let member = member_of(node, id, it.store);
         let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
         let replica_count = options.replica_count;
         let own =
@@ -560,12 +561,12 @@ impl World {
         };
         let sync_log_bytes = options.sync_log_bytes;
         let seed = seed("coordinator");
-        let start = Start { node, swim, agreement, member, shard, config, sync_log_bytes, seed };
-        let mut process = Process::new(start);
-        let others: Vec<SocketAddr> =
-            (0..self.options.node_count).filter(|it| *it != node).map(address).collect();
-        process.on_swim(now, swim::Input::Join(&others));
-        self.nodes[node].process = Some(process);
+        let others = (0..self.options.node_count).filter(|it| *it != node).map(address);
+        let own =
+            member::Own { id, address: address(node), store: it.store, seeds: others.collect() };
+        let member = Member::new(now, own, swim, agreement);
+        let start = Start { node, member, shard, config, sync_log_bytes, seed };
+        self.nodes[node].process = Some(Process::new(start));
         self.trace.note(self.now, [9, node as u64, run]);
         self.trace.say(self.now, || format!("n{node} starts its run {run}"));
         self.report.count("starts");

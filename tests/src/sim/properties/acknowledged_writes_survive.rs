@@ -17,7 +17,7 @@ pub(super) fn acknowledged_writes_survive(world: &mut World) {
         let Some(placement) = world.placement() else { return };
         for node in &mut world.nodes {
             let Some(process) = &mut node.process else { continue };
-            if process.own.is_some_and(|own| placement.replicas(token).contains(&own)) {
+            if process.own().is_some_and(|own| placement.replicas(token).contains(&own)) {
                 let version = process.shard.store_mut().accepted(token, &name, far).version();
                 newest = newest.max(version.unwrap_or_default());
             }

@@ -58,7 +58,7 @@ fn lost_since(world: &World, operation: &Operation) -> usize {
         .losses
         .iter()
         .filter(|(at, node)| {
-            let own = world.nodes[*node].process.as_ref().and_then(|it| it.own);
+            let own = world.nodes[*node].process.as_ref().and_then(|it| it.own());
             // Who is not known any more counts, too.
             *at >= operation.invoked && own.is_none_or(keeps)
         })

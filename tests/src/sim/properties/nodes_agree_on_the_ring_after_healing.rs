@@ -9,10 +9,10 @@ pub(super) fn nodes_agree_on_the_ring_after_healing(world: &World) -> Result<(),
     let epochs = world.epochs();
     let newest = epochs.values().max().copied().unwrap_or(0);
     for (node, process) in world.running() {
-        if process.own.is_some() && epochs[&node] != newest {
+        if process.own().is_some() && epochs[&node] != newest {
             return Err(format!("the epochs are {epochs:?}"));
         }
-        if process.own.is_some() && process.agreement.is_frozen() {
+        if process.own().is_some() && process.member.is_frozen() {
             return Err(format!("n{node} waits for a change of the topology"));
         }
     }

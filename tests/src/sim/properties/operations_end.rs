@@ -12,7 +12,7 @@ pub(super) fn operations_end(world: &World) -> Result<(), String> {
     let mut empty = Vec::new();
     for (_, process) in world.running() {
         if process.standing() != Standing::Serving {
-            empty.extend(process.own);
+            empty.extend(process.own());
         }
     }
     for (node, process) in world.running() {

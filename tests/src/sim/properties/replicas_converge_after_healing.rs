@@ -27,7 +27,7 @@ pub(super) fn replicas_converge_after_healing(world: &mut World) {
         for (number, node) in world.nodes.iter_mut().enumerate() {
             let Some(process) = &mut node.process else { continue };
             let is_replica =
-                process.own.is_some_and(|own| placement.replicas(token).contains(&own));
+                process.own().is_some_and(|own| placement.replicas(token).contains(&own));
             if !is_replica || process.standing() != Standing::Serving {
                 continue;
             }
