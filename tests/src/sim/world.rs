@@ -548,7 +548,7 @@ impl World {
         let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
         let replica_count = options.replica_count;
         let own =
-            Own { member: member.clone(), seeds, replica_count, token_secret: super::TOKEN_SECRET };
+            Own { member: member, seeds, replica_count, token_secret: super::TOKEN_SECRET };
         let kept = it.kept.as_deref();
         let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
             .expect("what was kept is what was kept");
