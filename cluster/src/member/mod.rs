@@ -91,6 +91,8 @@ pub enum Output {
     State(State),
     /// A topology was installed: the state that follows has it.
     Installed(Arc<Topology>),
+    /// The topology that was installed knows another store of this node's: its data is lost.
+    Lost,
     /// Another member is new, or anything about it has changed.
     Changed(swim::Member),
     /// A member that was gone for long is no longer remembered.
@@ -352,6 +354,9 @@ impl Member {
         let (placement, topology) = (Arc::new(Placement::new(&topology)), Arc::new(topology));
         self.outputs.push_back(Output::Installed(Arc::clone(&topology)));
         self.tell(topology, placement);
+        if self.state.as_ref().is_some_and(|state| state.standing == Standing::Empty) {
+            self.outputs.push_back(Output::Lost);
+        }
     }
 
     /// As [`Member::tell`], for the topology that holds already.

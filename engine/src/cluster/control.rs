@@ -1,9 +1,9 @@
-//! The core that speaks for the node: who is there (SWIM), who is a member (agreement), and the
-//! sockets that all cores share.
+//! The core that speaks for the node: drives its membership ([`gridkv_cluster::member`]), and keeps the
+//! sockets that all cores share and the strangers who connect to them.
 //!
 //! It tells all cores what holds whenever that changes, itself too, through their mailboxes.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -14,22 +14,18 @@ use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
 use gridkv_cluster::identity::{DatagramSeal, Local};
-use gridkv_cluster::model::MemberId;
-use gridkv_cluster::replication::Standing;
-use gridkv_cluster::swim::{self, State, Swim};
-use gridkv_cluster::topology::agreement::{
-    Agreement, Answer, Input, Output, Request, Survey, Tag, Via,
-};
-use gridkv_cluster::topology::placement::Placement;
+use gridkv_cluster::member::{Input, Member, Output};
+use gridkv_cluster::swim::{self, State};
+use gridkv_cluster::topology::agreement::{Answer, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::{Change, Epoch, Refusal, Topology};
-use gridkv_cluster::{Instant, WallTime};
+use gridkv_cluster::{Instant, Now};
 use gridkv_net::peer::{Datagrams, First, PeerListener, read_preamble};
 use gridkv_net::ring::{DataRing, Interest};
 use gridkv_net::wire::frame::Kind;
 use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
 
+use super::Cluster;
 use super::link::{LinkId, Target};
-use super::{Cluster, Told};
 use crate::core::Core;
 use crate::core::mailbox::Message;
 use crate::node::Node;
@@ -47,9 +43,6 @@ const STRANGER_PATIENCE: Duration = Duration::from_secs(3);
 const TELL_EVERY: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Answers of this node to itself.
-const VIA_OWN: Via = Via(0);
-
 /// Somebody who waits for a change of the topology.
 pub(crate) type Wisher = Box<dyn FnOnce(Result<Epoch, Refusal>) + Send>;
 
@@ -65,12 +58,9 @@ struct Stranger {
 
 /// What the core that speaks for the node has beside what every core has.
 pub(crate) struct Control {
-    pub(crate) swim: Swim,
-    pub(crate) agreement: Agreement,
+    pub(crate) member: Member,
     pub(crate) seal: DatagramSeal,
     pub(super) local: Arc<Local>,
-    own_address: SocketAddr,
-    store: u64,
     datagrams: Datagrams,
     listener: PeerListener,
     file: PathBuf,
@@ -78,80 +68,46 @@ pub(crate) struct Control {
     /// On which link a request came that is still to be answered.
     vias: BTreeMap<Via, LinkId>,
     next_via: u64,
-    /// Requests of this node to itself.
-    to_own: VecDeque<Request>,
     wishers: BTreeMap<Tag, Wisher>,
     next_tag: u64,
-    pub(super) told: Option<Told>,
     /// Cores that have not been told the latest.
     untold: BTreeSet<usize>,
-    /// What the membership machine is to be told.
-    new_epoch: Option<u64>,
-    new_members: Option<Vec<SocketAddr>>,
-    /// Members to join through, as the node was told.
-    seeds: Vec<SocketAddr>,
     pub(super) calls: super::calls::Calls,
     may_tell_at: Instant,
     pub(crate) strangers_refused: u64,
-    /// Why this node is not let in, as was told last.
-    told_refusal: Option<Refusal>,
 }
 
 /// What a control is made of.
 pub(crate) struct Parts {
-    pub(crate) swim: Swim,
-    pub(crate) agreement: Agreement,
+    pub(crate) member: Member,
     pub(crate) local: Arc<Local>,
-    pub(crate) own_address: SocketAddr,
-    pub(crate) store: u64,
     pub(crate) run: u64,
     pub(crate) datagrams: Datagrams,
     pub(crate) listener: PeerListener,
     pub(crate) file: PathBuf,
-    pub(crate) seeds: Vec<SocketAddr>,
 }
 
 impl Control {
     pub(crate) fn new(parts: Parts, ring: &mut DataRing) -> Self {
-        let Parts {
-            swim,
-            agreement,
-            local,
-            own_address,
-            store,
-            run,
-            datagrams,
-            listener,
-            file,
-            seeds,
-        } = parts;
+        let Parts { member, local, run, datagrams, listener, file } = parts;
         ring.watch(Arc::clone(listener.descriptor()), Interest::Readable, LISTENER);
         ring.watch(Arc::clone(datagrams.descriptor()), Interest::Readable, DATAGRAMS);
         Self {
-            swim,
-            agreement,
+            member,
             seal: DatagramSeal::new(run),
             local,
-            own_address,
-            store,
             datagrams,
             listener,
             file,
             strangers: BTreeMap::new(),
             vias: BTreeMap::new(),
             next_via: 1,
-            to_own: VecDeque::new(),
             wishers: BTreeMap::new(),
             next_tag: 1,
-            told: None,
             untold: BTreeSet::new(),
-            new_epoch: None,
-            new_members: Some(seeds.clone()),
-            seeds,
             calls: super::calls::Calls::default(),
             may_tell_at: Instant::ZERO,
             strangers_refused: 0,
-            told_refusal: None,
         }
     }
 
@@ -163,52 +119,8 @@ impl Control {
             .map(|it| it.look_at.map_or(it.until, |at| at.min(it.until)))
             .min();
         let now = (!self.untold.is_empty()).then_some(Instant::ZERO);
-        let times = [self.swim.poll_timeout(), self.agreement.poll_timeout(), stranger, now];
+        let times = [self.member.poll_timeout(), stranger, now];
         times.into_iter().flatten().min()
-    }
-
-    /// Has a change made; `wisher` is told what came of it.
-    fn wish(&mut self, now: Instant, wall: WallTime, change: Change, wisher: Wisher) {
-        let tag = Tag(self.next_tag);
-        self.next_tag += 1;
-        self.wishers.insert(tag, wisher);
-        self.agreement.handle(now, wall, Input::Wish(tag, change));
-    }
-
-    /// What holds now, for all cores.
-    fn tell(&mut self, topology: Arc<Topology>, placement: Arc<Placement>, core_count: usize) {
-        let own = topology.member(self.local.identity.id());
-        let has_lost_data = own.is_some_and(|own| own.store != self.store);
-        let standing = if has_lost_data {
-            Standing::Empty
-        } else if self.agreement.is_frozen() {
-            Standing::Frozen
-        } else {
-            Standing::Serving
-        };
-        let alive = topology.members.iter().filter(|member| self.is_alive(member.id()));
-        let told = Told {
-            own: own.map(|own| own.node()),
-            alive: alive.map(|member| member.node()).collect(),
-            standing,
-            topology,
-            placement,
-        };
-        self.told = Some(told);
-        self.untold = (0..core_count).collect();
-    }
-
-    /// As [`Control::tell`], for the topology that holds already.
-    fn tell_again(&mut self, core_count: usize) {
-        if let Some(told) = &self.told {
-            let (topology, placement) = (Arc::clone(&told.topology), Arc::clone(&told.placement));
-            self.tell(topology, placement, core_count);
-        }
-    }
-
-    /// Whether a member answers, as far as is known: one that was not heard of yet may.
-    fn is_alive(&self, id: MemberId) -> bool {
-        self.swim.member(id).is_none_or(|it| matches!(it.state, State::Alive | State::Suspect))
     }
 }
 
@@ -216,7 +128,6 @@ impl Core {
     /// What the sockets and timers of the control have to do.
     pub(super) fn turn_control(&mut self, cluster: &mut Cluster, ready: &[u32]) {
         let Some(mut control) = cluster.control.take() else { return };
-        let (now, wall) = (cluster.now, cluster.wall);
         for token in ready {
             match *token {
                 LISTENER => self.accept(cluster, &mut control),
@@ -225,21 +136,18 @@ impl Core {
             }
         }
         self.look_at_strangers(cluster, &mut control);
-        if control.swim.poll_timeout().is_some_and(|at| at <= now) {
-            control.swim.handle(now, swim::Input::Timeout);
-        }
+        // What a node that starts wants done.
         self.drain(cluster, &mut control);
-        if control.agreement.poll_timeout().is_some_and(|at| at <= now) {
-            control.agreement.handle(now, wall, Input::Timeout);
+        if control.member.poll_timeout().is_some_and(|at| at <= cluster.now) {
+            self.tell_member(cluster, &mut control, Input::Timeout);
         }
-        self.drain(cluster, &mut control);
-        control.expire_calls(now);
+        control.expire_calls(cluster.now);
         self.tell_cores(&mut control);
         cluster.control = Some(control);
     }
 
     fn tell_cores(&self, control: &mut Control) {
-        let Some(told) = &control.told else { return };
+        let Some(told) = control.member.state() else { return };
         let node = &self.world.node;
         control.untold.retain(|core| {
             let message = Message::Told(Box::new(told.clone()));
@@ -288,17 +196,60 @@ impl Core {
         }
     }
 
-    /// Does what the machines of the control want done, until there is nothing more.
+    /// Something happens to the node's membership.
+    fn tell_member(&mut self, cluster: &mut Cluster, control: &mut Control, input: Input<'_>) {
+        control.member.handle(Now { at: cluster.now, wall: cluster.wall }, input);
+        self.drain(cluster, control);
+    }
+
+    /// Does what the membership wants done.
     fn drain(&mut self, cluster: &mut Cluster, control: &mut Control) {
-        loop {
-            self.drain_swim(cluster, control);
-            self.drain_agreement(cluster, control);
-            if let Some(epoch) = control.new_epoch.take() {
-                control.swim.handle(cluster.now, swim::Input::Epoch(epoch));
-            } else if let Some(members) = control.new_members.take() {
-                control.swim.handle(cluster.now, swim::Input::Join(&members));
-            } else {
-                return;
+        while let Some(output) = control.member.poll_output() {
+            match output {
+                Output::Keep(bytes) => keep(&control.file, &bytes),
+                Output::Datagram { to, bytes } => {
+                    let sealed = control.seal.seal(&control.local, cluster.wall, &bytes);
+                    control.datagrams.send(to, &sealed);
+                }
+                Output::Exchange { to, bytes } => {
+                    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
+                    cluster.links.push(link, Kind::Exchange, bytes);
+                }
+                Output::Ask(to, request) => {
+                    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
+                    cluster.links.push(link, Kind::Agreement, tagged(REQUEST, &request.encode()));
+                }
+                Output::Answer(via, answer) => {
+                    let Some(link) = control.vias.remove(&via) else { continue };
+                    cluster.links.push(link, Kind::Agreement, tagged(ANSWER, &answer.encode()));
+                }
+                Output::Survey(via) => super::calls::survey(&self.world.node, self.world.id, via),
+                Output::State(_) => control.untold = (0..self.world.node.ports.len()).collect(),
+                Output::Done(tag, result) => {
+                    if let Some(wisher) = control.wishers.remove(&tag) {
+                        wisher(result);
+                    }
+                }
+                Output::Installed(topology) => tell_topology(&topology),
+                Output::Lost => tracing::error!(
+                    "this node has lost its data: it serves no keys until the cluster has taken it \
+                     in again"
+                ),
+                Output::Changed(member) => tell_change(&member),
+                Output::Forgotten(member) => {
+                    tracing::info!(%member, "a member that was gone for long is forgotten");
+                }
+                Output::Rejected(from, refusal) => {
+                    tracing::warn!(%from, %refusal, "this node is not let into the cluster");
+                }
+                Output::Conflict(address) => {
+                    tracing::error!(
+                        %address,
+                        "another process with this node's identity is running there: stopping. Two \
+                         nodes must not use copies of one data directory"
+                    );
+                    self.world.node.stop_for_conflict();
+                }
             }
         }
     }
@@ -359,93 +310,10 @@ impl Core {
             let local = Arc::clone(&control.local);
             let opened = control.seal.open(&local, cluster.wall, &buffer[..len]);
             let Ok((_, payload)) = opened else { continue };
-            let input = swim::Input::Datagram { from, bytes: payload };
-            control.swim.handle(cluster.now, input);
-            self.drain(cluster, control);
+            self.tell_member(cluster, control, Input::Datagram { from, bytes: payload });
         }
         let descriptor = Arc::clone(control.datagrams.descriptor());
         self.server.ring.watch(descriptor, Interest::Readable, DATAGRAMS);
-    }
-
-    fn drain_swim(&mut self, cluster: &mut Cluster, control: &mut Control) {
-        let mut has_changed = false;
-        while let Some(output) = control.swim.poll_output() {
-            match output {
-                swim::Output::Datagram { to, bytes } => {
-                    let sealed = control.seal.seal(&control.local, cluster.wall, &bytes);
-                    control.datagrams.send(to, &sealed);
-                }
-                swim::Output::Exchange { to, bytes } => {
-                    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
-                    cluster.links.push(link, Kind::Exchange, bytes);
-                }
-                swim::Output::Changed(member) => {
-                    has_changed = true;
-                    tell_change(&member);
-                }
-                swim::Output::Forgotten(member) => {
-                    tracing::info!(%member, "a member that was gone for long is forgotten");
-                }
-                swim::Output::Epoch { from, epoch } => {
-                    let heard = Input::Heard(from, Epoch(epoch));
-                    control.agreement.handle(cluster.now, cluster.wall, heard);
-                }
-                swim::Output::Conflict { address } => {
-                    tracing::error!(
-                        %address,
-                        "another process with this node's identity is running there: stopping. Two \
-                         nodes must not use copies of one data directory"
-                    );
-                    self.world.node.stop_for_conflict();
-                }
-            }
-        }
-        if has_changed {
-            control.tell_again(self.world.node.ports.len());
-        }
-    }
-
-    fn drain_agreement(&mut self, cluster: &mut Cluster, control: &mut Control) {
-        let core_count = self.world.node.ports.len();
-        loop {
-            while let Some(output) = control.agreement.poll_output() {
-                match output {
-                    Output::Keep(bytes) => keep(&control.file, &bytes),
-                    Output::Ask(to, request) => ask(cluster, control, to, request),
-                    Output::Answer(VIA_OWN, answer) => {
-                        let from = control.own_address;
-                        let input = Input::Answer(from, answer);
-                        control.agreement.handle(cluster.now, cluster.wall, input);
-                    }
-                    Output::Answer(via, answer) => {
-                        let Some(link) = control.vias.remove(&via) else { continue };
-                        cluster.links.push(link, Kind::Agreement, tagged(ANSWER, &answer.encode()));
-                    }
-                    Output::Survey(via) => {
-                        control.tell_again(core_count);
-                        super::calls::survey(&self.world.node, self.world.id, via);
-                    }
-                    Output::Thaw => {
-                        control.tell_again(core_count);
-                    }
-                    Output::Install(topology) => install(control, topology, core_count),
-                    Output::Done(tag, result) => {
-                        if let Some(wisher) = control.wishers.remove(&tag) {
-                            wisher(result);
-                        }
-                    }
-                    Output::Rejected(from, refusal) => {
-                        // It asks again and again.
-                        if control.told_refusal.replace(refusal) != Some(refusal) {
-                            tracing::warn!(%from, %refusal, "this node is not let into the cluster");
-                        }
-                    }
-                }
-            }
-            let Some(request) = control.to_own.pop_front() else { return };
-            let input = Input::Request(VIA_OWN, request);
-            control.agreement.handle(cluster.now, cluster.wall, input);
-        }
     }
 
     /// A frame about membership or topology has arrived.
@@ -473,10 +341,8 @@ impl Core {
         kind: Kind,
         body: &[u8],
     ) -> Result<(), &'static str> {
-        let (now, wall) = (cluster.now, cluster.wall);
         if kind == Kind::Exchange {
-            control.swim.handle(now, swim::Input::Exchange { bytes: body });
-            self.drain(cluster, control);
+            self.tell_member(cluster, control, Input::Exchange { bytes: body });
             return Ok(());
         }
         if kind == Kind::Command {
@@ -489,50 +355,45 @@ impl Core {
                 return Err("it answers what it was not asked");
             };
             let answer = Answer::decode(bytes).map_err(|_| malformed)?;
-            control.agreement.handle(now, wall, Input::Answer(target.address, answer));
+            self.tell_member(cluster, control, Input::Answer(target.address, answer));
         } else {
             let request = Request::decode(bytes).map_err(|_| malformed)?;
             let via = Via(control.next_via);
             control.next_via += 1;
             control.vias.insert(via, link);
-            control.agreement.handle(now, wall, Input::Request(via, request));
+            self.tell_member(cluster, control, Input::Request(via, request));
         }
-        self.drain(cluster, control);
         Ok(())
     }
 
     /// All cores have stopped taking writes, and have said whether they hold anything.
     pub(crate) fn surveyed(&mut self, via: Via, is_empty: bool) {
         self.with_control(|core, cluster, control| {
-            let input = Input::Surveyed(via, Survey { is_empty });
-            control.agreement.handle(cluster.now, cluster.wall, input);
-            core.drain(cluster, control);
+            core.tell_member(cluster, control, Input::Surveyed(via, Survey { is_empty }));
         });
     }
 
-    /// Asks the members for a change of the topology.
+    /// Asks the members for a change of the topology; `wisher` is told what came of it.
     pub(crate) fn wish(&mut self, change: Change, wisher: Wisher) {
-        let mut wisher = Some(wisher);
         self.with_control(|core, cluster, control| {
-            let wisher = wisher.take().expect("called once");
-            control.wish(cluster.now, cluster.wall, change, wisher);
-            core.drain(cluster, control);
+            let tag = Tag(control.next_tag);
+            control.next_tag += 1;
+            control.wishers.insert(tag, wisher);
+            core.tell_member(cluster, control, Input::Wish(tag, change));
         });
     }
 
     /// Asks who is at an address where this node's own key was met.
     pub(super) fn ask_twin(&mut self, address: SocketAddr) {
         self.with_control(|core, cluster, control| {
-            control.swim.handle(cluster.now, swim::Input::Twin(address));
-            core.drain(cluster, control);
+            core.tell_member(cluster, control, Input::Twin(address));
         });
     }
 
     /// Tells the others that this node goes.
     pub(crate) fn leave(&mut self) {
         self.with_control(|core, cluster, control| {
-            control.swim.handle(cluster.now, swim::Input::Leave);
-            core.drain(cluster, control);
+            core.tell_member(cluster, control, Input::Leave);
         });
     }
 
@@ -563,15 +424,7 @@ pub(super) fn tagged(tag: u8, bytes: &[u8]) -> Vec<u8> {
     body
 }
 
-fn ask(cluster: &mut Cluster, control: &mut Control, to: SocketAddr, request: Request) {
-    if to == control.own_address {
-        return control.to_own.push_back(request);
-    }
-    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
-    cluster.links.push(link, Kind::Agreement, tagged(REQUEST, &request.encode()));
-}
-
-fn install(control: &mut Control, topology: Topology, core_count: usize) {
+fn tell_topology(topology: &Topology) {
     let names: Vec<&str> = topology.members.iter().map(|member| member.name.as_str()).collect();
     tracing::info!(
         epoch = topology.epoch,
@@ -579,21 +432,6 @@ fn install(control: &mut Control, topology: Topology, core_count: usize) {
         replicas = topology.replica_count,
         "topology"
     );
-    let placement = Arc::new(Placement::new(&topology));
-    let others = topology.members.iter().map(|member| member.address);
-    let mut others: Vec<SocketAddr> = others.chain(control.seeds.iter().copied()).collect();
-    others.sort_unstable();
-    others.dedup();
-    others.retain(|address| *address != control.own_address);
-    control.new_members = Some(others);
-    control.new_epoch = Some(topology.epoch);
-    control.told_refusal = None;
-    control.tell(Arc::new(topology), placement, core_count);
-    if control.told.as_ref().is_some_and(|told| told.standing == Standing::Empty) {
-        tracing::error!(
-            "this node has lost its data: it serves no keys until the cluster has taken it in again"
-        );
-    }
 }
 
 /// Writes a file so that it is there, whole, whatever happens. Holds up the core: topologies seldom

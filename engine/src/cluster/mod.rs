@@ -32,15 +32,13 @@ pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod traffic;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use gridkv_cluster::message::Head;
 use gridkv_cluster::replication::{Archive, Config, Coordinator, OpId, Standing, View};
-use gridkv_cluster::topology::Topology;
-use gridkv_cluster::topology::placement::Placement;
-use gridkv_cluster::{HybridClock, Instant, NodeId, Version, WallTime};
+use gridkv_cluster::{HybridClock, Instant, Version, WallTime};
 use gridkv_storage::sync_log::{SyncLog, SyncReader, sync_log};
 
 use self::commands::Pending;
@@ -54,15 +52,7 @@ use crate::config::ClusterConfig;
 const OP_COUNT_MAX: usize = 64 << 10;
 
 /// What holds now, as core 0 tells the others.
-#[derive(Clone, Debug)]
-pub(crate) struct Told {
-    pub(crate) topology: Arc<Topology>,
-    pub(crate) placement: Arc<Placement>,
-    pub(crate) own: Option<NodeId>,
-    /// Members that answer, as far as is known.
-    pub(crate) alive: BTreeSet<NodeId>,
-    pub(crate) standing: Standing,
-}
+pub(crate) type Told = gridkv_cluster::member::State;
 
 /// One core's part.
 pub(crate) struct Cluster {

@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gridkv_cluster::identity::{Hello, Identity, Local, PublicKey, Security, Trust};
+use gridkv_cluster::member;
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::Member;
 use gridkv_cluster::topology::agreement::{self, Agreement, Own};
-use gridkv_cluster::{HybridClock, Instant, NodeId, TokenKey, Version, WallTime};
+use gridkv_cluster::{HybridClock, Instant, NodeId, Now, TokenKey, Version, WallTime};
 use gridkv_net::peer::{Datagrams, PeerListener};
 use gridkv_net::ring::DataRing;
 use gridkv_storage::Eviction;
@@ -172,17 +173,20 @@ impl ClusterNode {
                 let path = self.file.display();
                 wrong("data", &format!("{path} is damaged: restore it, or let the node join anew"))
             })?;
-        let parts = Parts {
-            swim,
-            agreement,
-            local: Arc::clone(&self.local),
-            own_address: address,
+        let own = member::Own {
+            id: self.local.identity.id(),
+            address,
             store: self.hello.store,
+            seeds: options.join.clone(),
+        };
+        let now = Now { at: Instant::ZERO, wall: crate::core::wall_time() };
+        let parts = Parts {
+            member: member::Member::new(now, own, swim, agreement),
+            local: Arc::clone(&self.local),
             run: self.hello.run,
             datagrams,
             listener,
             file: self.file.clone(),
-            seeds: options.join.clone(),
         };
         Ok(Control::new(parts, ring))
     }

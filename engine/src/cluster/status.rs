@@ -260,15 +260,15 @@ fn control_status(core: &mut Core) -> Option<ControlStatus> {
     let cluster = core.world.cluster.as_ref()?;
     let control = cluster.control.as_ref()?;
     let datagrams = control.seal.stats();
-    let mut own = control.swim.members();
+    let mut own = control.member.swim().members();
     let own = own.next().map_or(0, |own| own.id.0);
     Some(ControlStatus {
-        told: control.told.clone(),
-        members: control.swim.members().copied().collect(),
+        told: control.member.state().cloned(),
+        members: control.member.swim().members().copied().collect(),
         own,
         figures: Figures {
-            swim: *control.swim.stats(),
-            local_health: control.swim.local_health(),
+            swim: *control.member.swim().stats(),
+            local_health: control.member.swim().local_health(),
             refused: control.strangers_refused,
             datagrams_refused: datagrams.refused(),
             ..Figures::default()

@@ -257,6 +257,7 @@ impl Process {
                 member::Output::Done(_, result) => Effect::Flushed { is_done: result.is_ok() },
                 member::Output::Changed(_)
                 | member::Output::Forgotten(_)
+                | member::Output::Lost
                 | member::Output::Conflict(_)
                 | member::Output::Rejected(..) => continue,
             };

@@ -547,8 +547,7 @@ impl World {
         let member = member_of(node, id, it.store);
         let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
         let replica_count = options.replica_count;
-        let own =
-            Own { member: member, seeds, replica_count, token_secret: super::TOKEN_SECRET };
+        let own = Own { member, seeds, replica_count, token_secret: super::TOKEN_SECRET };
         let kept = it.kept.as_deref();
         let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
             .expect("what was kept is what was kept");
