@@ -86,6 +86,8 @@ struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
     wire: VecDeque<(NodeId, NodeId, Head, Option<Archive>)>,
     down: BTreeSet<NodeId>,
+    /// Nothing is accepted for the moment.
+    is_frozen: bool,
     now: Instant,
     ends: BTreeMap<(NodeId, OpId), End>,
 }
@@ -107,6 +109,7 @@ impl Cluster {
             nodes: (1..=count).map(node).collect(),
             wire: VecDeque::new(),
             down: BTreeSet::new(),
+            is_frozen: false,
             now: Instant::ZERO,
             ends: BTreeMap::new(),
         }
@@ -185,7 +188,9 @@ impl Cluster {
             return true;
         }
         let view = node.coordinator.view().unwrap().clone();
-        let context = Context { view: &view, standing: Standing::Serving, wall };
+        let is_frozen = self.is_frozen && matches!(head, Head::Accept { .. });
+        let standing = if is_frozen { Standing::Frozen } else { Standing::Serving };
+        let context = Context { view: &view, standing, wall };
         let Node { coordinator, replica, store, .. } = node;
         let reply = replica
             .handle(store, coordinator.clock_mut(), &context, &head, &carried.unwrap())
@@ -198,7 +203,10 @@ impl Cluster {
 
     /// Lets everything come to its end: what feeds a silent peer goes on for ever.
     fn run(&mut self) {
-        let until = self.now + Duration::from_secs(5);
+        self.run_until(self.now + Duration::from_secs(5));
+    }
+
+    fn run_until(&mut self, until: Instant) {
         for _ in 0..100_000 {
             while self.deliver_one() {}
             let next = self.nodes.values().filter_map(|it| it.coordinator.poll_timeout()).min();
@@ -474,4 +482,27 @@ fn what_a_removal_would_swallow_is_written_again_above_it() {
         assert!(version > floor);
         assert_eq!(cluster.read(2, b"k", level), text("v"));
     }
+}
+
+#[test]
+fn a_change_whose_time_is_up_is_unknown_while_its_round_goes_on_with_what_it_has_made() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.begin(1, b"n", Level::Linearizable, Work::Change);
+    // Not when replicas are asked again: its time is up while all have refused.
+    cluster.now = cluster.now + Duration::from_millis(5);
+    let early = cluster.begin(1, b"n", Level::Linearizable, Work::Change);
+    cluster.now = Instant::ZERO + CONFIG.request_timeout / 2;
+    let late = cluster.begin(1, b"n", Level::Linearizable, Work::Change);
+    while !cluster.ends.contains_key(&first) {
+        assert!(cluster.deliver_one());
+    }
+    // The two others share a round now. It is proposed, and taken by nobody for a while.
+    cluster.is_frozen = true;
+    cluster.run_until(Instant::ZERO + CONFIG.request_timeout * 5 / 4);
+    let end = cluster.ends[&early].clone();
+    assert!(matches!(end, End::Done(Outcome::Unknown(_))), "{end:?}");
+    assert!(!cluster.ends.contains_key(&late));
+    cluster.is_frozen = false;
+    assert!(is_acknowledged(&cluster.end(late)));
+    assert_eq!(cluster.read(2, b"n", Level::Linearizable), text("3"), "it was made after all");
 }

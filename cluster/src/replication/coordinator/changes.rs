@@ -435,7 +435,10 @@ impl Coordinator {
         let id = *id;
         let round = self.rounds.get_mut(&id).expect("its round is under way");
         round.ops.retain(|it| *it != op);
-        let may_be_done = round.may_be_done() && !matches!(kind, ChangeKind::Read);
+        // What the round has proposed, or is about to, was made with it, and is tried again.
+        let goes_on =
+            !round.ops.is_empty() && matches!(round.phase, Phase::Computing | Phase::Accepting);
+        let may_be_done = (round.may_be_done() || goes_on) && !matches!(kind, ChangeKind::Read);
         let answered = round.targets.yes();
         let why = match round.targets.refusal() {
             Some(reason) => Why::Refused(reason),
