@@ -58,6 +58,8 @@ const ASK: Duration = Duration::from_millis(300);
 const REST: Duration = Duration::from_secs(10);
 /// Changes that wait, at most.
 const WISH_COUNT_MAX: usize = 64;
+/// Promises that are asked for and wait for a survey, at most.
+const PREPARE_COUNT_MAX: usize = 64;
 
 /// Names the way on which an answer goes back. The driver's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -294,6 +296,11 @@ impl Agreement {
                 self.frozen_until = Some(now + FREEZE);
                 self.prepares.insert(via, (base, ballot));
                 self.outputs.push_back(Output::Survey(via));
+                if self.prepares.len() > PREPARE_COUNT_MAX {
+                    // Its survey may have been lost. Who is in earnest asks again.
+                    let (oldest, _) = self.prepares.pop_first().expect("there are many");
+                    self.answer(oldest, Answer::Refused(self.kept.vote.promised));
+                }
             }
             Request::Accept { base, ballot, value } => {
                 self.learn(now, &base);
@@ -685,12 +692,9 @@ impl Agreement {
             assert_eq!(proposal.base.epoch + 1, self.kept.slot(), "an attempt is about the next");
         }
         assert!(self.wishes.len() <= WISH_COUNT_MAX);
-        assert!(self.prepares.len() <= self.outputs.len() + MEMBER_PREPARES);
+        assert!(self.prepares.len() <= PREPARE_COUNT_MAX);
     }
 }
-
-/// Prepares whose survey is under way, at most: one a proposer.
-const MEMBER_PREPARES: usize = super::MEMBER_COUNT_MAX;
 
 #[cfg(test)]
 mod tests;

@@ -101,3 +101,33 @@ fn a_newcomer_waits_while_some_member_does_not_answer() {
     }
     assert!((2..40).contains(&survey_count), "{survey_count} in a minute");
 }
+
+#[test]
+fn whoever_asks_for_promises_without_end_costs_a_bounded_amount() {
+    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
+    let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
+    outputs(&mut agreement);
+    let base = agreement.current().unwrap().clone();
+    let wall = WallTime::from_millis(1_000_000);
+    let (mut surveyed, mut refused) = (Vec::new(), Vec::new());
+    for number in 1..=5_000 {
+        let ballot = Ballot { timestamp: number, proposer: 9 };
+        let prepare = Request::Prepare { base: base.clone(), ballot, must_be_empty: true };
+        agreement.handle(Instant::ZERO, wall, Input::Request(Via(number), prepare));
+        for output in outputs(&mut agreement) {
+            match output {
+                Output::Survey(via) => surveyed.push(via),
+                Output::Answer(via, Answer::Refused(_)) => refused.push(via),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert_eq!((surveyed.len(), refused.len()), (5_000, 5_000 - PREPARE_COUNT_MAX));
+    // The latest are surveyed for still; those who were refused are not answered again.
+    for via in surveyed {
+        agreement.handle(Instant::ZERO, wall, Input::Surveyed(via, Survey { is_empty: true }));
+        let is_answer = |it: &Output| matches!(it, Output::Answer(of, _) if *of == via);
+        let answers = outputs(&mut agreement).iter().filter(|it| is_answer(it)).count();
+        assert_eq!(answers, usize::from(!refused.contains(&via)));
+    }
+}
