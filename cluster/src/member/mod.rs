@@ -52,7 +52,7 @@ pub enum Input<'a> {
     Request(Via, Request),
     /// The node at this address answers.
     Answer(SocketAddr, Answer),
-    /// What [`Output::Survey`] asked for.
+    /// Answer to [`Output::Survey`]: sent after every core has stopped taking writes.
     Surveyed(Via, Survey),
     /// Somebody here wants a change of the topology.
     Wish(Tag, Change),
@@ -110,7 +110,7 @@ pub enum Output {
 pub struct State {
     /// The topology.
     pub topology: Arc<Topology>,
-    /// What follows from it.
+    /// Replicas of each slot, computed from that topology: their epochs are equal.
     pub placement: Arc<Placement>,
     /// This node's number; `None` for one that is no member.
     pub own: Option<NodeId>,
@@ -145,6 +145,9 @@ pub struct Member {
     new_members: Option<Vec<SocketAddr>>,
     /// Requests of this node to itself.
     to_own: VecDeque<Request>,
+    /// Members that were dead for so long that [`Swim`] has forgotten them: unlike those that were not
+    /// heard of yet, they do not answer.
+    gone: BTreeSet<MemberId>,
     /// Why this node is not let in, as was told last.
     told_refusal: Option<Refusal>,
     /// When [`Swim`] has something to do: it takes a while to find out.
@@ -166,6 +169,7 @@ impl Member {
             state: None,
             new_epoch: None,
             to_own: VecDeque::new(),
+            gone: BTreeSet::new(),
             told_refusal: None,
             outputs: VecDeque::new(),
         };
@@ -282,10 +286,12 @@ impl Member {
                 swim::Output::Exchange { to, bytes } => Output::Exchange { to, bytes },
                 swim::Output::Changed(member) => {
                     has_changed = true;
+                    self.gone.remove(&member.id);
                     Output::Changed(member)
                 }
                 swim::Output::Forgotten(member) => {
                     has_changed = true;
+                    self.gone.insert(member);
                     Output::Forgotten(member)
                 }
                 swim::Output::Conflict { address } => Output::Conflict(address),
@@ -351,6 +357,7 @@ impl Member {
         self.new_members = Some(others);
         self.new_epoch = Some(topology.epoch);
         self.told_refusal = None;
+        self.gone.retain(|id| topology.member(*id).is_some());
         let (placement, topology) = (Arc::new(Placement::new(&topology)), Arc::new(topology));
         self.outputs.push_back(Output::Installed(Arc::clone(&topology)));
         self.tell(topology, placement);
@@ -368,7 +375,8 @@ impl Member {
     }
 
     fn tell(&mut self, topology: Arc<Topology>, placement: Arc<Placement>) {
-        let is_alive = |id| self.swim.member(id).is_none_or(|it| it.state.is_live());
+        let is_known_alive = |id| self.swim.member(id).map(|it| it.state.is_live());
+        let is_alive = |id| is_known_alive(id).unwrap_or_else(|| !self.gone.contains(&id));
         let alive = topology.members.iter().filter(|member| is_alive(member.id()));
         let state = State {
             own: topology.member(self.own.id).map(topology::Member::node),

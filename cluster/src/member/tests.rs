@@ -7,6 +7,7 @@ use super::*;
 use crate::time::WallTime;
 
 const STEP: Duration = Duration::from_millis(50);
+const FORGET: Duration = Duration::from_secs(60);
 
 fn address(number: u16) -> SocketAddr {
     ([127, 0, 0, 1], 7_000 + number).into()
@@ -50,7 +51,8 @@ impl Net {
         let run = u64::try_from(self.now.as_millis()).unwrap() + 1;
         let swim = swim::Own { id, address: address(number), run, cluster: 1 };
         let at = self.now().at;
-        let swim = Swim::new(swim::Config::lan(), swim, u64::from(number), at);
+        let config = swim::Config { forget_after: FORGET, ..swim::Config::lan() };
+        let swim = Swim::new(config, swim, u64::from(number), at);
         let mut member = topology::tests::member(number);
         (member.id, member.address, member.store) = (id.0, address(number), store);
         let seeds = if number == 1 { Vec::new() } else { vec![address(1)] };
@@ -219,4 +221,18 @@ fn those_whose_seed_is_gone_find_each_other_by_the_topology_that_they_have_kept(
         let live: Vec<_> = seen.filter(|it| it.state.is_live()).map(|it| it.address).collect();
         assert!(live.contains(&address(5 - number)), "{live:?}");
     }
+}
+
+#[test]
+fn who_was_gone_for_so_long_that_it_is_forgotten_is_not_told_as_alive() {
+    let mut net = Net::three();
+    let kept = net.nodes.remove(&address(3)).unwrap().kept;
+    net.run(FORGET * 3);
+    let is_remembered =
+        net.nodes[&address(1)].member.swim().members().any(|it| it.address == address(3));
+    assert!(!is_remembered, "the test is about one that is forgotten");
+    assert_eq!((net.state(1).alive.len(), net.state(2).alive.len()), (2, 2));
+    net.start(3, 1, kept);
+    net.run(Duration::from_secs(20));
+    assert_eq!((net.state(1).alive.len(), net.state(3).alive.len()), (3, 3));
 }

@@ -60,19 +60,22 @@ pub(super) fn crc16(bytes: &[u8]) -> u16 {
 fn step(sum: u16, bytes: u128) -> u16 {
     let bytes = bytes ^ u128::from(sum) << (u128::BITS - u16::BITS);
     let bytes = bytes.to_le_bytes();
-    let of = |at: usize| TABLES[at][usize::from(bytes[at])];
-    // Each sum of four is made by itself: none waits for another.
-    let of_four = |at: usize| (of(at) ^ of(at + 1)) ^ (of(at + 2) ^ of(at + 3));
-    (of_four(0) ^ of_four(4)) ^ (of_four(8) ^ of_four(12))
+    (of_four(bytes, 0) ^ of_four(bytes, 4)) ^ (of_four(bytes, 8) ^ of_four(bytes, 12))
 }
 
 /// The sum of eight bytes: that of most hash tags.
 #[inline]
 fn half_step(bytes: u64) -> u16 {
     let bytes = bytes.to_le_bytes();
+    of_four(bytes, 0) ^ of_four(bytes, 4)
+}
+
+/// What four bytes add to the sum, the last of which `at` others follow. Each four are added up by
+/// themselves: none waits for another.
+#[inline]
+fn of_four<const LEN: usize>(bytes: [u8; LEN], at: usize) -> u16 {
     let of = |at: usize| TABLES[at][usize::from(bytes[at])];
-    let of_four = |at: usize| (of(at) ^ of(at + 1)) ^ (of(at + 2) ^ of(at + 3));
-    of_four(0) ^ of_four(4)
+    (of(at) ^ of(at + 1)) ^ (of(at + 2) ^ of(at + 3))
 }
 
 /// Eight to sixteen bytes as one big-endian number. Its ends are read as words, which may overlap: a copy

@@ -39,9 +39,9 @@ use crate::backend::{Durability, Error, LogPosition, ReadError, Storage, Ticket}
 /// What a replica says to who has asked it.
 #[derive(Debug)]
 pub struct Answer<S> {
-    /// Who has asked.
+    /// Way back to the coordinator, as it was given to [`Replicated::ask`].
     pub source: S,
-    /// What it says.
+    /// The answer proper: it names the request that it answers.
     pub head: Head,
     /// The record that it tells, archived.
     pub mutation: Option<AlignedVec>,
@@ -270,7 +270,8 @@ impl<S> Replicated<S> {
     ///
     /// # Errors
     ///
-    /// As [`Storage::clear`].
+    /// [`Error::Busy`] while the log has no room; nothing was removed, and the call is made again. Else
+    /// as [`Storage::clear`].
     pub fn clear_through(&mut self, version: Version) -> Result<(), Error> {
         if self.store.floor() >= version {
             return Ok(());
