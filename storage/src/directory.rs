@@ -22,23 +22,24 @@
 //! A shard owns a range of tokens, so another number of them is another place for almost every key.
 //! A snapshot can be restored into a directory with another number.
 
+mod lock;
 mod manifest;
 mod old;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::fs::{DirBuilder, File};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use gridkv_cluster::TokenKey;
-use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::file::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, is_segment_size};
+use lock::Lock;
 use manifest::{FORMAT, Manifest};
 pub use old::OldDirectory;
 use snapshot::SNAPSHOT;
@@ -73,8 +74,8 @@ pub struct Directory {
     path: PathBuf,
     manifest: Manifest,
     is_new: bool,
-    /// Closing it ends the lock.
-    _lock: File,
+    /// A snapshot is used by nobody.
+    _lock: Option<Lock>,
 }
 
 /// A directory cannot be used. Each line says what to do. Nothing in it was changed, unless it was
@@ -213,7 +214,7 @@ impl Directory {
         let lock = prepare(path)?;
         match read_manifest(path)? {
             Some(manifest) => {
-                let directory = Self::check(path, manifest, lock)?;
+                let directory = Self::check(path, manifest, Some(lock))?;
                 directory.remove_partial_snapshots();
                 Ok(directory)
             }
@@ -231,9 +232,9 @@ impl Directory {
         refuse_snapshot(path)?;
         // Looked for before the lock, so that no lock file is left where no node has been.
         read_manifest(path)?.ok_or_else(absent)?;
-        let lock = lock(path)?;
+        let lock = Lock::take(path)?;
         let manifest = read_manifest(path)?.ok_or_else(absent)?;
-        Self::check(path, manifest, lock)
+        Self::check(path, manifest, Some(lock))
     }
 
     /// Makes a directory where there is none, or an empty one.
@@ -299,7 +300,7 @@ impl Directory {
         self.path.join(SNAPSHOTS)
     }
 
-    fn check(path: &Path, manifest: Manifest, lock: File) -> Result<Self, DirectoryError> {
+    fn check(path: &Path, manifest: Manifest, lock: Option<Lock>) -> Result<Self, DirectoryError> {
         for index in 0..manifest.shards {
             let path = shard(path, index);
             match path.metadata() {
@@ -314,7 +315,7 @@ impl Directory {
     }
 
     /// Makes the directory out of one that is locked and holds no more than an earlier attempt.
-    fn make(path: &Path, new: &New, lock: File) -> Result<Self, DirectoryError> {
+    fn make(path: &Path, new: &New, lock: Lock) -> Result<Self, DirectoryError> {
         assert!(new.shard_count > 0, "a directory has a shard");
         if !is_segment_size(new.segment_bytes as usize) {
             return Err(DirectoryError::SegmentBytes { bytes: new.segment_bytes });
@@ -336,17 +337,17 @@ impl Directory {
         let name = path.join(MANIFEST);
         std::fs::rename(path.join(MANIFEST_TMP), &name).map_err(io("make", &name))?;
         sync_directory(path)?;
-        Ok(Self { path: path.to_owned(), manifest, is_new: true, _lock: lock })
+        Ok(Self { path: path.to_owned(), manifest, is_new: true, _lock: Some(lock) })
     }
 }
 
 /// Makes sure that there is a directory which may become a node's, or is one, and locks it.
-fn prepare(path: &Path) -> Result<File, DirectoryError> {
+fn prepare(path: &Path) -> Result<Lock, DirectoryError> {
     refuse_snapshot(path)?;
     make_directory(path)?;
     // Before the lock, so that no lock file is left among somebody else's files.
     refuse_foreign(path)?;
-    let lock = lock(path)?;
+    let lock = Lock::take(path)?;
     refuse_foreign(path)?;
     Ok(lock)
 }
@@ -438,27 +439,6 @@ fn names(path: &Path) -> Result<Vec<String>, DirectoryError> {
     }
     names.sort_unstable();
     Ok(names)
-}
-
-fn lock(directory: &Path) -> Result<File, DirectoryError> {
-    let path = directory.join(LOCK);
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-    let mut file = file.map_err(io("open", &path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            // The number is a courtesy: without it the message is still right.
-            let _ = file.take(32).read_to_string(&mut text);
-            let process = text.trim().parse().ok();
-            return Err(DirectoryError::Locked { path: directory.to_owned(), process });
-        }
-        Err(error) => return Err(io("lock", &path)(error.into())),
-    }
-    let written = file.set_len(0).and_then(|()| file.rewind());
-    let written = written.and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(io("write", &path))?;
-    Ok(file)
 }
 
 /// The manifest, unless there is none.

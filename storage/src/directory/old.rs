@@ -1,12 +1,12 @@
 //! Data directories and snapshots of the format before, to be moved from.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use gridkv_cluster::Timestamp;
 
+use super::lock::Lock;
 use super::manifest::OldManifest;
-use super::{Directory, DirectoryError, MANIFEST, lock, manifest_text};
+use super::{Directory, DirectoryError, MANIFEST, manifest_text};
 
 /// A directory of the format before, or a snapshot of one, that nobody uses until this is dropped.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct OldDirectory {
     shard_count: u16,
     cut: Timestamp,
     /// A snapshot is used by nobody.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 impl OldDirectory {
@@ -32,7 +32,7 @@ impl OldDirectory {
         let (cut, lock) = if Directory::is_snapshot(path) {
             (Directory::snapshot_cut(path)?, None)
         } else {
-            (Timestamp(u64::MAX), Some(lock(path)?))
+            (Timestamp(u64::MAX), Some(Lock::take(path)?))
         };
         let OldManifest { shards: shard_count, .. } = manifest;
         Ok(Self { path: path.to_owned(), shard_count, cut, _lock: lock })

@@ -228,7 +228,7 @@ impl Directory {
             shard.files.iter().try_for_each(|file| file.look_at(&super::shard(path, index)))?;
         }
         let note = list.note();
-        Ok((Self::check(path, manifest, file)?, note))
+        Ok((Self::check(path, manifest, None)?, note))
     }
 
     /// The moment of the snapshot in a directory.
