@@ -1,7 +1,7 @@
 //! What one node's core says to another's about keys.
 //!
-//! A message is a [`Head`] of a few integers and, mostly, a mutation in its one archived form. A
-//! frame carries many, one after the other:
+//! A message is a head of a few integers, an [`Ask`] or a [`Reply`], and, mostly, a mutation in its
+//! one archived form. A frame carries many, one after the other:
 //!
 //! ```text
 //!  0          4              8                  8 + head, to 8      + mutation, to 8
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Both lengths are in bytes, without the padding to a multiple of 8; a mutation of length 0 is
-//! none. Keys travel as mutations without a value, whose version is what the head's meaning says.
+//! none. Keys travel as mutations without a value.
 //!
 //! The frame around has a checksum, or a code that proves who sent it; reading is safe on arbitrary
 //! bytes all the same.
@@ -66,84 +66,73 @@ pub enum Reason {
     Overloaded,
 }
 
-/// A message without its mutation.
+/// What a coordinator asks of a replica, about the key of the mutation that comes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-#[rkyv(archived = ArchivedHead, attr(allow(missing_docs, reason = "as in what it archives")))]
-pub enum Head {
+#[rkyv(archived = ArchivedAsk, attr(allow(missing_docs, reason = "as in what it archives")))]
+pub struct Ask {
+    /// Whose reply is wanted; 0 for none, which only a repair may have.
+    pub request: RequestId,
+    /// The topology it is about.
+    pub epoch: u64,
+    /// What is to be done.
+    pub kind: AskKind,
+}
+
+/// What a replica is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(archived = ArchivedAskKind, attr(allow(missing_docs, reason = "as in what it archives")))]
+pub enum AskKind {
     /// Apply the mutation.
-    Write {
-        /// Whose answer is wanted.
-        request: RequestId,
-        /// The topology it is about.
-        epoch: u64,
-    },
-    /// What do you have for the key?
-    Read {
-        /// Whose answer is wanted.
-        request: RequestId,
-        /// The topology it is about.
-        epoch: u64,
-    },
-    /// Accept nothing for the key below this ballot, and tell what you have.
-    Prepare {
-        /// Whose answer is wanted.
-        request: RequestId,
-        /// The topology it is about.
-        epoch: u64,
-        /// The ballot.
-        ballot: Stamp,
-    },
+    Write,
+    /// Tell what you have for the key.
+    Read,
+    /// Accept nothing for the key below the mutation's version, which is a ballot, and tell what you
+    /// have.
+    Prepare,
     /// Accept the mutation, whose version is the ballot.
-    Accept {
-        /// Whose answer is wanted.
-        request: RequestId,
-        /// The topology it is about.
-        epoch: u64,
-    },
-    /// You have an older version, or missed it while you were away: merge the mutation.
-    Repair {
-        /// Whose answer is wanted; 0 for none.
-        request: RequestId,
-        /// The topology it is about.
-        epoch: u64,
-    },
+    Accept,
+    /// Merge the mutation: you have an older version, or missed it while you were away.
+    Repair,
+}
+
+/// What a replica tells who has asked it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(archived = ArchivedReply, attr(allow(missing_docs, reason = "as in what it archives")))]
+pub struct Reply {
+    /// What is answered.
+    pub request: RequestId,
+    /// What it says.
+    pub kind: ReplyKind,
+}
+
+/// What a replica says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(archived = ArchivedReplyKind, attr(allow(missing_docs, reason = "as in what it archives")))]
+pub enum ReplyKind {
     /// The mutation is applied, or was superseded before.
     Written {
-        /// What is answered.
-        request: RequestId,
         /// Whether a live value was replaced.
         replaced: bool,
     },
     /// The mutation is what the replica has; without one it has nothing.
     Found {
-        /// What is answered.
-        request: RequestId,
         /// Whether the replica can tell that it came by a write or an accepted change, in order.
         is_sure: bool,
     },
     /// The replica accepts nothing below the ballot; the mutation is what it has accepted.
     Promised {
-        /// What is answered.
-        request: RequestId,
-        /// As for [`Head::Found`].
+        /// As for [`ReplyKind::Found`].
         is_sure: bool,
     },
     /// The ballot is accepted.
-    Accepted {
-        /// What is answered.
-        request: RequestId,
-    },
+    Accepted,
     /// Something larger than the version was promised or accepted before.
     Outbid {
-        /// What is answered.
-        request: RequestId,
         /// It.
         by: Stamp,
     },
     /// It was not done.
     Refused {
-        /// What is answered.
-        request: RequestId,
         /// The replica's topology.
         epoch: u64,
         /// Why.
@@ -151,37 +140,21 @@ pub enum Head {
     },
 }
 
-impl Head {
-    /// What it answers; `None` for what asks.
-    #[must_use]
-    pub const fn answers(&self) -> Option<RequestId> {
-        match *self {
-            Self::Written { request, .. }
-            | Self::Found { request, .. }
-            | Self::Promised { request, .. }
-            | Self::Accepted { request }
-            | Self::Outbid { request, .. }
-            | Self::Refused { request, .. } => Some(request),
-            Self::Write { .. }
-            | Self::Read { .. }
-            | Self::Prepare { .. }
-            | Self::Accept { .. }
-            | Self::Repair { .. } => None,
-        }
-    }
+/// A message without its mutation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
+#[rkyv(archived = ArchivedHead, attr(allow(missing_docs, reason = "as in what it archives")))]
+enum Head {
+    Ask(Ask),
+    Reply(Reply),
+}
 
-    /// The request, and the topology that it is about; `None` for an answer.
-    #[must_use]
-    pub const fn asks(&self) -> Option<(RequestId, u64)> {
-        match *self {
-            Self::Write { request, epoch }
-            | Self::Read { request, epoch }
-            | Self::Prepare { request, epoch, .. }
-            | Self::Accept { request, epoch }
-            | Self::Repair { request, epoch } => Some((request, epoch)),
-            _ => None,
-        }
-    }
+/// A message as it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// To a replica.
+    Ask(Ask, Mutation<'a>),
+    /// To a coordinator, perhaps with a record.
+    Reply(Reply, Option<Mutation<'a>>),
 }
 
 /// The bytes are not messages.
@@ -192,13 +165,23 @@ pub struct DecodeError;
 const LENGTHS_BYTES: usize = 8;
 const ALIGNMENT: usize = 8;
 
-/// Appends a message to a frame's body, whose length is a multiple of 8. `mutation` is an archive
-/// (see [`mutation::encode`]), empty for none.
-pub fn push(head: &Head, mutation: &[u8], body: &mut AlignedVec) {
+/// Appends what is asked to a frame's body, whose length is a multiple of 8. `mutation` is an archive
+/// (see [`mutation::encode`]).
+pub fn push_ask(ask: Ask, mutation: &[u8], body: &mut AlignedVec) {
+    assert!(!mutation.is_empty(), "what asks is about a key");
+    push(Head::Ask(ask), mutation, body);
+}
+
+/// Appends a reply to a frame's body, as [`push_ask`]; `record` is empty for none.
+pub fn push_reply(reply: Reply, record: &[u8], body: &mut AlignedVec) {
+    push(Head::Reply(reply), record, body);
+}
+
+fn push(head: Head, mutation: &[u8], body: &mut AlignedVec) {
     assert!(body.len().is_multiple_of(ALIGNMENT));
     let start = body.len();
     body.extend_from_slice(&[0; LENGTHS_BYTES]);
-    rkyv::api::high::to_bytes_in::<_, rancor::Error>(head, &mut *body)
+    rkyv::api::high::to_bytes_in::<_, rancor::Error>(&head, &mut *body)
         .expect("writing into memory does not fail");
     let head_bytes = body.len() - start - LENGTHS_BYTES;
     pad(body);
@@ -216,9 +199,7 @@ fn pad(body: &mut AlignedVec) {
 }
 
 /// The messages of a frame's body, which is aligned to 8 bytes. Ends after the first that is none.
-pub fn read(
-    body: &[u8],
-) -> impl Iterator<Item = Result<(Head, Option<Mutation<'_>>), DecodeError>> {
+pub fn read(body: &[u8]) -> impl Iterator<Item = Result<Message<'_>, DecodeError>> {
     let mut rest = body;
     let mut has_failed = false;
     std::iter::from_fn(move || {
@@ -231,7 +212,7 @@ pub fn read(
     })
 }
 
-fn read_one<'a>(rest: &mut &'a [u8]) -> Result<(Head, Option<Mutation<'a>>), DecodeError> {
+fn read_one<'a>(rest: &mut &'a [u8]) -> Result<Message<'a>, DecodeError> {
     let (lengths, mut after) = rest.split_at_checked(LENGTHS_BYTES).ok_or(DecodeError)?;
     let len_at = |at: usize| {
         let bytes = [lengths[at], lengths[at + 1], lengths[at + 2], lengths[at + 3]];
@@ -252,13 +233,18 @@ fn read_one<'a>(rest: &mut &'a [u8]) -> Result<(Head, Option<Mutation<'a>>), Dec
         Some(mutation::access(archive).map_err(|_| DecodeError)?)
     };
     *rest = after;
-    Ok((head, mutation))
+    match (head, mutation) {
+        (Head::Ask(ask), Some(mutation)) => Ok(Message::Ask(ask, mutation)),
+        (Head::Ask(_), None) => Err(DecodeError),
+        (Head::Reply(reply), record) => Ok(Message::Reply(reply, record)),
+    }
 }
 
-/// A key as it travels: a mutation without a value.
+/// A key as it travels: a mutation without a value. `version` is the ballot of a prepare, and means
+/// nothing to a read.
 #[must_use]
-pub fn encode_key(key: &[u8]) -> AlignedVec {
-    mutation::encode(&Mutation { key, value: None, version: Version::ZERO, expires_at: None })
+pub fn encode_key(key: &[u8], version: Version) -> AlignedVec {
+    mutation::encode(&Mutation { key, value: None, version, expires_at: None })
 }
 
 #[cfg(test)]
@@ -268,20 +254,20 @@ mod tests {
     use super::*;
 
     fn heads() -> Vec<Head> {
-        let ballot = Stamp(7, 2);
-        vec![
-            Head::Write { request: 1, epoch: 2 },
-            Head::Read { request: u64::MAX, epoch: 3 },
-            Head::Prepare { request: 3, epoch: 2, ballot },
-            Head::Accept { request: 4, epoch: 2 },
-            Head::Repair { request: 0, epoch: 2 },
-            Head::Written { request: 1, replaced: true },
-            Head::Found { request: 2, is_sure: false },
-            Head::Promised { request: 3, is_sure: true },
-            Head::Accepted { request: 4 },
-            Head::Outbid { request: 4, by: ballot },
-            Head::Refused { request: 5, epoch: 9, reason: Reason::Frozen },
-        ]
+        let (request, epoch) = (u64::MAX, 3);
+        let kinds =
+            [AskKind::Write, AskKind::Read, AskKind::Prepare, AskKind::Accept, AskKind::Repair];
+        let asks = kinds.map(|kind| Head::Ask(Ask { request, epoch, kind }));
+        let kinds = [
+            ReplyKind::Written { replaced: true },
+            ReplyKind::Found { is_sure: false },
+            ReplyKind::Promised { is_sure: true },
+            ReplyKind::Accepted,
+            ReplyKind::Outbid { by: Stamp(7, 2) },
+            ReplyKind::Refused { epoch: 9, reason: Reason::Frozen },
+        ];
+        let replies = kinds.map(|kind| Head::Reply(Reply { request, kind }));
+        asks.into_iter().chain(replies).collect()
     }
 
     #[test]
@@ -289,19 +275,30 @@ mod tests {
         let version = Version { timestamp: Timestamp(77), node: NodeId(3) };
         let value = Some(&b"some value"[..]);
         let mutation = Mutation { key: b"key", value, version, expires_at: None };
-        let mut body = AlignedVec::new();
-        for (number, head) in heads().iter().enumerate() {
-            let archive =
-                if number % 2 == 0 { mutation::encode(&mutation) } else { AlignedVec::new() };
-            push(head, &archive, &mut body);
+        let (mut body, mut expected) = (AlignedVec::new(), Vec::new());
+        for (number, head) in heads().into_iter().enumerate() {
+            match head {
+                Head::Ask(ask) => {
+                    push_ask(ask, &mutation::encode(&mutation), &mut body);
+                    expected.push(Message::Ask(ask, mutation));
+                }
+                Head::Reply(reply) => {
+                    let record = (number % 2 == 0).then_some(mutation);
+                    let archive = record.as_ref().map(mutation::encode).unwrap_or_default();
+                    push_reply(reply, &archive, &mut body);
+                    expected.push(Message::Reply(reply, record));
+                }
+            }
         }
         let messages: Vec<_> = read(&body).map(Result::unwrap).collect();
-        let expected: Vec<_> = heads()
-            .into_iter()
-            .enumerate()
-            .map(|(number, head)| (head, (number % 2 == 0).then_some(mutation)))
-            .collect();
         assert_eq!(messages, expected);
+    }
+
+    #[test]
+    fn what_asks_about_no_key_is_not_a_message() {
+        let mut body = AlignedVec::new();
+        push(heads()[0], &[], &mut body);
+        assert_eq!(read(&body).collect::<Vec<_>>(), [Err(DecodeError)]);
     }
 
     proptest! {
@@ -316,7 +313,7 @@ mod tests {
         fn damaged_messages_are_read_without_a_panic(at: prop::sample::Index, flip in 1_u8..) {
             let mut body = AlignedVec::new();
             for head in heads() {
-                push(&head, &encode_key(b"some key"), &mut body);
+                push(head, &encode_key(b"some key", Version::ZERO), &mut body);
             }
             let at = at.index(body.len());
             body[at] ^= flip;

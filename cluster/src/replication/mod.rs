@@ -51,7 +51,7 @@ pub use self::catch_up::Missed;
 pub use self::coordinator::{Config, Coordinator, Excerpt, Output, Stats};
 pub use self::op::{Computed, Level, OpId, Outcome, Why, Work};
 pub use self::replica::{
-    Applied, Busy, Context, Hold, LEASE, PROMISE_COUNT_MAX, Records, Replica, Reply, Standing,
+    Answer, Applied, Busy, Context, Hold, LEASE, PROMISE_COUNT_MAX, Records, Replica, Standing,
     Unready,
 };
 

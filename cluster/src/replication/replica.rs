@@ -29,7 +29,7 @@ use rkyv::util::AlignedVec;
 
 use super::View;
 use crate::hlc::HybridClock;
-use crate::message::{Head, Reason};
+use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, RequestId};
 use crate::model::{NodeId, Timestamp, Version};
 use crate::mutation::{self, Mutation};
 use crate::time::WallTime;
@@ -134,13 +134,13 @@ pub enum Hold {
     Appended,
 }
 
-/// An answer.
+/// What a replica answers.
 #[derive(Clone, Debug)]
-pub struct Reply {
+pub struct Answer {
     /// What it says; `None` where none is wanted.
-    pub head: Option<Head>,
+    pub reply: Option<Reply>,
     /// The record that it tells, archived.
-    pub mutation: Option<AlignedVec>,
+    pub record: Option<AlignedVec>,
     /// What it waits for.
     pub hold: Hold,
 }
@@ -185,39 +185,35 @@ impl Replica {
         records: &mut impl Records,
         clock: &mut HybridClock,
         context: &Context<'_>,
-        head: &Head,
+        ask: Ask,
         mutation: &Mutation<'_>,
-    ) -> Result<Reply, Busy> {
-        let Some((request, epoch)) = head.asks() else {
-            unreachable!("a replica is given what asks")
-        };
+    ) -> Result<Answer, Busy> {
+        let Ask { request, epoch, kind } = ask;
         let token = context.view.placement.token(mutation.key);
         let refused = |reason| {
             let epoch = context.view.epoch();
-            Reply::plain(Head::Refused { request, epoch, reason })
+            Answer::plain(request, ReplyKind::Refused { epoch, reason })
         };
         if let Some(reason) = unfit(context, epoch, token) {
             return Ok(refused(reason));
         }
-        let version = match *head {
-            Head::Prepare { ballot, .. } => ballot.into(),
-            Head::Read { .. } => Version::ZERO,
+        let version = match kind {
+            AskKind::Read => Version::ZERO,
             _ => mutation.version,
         };
         if clock.observe(version.timestamp, context.wall).is_err() {
             return Ok(refused(Reason::Drift));
         }
-        let result = match *head {
-            Head::Read { .. } => self.read(records, request, token, mutation.key),
-            Head::Write { .. } => self.write(records, request, token, mutation),
-            Head::Repair { .. } => self.repair(records, request, token, mutation),
-            Head::Accept { .. } => self.accept(records, request, token, mutation),
-            Head::Prepare { .. } => self.prepare(records, request, token, mutation.key, version),
-            _ => unreachable!("it asks"),
+        let result = match kind {
+            AskKind::Read => self.read(records, request, token, mutation.key),
+            AskKind::Write => self.write(records, request, token, mutation),
+            AskKind::Repair => self.repair(records, request, token, mutation),
+            AskKind::Accept => self.accept(records, request, token, mutation),
+            AskKind::Prepare => self.prepare(records, request, token, mutation.key, version),
         };
         self.assert_invariants();
         match result {
-            Ok(reply) => Ok(reply),
+            Ok(answer) => Ok(answer),
             Err(Unready::Busy) => Err(Busy),
             Err(Unready::Refused(reason)) => Ok(refused(reason)),
         }
@@ -229,11 +225,12 @@ impl Replica {
         request: u64,
         token: Token,
         key: &[u8],
-    ) -> Result<Reply, Unready> {
+    ) -> Result<Answer, Unready> {
         let found = records.latest(token, key)?;
         let is_sure = self.is_sure(key, found.as_ref());
-        let mutation = found.as_ref().map(mutation::encode);
-        Ok(Reply { head: Some(Head::Found { request, is_sure }), mutation, hold: Hold::Record })
+        let record = found.as_ref().map(mutation::encode);
+        let reply = Some(Reply { request, kind: ReplyKind::Found { is_sure } });
+        Ok(Answer { reply, record, hold: Hold::Record })
     }
 
     fn write(
@@ -242,11 +239,11 @@ impl Replica {
         request: u64,
         token: Token,
         mutation: &Mutation<'_>,
-    ) -> Result<Reply, Unready> {
+    ) -> Result<Answer, Unready> {
         // What a removal of everything would swallow is not acknowledged: it is made again, above it.
         let bound = self.bound(mutation.key).max(records.floor());
         if mutation.version <= bound {
-            return Ok(Reply::plain(Head::Outbid { request, by: bound.into() }));
+            return Ok(Answer::plain(request, ReplyKind::Outbid { by: bound.into() }));
         }
         let applied = records.apply(token, mutation)?;
         self.release(mutation);
@@ -254,7 +251,8 @@ impl Replica {
             Applied::Won { replaced } => (replaced, Hold::Appended),
             Applied::Superseded => (false, Hold::Record),
         };
-        Ok(Reply { head: Some(Head::Written { request, replaced }), mutation: None, hold })
+        let reply = Some(Reply { request, kind: ReplyKind::Written { replaced } });
+        Ok(Answer { reply, record: None, hold })
     }
 
     fn repair(
@@ -263,7 +261,7 @@ impl Replica {
         request: u64,
         token: Token,
         mutation: &Mutation<'_>,
-    ) -> Result<Reply, Unready> {
+    ) -> Result<Answer, Unready> {
         let applied = records.apply(token, mutation)?;
         match self.by_key.get_mut(mutation.key) {
             Some(promise) if mutation.version < promise.ballot => {
@@ -271,8 +269,9 @@ impl Replica {
             }
             _ => self.release(mutation),
         }
-        let head = (request != 0).then_some(Head::Written { request, replaced: false });
-        Ok(Reply { head, mutation: None, hold: Hold::Appended })
+        let kind = ReplyKind::Written { replaced: false };
+        let reply = (request != 0).then_some(Reply { request, kind });
+        Ok(Answer { reply, record: None, hold: Hold::Appended })
     }
 
     fn accept(
@@ -281,7 +280,7 @@ impl Replica {
         request: u64,
         token: Token,
         mutation: &Mutation<'_>,
-    ) -> Result<Reply, Unready> {
+    ) -> Result<Answer, Unready> {
         let ballot = mutation.version;
         let promise = self.promise_of(mutation.key);
         let accepted = records.version(token, mutation.key);
@@ -292,12 +291,12 @@ impl Replica {
         let is_repeated = accepted == ballot && ballot > self.floor && !is_overtaken;
         let may = promise == Some(ballot) || ballot > bound;
         if !is_repeated && (!may || accepted > ballot || removed >= ballot) {
-            return Ok(Reply::plain(Head::Outbid { request, by: bound.into() }));
+            return Ok(Answer::plain(request, ReplyKind::Outbid { by: bound.into() }));
         }
         records.apply(token, mutation)?;
         self.release(mutation);
-        let head = Some(Head::Accepted { request });
-        Ok(Reply { head, mutation: None, hold: Hold::Appended })
+        let reply = Some(Reply { request, kind: ReplyKind::Accepted });
+        Ok(Answer { reply, record: None, hold: Hold::Appended })
     }
 
     fn prepare(
@@ -307,21 +306,22 @@ impl Replica {
         token: Token,
         key: &[u8],
         ballot: Version,
-    ) -> Result<Reply, Unready> {
+    ) -> Result<Answer, Unready> {
         let bound = self.bound(key).max(records.version(token, key)).max(records.floor());
         if ballot <= bound {
-            return Ok(Reply::plain(Head::Outbid { request, by: bound.into() }));
+            return Ok(Answer::plain(request, ReplyKind::Outbid { by: bound.into() }));
         }
         let found = records.latest(token, key)?;
         let is_sure = self.is_sure(key, found.as_ref());
-        let mutation = found.as_ref().map(mutation::encode);
+        let record = found.as_ref().map(mutation::encode);
         if ballot > records.promised() {
             let until = ballot.timestamp.wall() + LEASE;
             let through = Version { timestamp: Timestamp::last_of(until), node: NodeId(u16::MAX) };
             records.promise(through)?;
         }
         self.note(key, ballot);
-        Ok(Reply { head: Some(Head::Promised { request, is_sure }), mutation, hold: Hold::Promise })
+        let reply = Some(Reply { request, kind: ReplyKind::Promised { is_sure } });
+        Ok(Answer { reply, record, hold: Hold::Promise })
     }
 
     /// What a plain write of the key must be above.
@@ -388,8 +388,8 @@ fn unfit(context: &Context<'_>, epoch: u64, token: Token) -> Option<Reason> {
     }
 }
 
-impl Reply {
-    const fn plain(head: Head) -> Self {
-        Self { head: Some(head), mutation: None, hold: Hold::Nothing }
+impl Answer {
+    const fn plain(request: RequestId, kind: ReplyKind) -> Self {
+        Self { reply: Some(Reply { request, kind }), record: None, hold: Hold::Nothing }
     }
 }

@@ -9,10 +9,10 @@ use rkyv::util::AlignedVec;
 
 use super::*;
 use crate::hlc::HybridClock;
-use crate::message::{Head, Reason};
+use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 use crate::model::{Timestamp, Version};
 use crate::mutation::{self, Mutation};
-use crate::time::{Instant, WallTime};
+use crate::time::{Instant, Now, WallTime};
 use crate::token::Slot;
 use crate::topology::tests::topology;
 
@@ -82,9 +82,15 @@ enum End {
     Done(Outcome),
 }
 
+/// What is on its way.
+enum Sent {
+    Ask(Ask, Archive),
+    Reply(Reply, Option<AlignedVec>),
+}
+
 struct Cluster {
     nodes: BTreeMap<NodeId, Node>,
-    wire: VecDeque<(NodeId, NodeId, Head, Option<Archive>)>,
+    wire: VecDeque<(NodeId, NodeId, Sent)>,
     down: BTreeSet<NodeId>,
     /// Nothing is accepted for the moment.
     is_frozen: bool,
@@ -101,7 +107,7 @@ impl Cluster {
             let mut coordinator = Coordinator::new(CONFIG, clock, u64::from(number));
             let view =
                 View::new(Arc::clone(&topology), Arc::clone(&placement), Some(NodeId(number)));
-            coordinator.on_view(Instant::ZERO, WallTime::EPOCH, view);
+            coordinator.on_view(Now { at: Instant::ZERO, wall: WallTime::EPOCH }, view);
             let replica = Replica::new(Version::ZERO);
             (NodeId(number), Node { coordinator, replica, store: Store::default(), log: vec![] })
         };
@@ -119,23 +125,28 @@ impl Cluster {
         WallTime::from_millis(1_000_000 + self.now.as_nanos() / 1_000_000)
     }
 
+    fn now(&self) -> Now {
+        Now { at: self.now, wall: self.wall() }
+    }
+
     fn begin(&mut self, at: u16, key: &[u8], level: Level, work: Work<'_>) -> (NodeId, OpId) {
-        let (now, wall, at) = (self.now, self.wall(), NodeId(at));
+        let (now, at) = (self.now(), NodeId(at));
         let coordinator = &mut self.nodes.get_mut(&at).unwrap().coordinator;
-        let op = coordinator.begin(now, wall, (Slot::of(key).first(), key), level, work);
+        let op = coordinator.begin(now, (Slot::of(key).first(), key), level, work);
         self.drain(at);
         (at, op)
     }
 
     /// Does what a coordinator says. A change adds one to a number.
     fn drain(&mut self, at: NodeId) {
-        let (now, wall) = (self.now, self.wall());
+        let now = self.now();
         let node = self.nodes.get_mut(&at).unwrap();
         while let Some(output) = node.coordinator.poll_output() {
             match output {
-                Output::Send { to, head, mutation } => {
+                Output::Send { to, ask, mutation } => {
                     for to in to {
-                        self.wire.push_back((at, to, head, mutation.clone()));
+                        let sent = Sent::Ask(ask, Rc::clone(&mutation));
+                        self.wire.push_back((at, to, sent));
                     }
                 }
                 Output::Record { op, record } => {
@@ -148,7 +159,7 @@ impl Cluster {
                     let number: u64 = String::from_utf8(before).unwrap().parse().unwrap_or(0);
                     let value = Some((number + 1).to_string().into_bytes());
                     let computed = Computed::Put { value, expires_at: None };
-                    node.coordinator.computed(now, wall, op, computed);
+                    node.coordinator.computed(now, op, computed);
                 }
                 Output::Log { sequence, mutation } => {
                     node.log.push(mutation);
@@ -175,28 +186,31 @@ impl Cluster {
     }
 
     fn deliver_one(&mut self) -> bool {
-        let Some((from, to, head, mutation)) = self.wire.pop_front() else { return false };
+        let Some((from, to, sent)) = self.wire.pop_front() else { return false };
         if self.down.contains(&from) || self.down.contains(&to) {
             return true;
         }
-        let (now, wall) = (self.now, self.wall());
+        let now = self.now();
         let node = self.nodes.get_mut(&to).unwrap();
-        let carried = mutation.as_ref().map(|bytes| mutation::access(bytes).unwrap());
-        if head.answers().is_some() {
-            node.coordinator.on_answer(now, wall, from, &head, carried.as_ref());
-            self.drain(to);
-            return true;
-        }
+        let (ask, mutation) = match sent {
+            Sent::Ask(ask, mutation) => (ask, mutation),
+            Sent::Reply(reply, record) => {
+                let record = record.as_ref().map(|bytes| mutation::access(bytes).unwrap());
+                node.coordinator.on_answer(now, from, reply, record.as_ref());
+                self.drain(to);
+                return true;
+            }
+        };
         let view = node.coordinator.view().unwrap().clone();
-        let is_frozen = self.is_frozen && matches!(head, Head::Accept { .. });
+        let is_frozen = self.is_frozen && ask.kind == AskKind::Accept;
         let standing = if is_frozen { Standing::Frozen } else { Standing::Serving };
-        let context = Context { view: &view, standing, wall };
+        let context = Context { view: &view, standing, wall: now.wall };
         let Node { coordinator, replica, store, .. } = node;
-        let reply = replica
-            .handle(store, coordinator.clock_mut(), &context, &head, &carried.unwrap())
-            .unwrap();
-        if let Some(head) = reply.head {
-            self.wire.push_back((to, from, head, reply.mutation.map(Rc::new)));
+        let mutation = mutation::access(&mutation).unwrap();
+        let clock = coordinator.clock_mut();
+        let answer = replica.handle(store, clock, &context, ask, &mutation).unwrap();
+        if let Some(reply) = answer.reply {
+            self.wire.push_back((to, from, Sent::Reply(reply, answer.record)));
         }
         true
     }
@@ -215,9 +229,9 @@ impl Cluster {
                 return;
             }
             self.now = self.now.max(next);
-            let wall = self.wall();
+            let now = self.now();
             for number in self.nodes.keys().copied().collect::<Vec<_>>() {
-                self.nodes.get_mut(&number).unwrap().coordinator.handle_timeout(self.now, wall);
+                self.nodes.get_mut(&number).unwrap().coordinator.handle_timeout(now);
                 self.drain(number);
             }
         }
@@ -231,7 +245,7 @@ impl Cluster {
         } else {
             self.down.remove(&number)
         };
-        let wall = self.wall();
+        let now = self.now();
         for at in self.nodes.keys().copied().collect::<Vec<_>>() {
             let node = self.nodes.get_mut(&at).unwrap();
             let mut view = View::clone(node.coordinator.view().unwrap());
@@ -240,7 +254,7 @@ impl Cluster {
             } else {
                 view.reachable.insert(number)
             };
-            node.coordinator.on_view(self.now, wall, view);
+            node.coordinator.on_view(now, view);
             self.drain(at);
         }
     }
@@ -383,14 +397,14 @@ fn a_promise_that_nobody_comes_back_to_does_not_keep_a_replica_from_being_mended
     let topology = cluster.nodes[&NodeId(3)].coordinator.view().unwrap().clone();
     let context = Context { view: &topology, standing: Standing::Serving, wall: cluster.wall() };
     let Node { coordinator, replica, store, .. } = cluster.nodes.get_mut(&NodeId(3)).unwrap();
-    let mut ask = |head: &Head| {
-        let mutation = mutation::access(&newer).unwrap();
-        replica.handle(store, coordinator.clock_mut(), &context, head, &mutation).unwrap().head
+    let mut ask = |kind| {
+        let (mutation, epoch) = (mutation::access(&newer).unwrap(), topology.epoch());
+        let (clock, ask) = (coordinator.clock_mut(), Ask { request: 5, epoch, kind });
+        let answer = replica.handle(store, clock, &context, ask, &mutation).unwrap();
+        answer.reply.unwrap().kind
     };
-    let repaired = ask(&Head::Repair { request: 5, epoch: topology.epoch() });
-    assert_eq!(repaired, Some(Head::Written { request: 5, replaced: false }));
-    let found = ask(&Head::Read { request: 6, epoch: topology.epoch() });
-    assert_eq!(found, Some(Head::Found { request: 6, is_sure: false }));
+    assert_eq!(ask(AskKind::Repair), ReplyKind::Written { replaced: false });
+    assert_eq!(ask(AskKind::Read), ReplyKind::Found { is_sure: false });
     cluster.down.clear();
     assert_eq!(cluster.read(1, b"n", Level::Linearizable), text("7"));
     assert_eq!(cluster.read(1, b"n", Level::Linearizable), text("7"));
@@ -457,10 +471,10 @@ fn a_change_waits_for_nothing_and_what_follows_it_waits_for_it() {
 fn a_clock_that_most_find_ahead_writes_nothing() {
     let mut cluster = Cluster::new(3);
     let wall = cluster.wall() + Duration::from_secs(3_600);
-    let now = cluster.now;
+    let now = Now { at: cluster.now, wall };
     let coordinator = &mut cluster.nodes.get_mut(&NodeId(1)).unwrap().coordinator;
     for node in [2, 3] {
-        coordinator.on_heard(now, NodeId(node), wall - Duration::from_secs(3_600), wall);
+        coordinator.on_heard(now, NodeId(node), wall - Duration::from_secs(3_600));
     }
     let end = cluster.write(1, b"k", b"one", Level::One);
     assert_eq!(end, End::Done(Outcome::NotApplied(Why::ClockAhead)));

@@ -107,7 +107,7 @@ impl Handle {
                 }
                 control.calls.next += 1;
                 let id = control.calls.next;
-                control.calls.waiting.insert(id, (cluster.now + PATIENCE, sender));
+                control.calls.waiting.insert(id, (cluster.now.at + PATIENCE, sender));
                 let link = cluster.links.dial(Target { address, shard: CONTROL });
                 cluster.links.push(link, Kind::Command, encode(REQUEST, id, &call));
             });

@@ -116,7 +116,7 @@ impl Core {
                 }
                 Incoming::Job(job, level) => (Runner::Job(job), level),
             };
-            let version = cluster.coordinator.clock_mut().peek(cluster.wall);
+            let version = cluster.coordinator.clock_mut().peek(cluster.now.wall);
             let staged = self.run_staged(&mut runner, Stage::unknown(version));
             let asked_level = level;
             let (step, level) = match (&staged, runner.access()) {
@@ -176,9 +176,9 @@ impl Core {
             let why = Why::NoCluster;
             return self.finish_runner(cluster, pending.runner, Err(Error::NotApplied { why }));
         }
-        let (now, wall, level) = (cluster.now, cluster.wall, pending.level);
+        let (now, level) = (cluster.now, pending.level);
         let about = (pending.runner.token(), &key[..]);
-        let op = cluster.coordinator.begin(now, wall, about, level, work);
+        let op = cluster.coordinator.begin(now, about, level, work);
         cluster.pending.insert(op, pending);
     }
 
@@ -200,7 +200,7 @@ impl Core {
     pub(super) fn on_record(&mut self, cluster: &mut Cluster, op: OpId, record: Option<&[u8]>) {
         let Some(mut pending) = cluster.pending.remove(&op) else { return };
         let record = record.map(|record| mutation::access(record).expect("it was encoded here"));
-        let version = cluster.coordinator.clock_mut().peek(cluster.wall);
+        let version = cluster.coordinator.clock_mut().peek(cluster.now.wall);
         let now = self.world.shards.of(pending.runner.token()).now();
         let stage = Stage::known(record.as_ref(), version, now);
         let staged = self.run_staged(&mut pending.runner, stage);
@@ -241,7 +241,7 @@ impl Core {
                 }
             }
         };
-        cluster.coordinator.computed(cluster.now, cluster.wall, op, computed);
+        cluster.coordinator.computed(cluster.now, op, computed);
     }
 
     /// An operation has ended.

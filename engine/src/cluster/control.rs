@@ -18,7 +18,7 @@ use gridkv_cluster::member::{Input, Member, Output};
 use gridkv_cluster::swim::{self, State};
 use gridkv_cluster::topology::agreement::{Answer, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::{Change, Epoch, Refusal, Topology};
-use gridkv_cluster::{Instant, Now};
+use gridkv_cluster::Instant;
 use gridkv_net::peer::{Datagrams, First, PeerListener, read_preamble};
 use gridkv_net::ring::{DataRing, Interest};
 use gridkv_net::wire::frame::Kind;
@@ -138,10 +138,10 @@ impl Core {
         self.look_at_strangers(cluster, &mut control);
         // What a node that starts wants done.
         self.drain(cluster, &mut control);
-        if control.member.poll_timeout().is_some_and(|at| at <= cluster.now) {
+        if control.member.poll_timeout().is_some_and(|at| at <= cluster.now.at) {
             self.tell_member(cluster, &mut control, Input::Timeout);
         }
-        control.expire_calls(cluster.now);
+        control.expire_calls(cluster.now.at);
         self.tell_cores(&mut control);
         cluster.control = Some(control);
     }
@@ -171,7 +171,7 @@ impl Core {
                 continue;
             }
             let token = cluster.links.next_token();
-            let until = cluster.now + STRANGER_PATIENCE;
+            let until = cluster.now.at + STRANGER_PATIENCE;
             let socket = Arc::new(socket);
             self.server.ring.watch(Arc::clone(&socket), Interest::Readable, token);
             control.strangers.insert(token, Stranger { socket, address, until, look_at: None });
@@ -181,7 +181,7 @@ impl Core {
     }
 
     fn look_at_strangers(&mut self, cluster: &mut Cluster, control: &mut Control) {
-        let now = cluster.now;
+        let now = cluster.now.at;
         let strangers = control.strangers.iter();
         let due =
             strangers.filter(|(_, it)| it.look_at.is_some_and(|at| at <= now) || it.until <= now);
@@ -198,7 +198,7 @@ impl Core {
 
     /// Something happens to the node's membership.
     fn tell_member(&mut self, cluster: &mut Cluster, control: &mut Control, input: Input<'_>) {
-        control.member.handle(Now { at: cluster.now, wall: cluster.wall }, input);
+        control.member.handle(cluster.now, input);
         self.drain(cluster, control);
     }
 
@@ -208,7 +208,7 @@ impl Core {
             match output {
                 Output::Keep(bytes) => keep(&control.file, &bytes),
                 Output::Datagram { to, bytes } => {
-                    let sealed = control.seal.seal(&control.local, cluster.wall, &bytes);
+                    let sealed = control.seal.seal(&control.local, cluster.now.wall, &bytes);
                     control.datagrams.send(to, &sealed);
                 }
                 Output::Exchange { to, bytes } => {
@@ -260,7 +260,7 @@ impl Core {
         let preamble = match read_preamble(&stranger.socket) {
             First::Preamble(preamble) => preamble,
             First::Incomplete => {
-                let look_at = Some(cluster.now + LOOK_AGAIN);
+                let look_at = Some(cluster.now.at + LOOK_AGAIN);
                 control.strangers.insert(token, Stranger { look_at, ..stranger });
                 return;
             }
@@ -274,10 +274,10 @@ impl Core {
             // It may be gone already.
             let _ = rustix::io::write(&stranger.socket, &answer);
             control.strangers_refused += 1;
-            if cluster.now < control.may_tell_at {
+            if cluster.now.at < control.may_tell_at {
                 return;
             }
-            control.may_tell_at = cluster.now + TELL_EVERY;
+            control.may_tell_at = cluster.now.at + TELL_EVERY;
             tracing::warn!(
                 address = %stranger.address, theirs = preamble.version, ours = VERSION,
                 "a peer speaks another version of the protocol between nodes"
@@ -295,7 +295,7 @@ impl Core {
             }
         };
         if core == self.world.id {
-            let (now, ring) = (cluster.now, &mut self.server.ring);
+            let (now, ring) = (cluster.now.at, &mut self.server.ring);
             return cluster.links.adopt(ring, socket, stranger.address, preamble.target, now);
         }
         let message = Message::AdoptPeer(socket, stranger.address, preamble.target);
@@ -308,7 +308,7 @@ impl Core {
         for _ in 0..TURN_COUNT_MAX {
             let Some((len, from)) = control.datagrams.receive(&mut buffer) else { break };
             let local = Arc::clone(&control.local);
-            let opened = control.seal.open(&local, cluster.wall, &buffer[..len]);
+            let opened = control.seal.open(&local, cluster.now.wall, &buffer[..len]);
             let Ok((_, payload)) = opened else { continue };
             self.tell_member(cluster, control, Input::Datagram { from, bytes: payload });
         }
@@ -402,8 +402,7 @@ impl Core {
         work: impl FnOnce(&mut Self, &mut Cluster, &mut Control),
     ) {
         let Some(mut cluster) = self.world.cluster.take() else { return };
-        cluster.now = self.world.instant();
-        cluster.wall = crate::core::wall_time();
+        cluster.now = self.world.time();
         if let Some(mut control) = cluster.control.take() {
             work(self, &mut cluster, &mut control);
             self.tell_cores(&mut control);

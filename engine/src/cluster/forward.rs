@@ -141,7 +141,7 @@ impl Cluster {
         }
         self.forward.next_id += 1;
         self.forward.handed_count += 1;
-        let until = self.now + self.request_timeout * 2;
+        let until = self.now.at + self.request_timeout * 2;
         let asker = request.asker;
         self.forward.handed.insert(id, Handed { asker, token, node, until });
         self.forward.lanes.entry(token).or_default().away += 1;
@@ -250,7 +250,7 @@ impl Core {
 
     /// A node is gone, or time is up: what it was handed has no known end.
     pub(super) fn give_up_handed(&mut self, cluster: &mut Cluster, lost: Option<NodeId>) {
-        let now = cluster.now;
+        let now = cluster.now.at;
         let is_over = |handed: &Handed| Some(handed.node) == lost || handed.until <= now;
         let handed = &cluster.forward.handed;
         let ids: Vec<u64> = handed.iter().filter(|it| is_over(it.1)).map(|it| *it.0).collect();

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gridkv_cluster::identity::{Handshake, Hello, Local, Peer, Reason, Refusal, Step};
-use gridkv_cluster::message::{self, Head};
+use gridkv_cluster::message::{self, Ask, Reply};
 use gridkv_cluster::model::MemberId;
 use gridkv_cluster::topology::Member;
 use gridkv_cluster::{Instant, NodeId, WallTime};
@@ -177,13 +177,7 @@ impl Links {
     }
 
     /// Gives a message to the link to a peer's shard; `false` when it would not arrive.
-    pub(super) fn send(
-        &mut self,
-        member: &Member,
-        shard: u16,
-        head: &Head,
-        archive: &[u8],
-    ) -> bool {
+    pub(super) fn send(&mut self, member: &Member, shard: u16, ask: Ask, archive: &[u8]) -> bool {
         let target = Target { address: member.address, shard };
         let id = self.dial(target);
         let link = self.links.get_mut(&id).expect("it was just looked up");
@@ -191,7 +185,7 @@ impl Links {
             return false;
         }
         let was_empty = link.waiting_bytes() == 0;
-        message::push(head, archive, &mut link.messages);
+        message::push_ask(ask, archive, &mut link.messages);
         if was_empty {
             self.queue.push(id);
         }
@@ -199,13 +193,13 @@ impl Links {
     }
 
     /// Gives an answer to the link on which it was asked, if that is still there.
-    pub(super) fn reply(&mut self, id: LinkId, head: &Head, archive: &[u8]) {
+    pub(super) fn reply(&mut self, id: LinkId, reply: Reply, record: &[u8]) {
         let Some(link) = self.links.get_mut(&id) else { return };
         if !link.is_open() || link.waiting_bytes() > WAITING_BYTES_MAX {
             return;
         }
         let was_empty = link.waiting_bytes() == 0;
-        message::push(head, archive, &mut link.messages);
+        message::push_reply(reply, record, &mut link.messages);
         if was_empty {
             self.queue.push(id);
         }

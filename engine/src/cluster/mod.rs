@@ -36,9 +36,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gridkv_cluster::message::Head;
+use gridkv_cluster::message::Ask;
 use gridkv_cluster::replication::{Archive, Config, Coordinator, OpId, Standing, View};
-use gridkv_cluster::{HybridClock, Instant, Version, WallTime};
+use gridkv_cluster::{HybridClock, Instant, Now, Version, WallTime};
 use gridkv_storage::sync_log::{SyncLog, SyncReader, sync_log};
 
 use self::commands::Pending;
@@ -63,7 +63,7 @@ pub(crate) struct Cluster {
     pub(crate) control: Option<Box<Control>>,
     pending: BTreeMap<OpId, Pending>,
     /// What this core's own replicas are asked.
-    local: VecDeque<(Head, Archive)>,
+    local: VecDeque<(Ask, Archive)>,
     /// What other nodes do for this core's clients.
     pub(crate) forward: Forward,
     request_timeout: Duration,
@@ -73,8 +73,7 @@ pub(crate) struct Cluster {
     cleared: Version,
     clearing: Version,
     /// The time of the present turn.
-    now: Instant,
-    wall: WallTime,
+    now: Now,
 }
 
 impl Cluster {
@@ -100,8 +99,7 @@ impl Cluster {
             reader,
             cleared: Version::ZERO,
             clearing: Version::ZERO,
-            now: Instant::ZERO,
-            wall: WallTime::EPOCH,
+            now: Now { at: Instant::ZERO, wall: WallTime::EPOCH },
         }
     }
 
@@ -121,7 +119,7 @@ impl Cluster {
         view.reachable.retain(|node| {
             told.own == Some(*node) || (told.alive.contains(node) && !links.is_failing(*node))
         });
-        self.coordinator.on_view(self.now, self.wall, view);
+        self.coordinator.on_view(self.now, view);
     }
 
     /// Whether the node serves its copies.

@@ -2,13 +2,11 @@
 
 use std::rc::Rc;
 
-use gridkv_cluster::message::{self, Head};
-use gridkv_cluster::replication::{Archive, Context, Excerpt, Output};
+use gridkv_cluster::message::{self, Ask, Message};
+use gridkv_cluster::replication::{Archive, Context, Output};
 use gridkv_cluster::{Mutation, NodeId, ShardRange, Slot, Token, mutation};
 use gridkv_storage::ReadError;
 use gridkv_storage::replicated::Answer;
-use gridkv_storage::sync_log::Read;
-use rkyv::util::AlignedVec;
 use smallvec::SmallVec;
 
 use super::Cluster;
@@ -30,39 +28,37 @@ impl Core {
     /// Does what the machines want done, until there is nothing more. Whether there was anything.
     pub(crate) fn turn_cluster(&mut self) -> bool {
         let Some(mut cluster) = self.world.cluster.take() else { return false };
-        cluster.now = self.world.instant();
-        cluster.wall = crate::core::wall_time();
+        cluster.now = self.world.time();
         let mut has_work = self.turn_links(&mut cluster);
         loop {
             let mut is_done = !self.begin_incoming(&mut cluster);
-            if cluster.coordinator.poll_timeout().is_some_and(|at| at <= cluster.now) {
-                cluster.coordinator.handle_timeout(cluster.now, cluster.wall);
+            if cluster.coordinator.poll_timeout().is_some_and(|at| at <= cluster.now.at) {
+                cluster.coordinator.handle_timeout(cluster.now);
             }
             while let Some(output) = cluster.coordinator.poll_output() {
                 is_done = false;
                 self.perform(&mut cluster, output);
             }
-            while let Some((head, archive)) = cluster.local.pop_front() {
+            while let Some((ask, archive)) = cluster.local.pop_front() {
                 is_done = false;
                 let mutation = mutation::access(&archive).expect("it was encoded here");
-                self.ask_replica(&mut cluster, Source::Own, &head, &mutation);
+                self.ask_replica(&mut cluster, Source::Own, ask, &mutation);
             }
             if is_done {
                 break;
             }
             has_work = true;
         }
-        cluster.links.flush(&mut self.server.ring, cluster.wall);
+        cluster.links.flush(&mut self.server.ring, cluster.now.wall);
         self.world.cluster = Some(cluster);
         has_work
     }
 
     fn perform(&mut self, cluster: &mut Cluster, output: Output) {
         match output {
-            Output::Send { to, head, mutation } => {
-                let archive = mutation.expect("what asks is about a key");
+            Output::Send { to, ask, mutation } => {
                 for node in to {
-                    send(cluster, node, head, &archive);
+                    send(cluster, node, ask, &mutation);
                 }
             }
             Output::Record { op, record } => {
@@ -76,7 +72,7 @@ impl Core {
                 assert_eq!(given.0, sequence, "the log and the coordinator count alike");
             }
             Output::Feed { peer, from } => {
-                let excerpt = excerpt(cluster, from);
+                let excerpt = cluster.reader.excerpt(from);
                 cluster.coordinator.fed(cluster.now, peer, &excerpt);
             }
             Output::Done { op, outcome } => self.on_done(cluster, op, outcome),
@@ -88,7 +84,7 @@ impl Core {
         &mut self,
         cluster: &mut Cluster,
         source: Source,
-        head: &Head,
+        ask: Ask,
         mutation: &Mutation<'_>,
     ) {
         let token = self.world.token_key.token(mutation.key);
@@ -97,10 +93,10 @@ impl Core {
             return;
         }
         let Some(view) = cluster.coordinator.view().cloned() else { return };
-        let context = Context { view: &view, standing: cluster.standing(), wall: cluster.wall };
+        let context = Context { view: &view, standing: cluster.standing(), wall: cluster.now.wall };
         let shard = self.world.shards.of(token);
         let before = shard.waiting_bytes();
-        shard.ask(cluster.coordinator.clock_mut(), &context, source, head, mutation);
+        shard.ask(cluster.coordinator.clock_mut(), &context, source, ask, mutation);
         self.world.waiting.replace(before, shard.waiting_bytes());
         deliver_all(cluster, shard);
     }
@@ -109,7 +105,7 @@ impl Core {
     pub(crate) fn on_replica_ready(&mut self, wait: Wait, result: &Result<(), ReadError>) -> bool {
         let Some(cluster) = &mut self.world.cluster else { return false };
         let Some(view) = cluster.coordinator.view().cloned() else { return false };
-        let context = Context { view: &view, standing: cluster.standing(), wall: cluster.wall };
+        let context = Context { view: &view, standing: cluster.standing(), wall: cluster.now.wall };
         let shard = self.world.shards.by_index(wait.shard);
         let before = shard.waiting_bytes();
         let is_its = shard.on_ready(cluster.coordinator.clock_mut(), &context, wait, result);
@@ -146,49 +142,39 @@ impl Core {
                 return Ok(());
             }
             // What the messages will touch is fetched before the first one is looked at.
-            let keys = batch.iter().filter(|(head, _)| head.asks().is_some());
-            let keys = keys.filter_map(|(_, mutation)| mutation.as_ref());
             let token_key = &self.world.token_key;
-            let tokens: SmallVec<[Token; BATCH]> = keys.map(|it| token_key.token(it.key)).collect();
+            let asked = batch.iter().filter_map(|message| match message {
+                Message::Ask(_, mutation) => Some(token_key.token(mutation.key)),
+                Message::Reply(..) => None,
+            });
+            let tokens: SmallVec<[Token; BATCH]> = asked.collect();
             self.world.shards.prefetch(&tokens);
-            self.take_messages(cluster, link, from, &batch)?;
-        }
-    }
-
-    fn take_messages(
-        &mut self,
-        cluster: &mut Cluster,
-        link: LinkId,
-        from: NodeId,
-        messages: &[(Head, Option<Mutation<'_>>)],
-    ) -> Result<(), message::DecodeError> {
-        for (head, mutation) in messages {
-            if head.answers().is_some() {
-                let (now, wall) = (cluster.now, cluster.wall);
-                cluster.coordinator.on_answer(now, wall, from, head, mutation.as_ref());
-            } else if let Some(mutation) = mutation {
-                self.ask_replica(cluster, Source::Link(link), head, mutation);
-            } else {
-                return Err(message::DecodeError);
+            for message in batch {
+                match message {
+                    Message::Ask(ask, mutation) => {
+                        self.ask_replica(cluster, Source::Link(link), ask, &mutation);
+                    }
+                    Message::Reply(reply, record) => {
+                        cluster.coordinator.on_answer(cluster.now, from, reply, record.as_ref());
+                    }
+                }
             }
         }
-        Ok(())
     }
 }
 
 /// Sends a message to a replica: this core's own, or a peer's.
-fn send(cluster: &mut Cluster, node: NodeId, head: Head, archive: &Archive) {
+fn send(cluster: &mut Cluster, node: NodeId, ask: Ask, archive: &Archive) {
     let Some(told) = &cluster.told else { return };
     if told.own == Some(node) {
-        return cluster.local.push_back((head, Rc::clone(archive)));
+        return cluster.local.push_back((ask, Rc::clone(archive)));
     }
     let Some(member) = told.topology.by_node(node) else { return };
     let mutation = mutation::access(archive).expect("it was encoded here");
     let token = Slot::of(mutation.key).first();
     let shard = ShardRange::owner(token, member.shard_count);
-    if !cluster.links.send(member, shard.0, &head, archive) {
-        let (now, wall) = (cluster.now, cluster.wall);
-        cluster.coordinator.on_lost(now, wall, node);
+    if !cluster.links.send(member, shard.0, ask, archive) {
+        cluster.coordinator.on_lost(cluster.now, node);
     }
 }
 
@@ -203,40 +189,16 @@ fn deliver_all(cluster: &mut Cluster, shard: &mut Shard) -> bool {
 }
 
 fn deliver(cluster: &mut Cluster, answer: Answer<Source>) {
-    let Answer { source, head, mutation } = answer;
+    let Answer { source, reply, record } = answer;
     match source {
         Source::Link(link) => {
-            cluster.links.reply(link, &head, mutation.as_ref().map_or(&[][..], |it| &it[..]));
+            cluster.links.reply(link, reply, record.as_deref().unwrap_or_default());
         }
         Source::Own => {
             let Some(own) = cluster.told.as_ref().and_then(|told| told.own) else { return };
-            let mutation =
-                mutation.as_ref().map(|it| mutation::access(it).expect("it was encoded here"));
-            let (now, wall) = (cluster.now, cluster.wall);
-            cluster.coordinator.on_answer(now, wall, own, &head, mutation.as_ref());
+            let record =
+                record.as_ref().map(|it| mutation::access(it).expect("it was encoded here"));
+            cluster.coordinator.on_answer(cluster.now, own, reply, record.as_ref());
         }
     }
-}
-
-/// A part of the sync log, from an entry on.
-fn excerpt(cluster: &Cluster, from: u64) -> Excerpt {
-    let mut excerpt = Excerpt { next: from, ..Excerpt::default() };
-    let mut entry = AlignedVec::new();
-    while excerpt.entries.len() < Excerpt::COUNT_MAX {
-        match cluster.reader.read(gridkv_storage::sync_log::Sequence(excerpt.next), &mut entry) {
-            Read::Entry { next, .. } => {
-                excerpt.entries.push(std::mem::take(&mut entry));
-                excerpt.next = next.0;
-            }
-            Read::End => {
-                excerpt.is_last = true;
-                break;
-            }
-            Read::Overrun { oldest } => {
-                excerpt.lost_count += oldest.0 - excerpt.next;
-                excerpt.next = oldest.0;
-            }
-        }
-    }
-    excerpt
 }

@@ -51,15 +51,16 @@ impl Core {
             let _ = self.world.node.ports[CONTROL_CORE].try_post(ask);
         }
         for token in &ready {
-            let change = cluster.links.on_ready(&mut self.server.ring, LinkId(*token), cluster.now);
+            let change =
+                cluster.links.on_ready(&mut self.server.ring, LinkId(*token), cluster.now.at);
             self.on_change(cluster, change);
         }
         self.turn_control(cluster, &ready);
-        if cluster.forward.due_at().is_some_and(|at| at <= cluster.now) {
+        if cluster.forward.due_at().is_some_and(|at| at <= cluster.now.at) {
             self.give_up_handed(cluster, None);
         }
-        if cluster.links.due_at().is_some_and(|at| at <= cluster.now) {
-            let changes = cluster.links.run_timers(&mut self.server.ring, cluster.now);
+        if cluster.links.due_at().is_some_and(|at| at <= cluster.now.at) {
+            let changes = cluster.links.run_timers(&mut self.server.ring, cluster.now.at);
             for change in changes {
                 self.on_change(cluster, Some(change));
             }
@@ -78,7 +79,7 @@ impl Core {
             }
             Some(Change::Lost(node)) => {
                 if let Some(node) = node {
-                    cluster.coordinator.on_lost(cluster.now, cluster.wall, node);
+                    cluster.coordinator.on_lost(cluster.now, node);
                     self.give_up_handed(cluster, Some(node));
                 }
                 cluster.refresh_view();
@@ -88,7 +89,7 @@ impl Core {
 
     fn lose_link(&mut self, cluster: &mut Cluster, id: LinkId, why: &str) {
         cluster.links.tell_failure(id, why);
-        let change = cluster.links.lose(&mut self.server.ring, id, cluster.now);
+        let change = cluster.links.lose(&mut self.server.ring, id, cluster.now.at);
         self.on_change(cluster, change);
     }
 
@@ -121,7 +122,7 @@ impl Core {
                 )
             });
             cluster.links.tell_refusal(id, &why);
-            let change = cluster.links.lose(&mut self.server.ring, id, cluster.now);
+            let change = cluster.links.lose(&mut self.server.ring, id, cluster.now.at);
             self.on_change(cluster, change);
         } else if let Some(link) = cluster.links.get(id) {
             link.reader = reader;
@@ -156,7 +157,7 @@ impl Core {
                 Kind::Messages => {
                     let node = cluster.links.node_of(id).ok_or("it is not a member")?;
                     let remote = WallTime::from_millis(frame.wall_ms);
-                    cluster.coordinator.on_heard(cluster.now, node, remote, cluster.wall);
+                    cluster.coordinator.on_heard(cluster.now, node, remote);
                     let read = self.on_messages(cluster, id, node, frame.body);
                     read.map_err(|error| error.to_string())?;
                 }
@@ -188,7 +189,7 @@ impl Core {
 
     /// The core that speaks for the node has told what holds.
     pub(crate) fn on_told(&mut self, told: Told) {
-        let now = self.world.instant();
+        let now = self.world.time();
         let Some(cluster) = &mut self.world.cluster else { return };
         cluster.now = now;
         let cleared = told.topology.cleared();

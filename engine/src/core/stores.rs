@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use gridkv_cluster::{Instant, Token};
+use gridkv_cluster::{Instant, Now, Token};
 use gridkv_storage::ReadError;
 
 use super::held::{Batch, Hold, Holds, Standing};
@@ -20,6 +20,11 @@ impl World {
     pub(crate) fn instant(&self) -> Instant {
         let since_start = self.now.saturating_duration_since(self.node.started_at);
         Instant::ZERO + since_start
+    }
+
+    /// The time of the present turn, for machines; the wall clock's is read anew.
+    pub(crate) fn time(&self) -> Now {
+        Now { at: self.instant(), wall: super::wall_time() }
     }
 
     /// How long the core may sleep for its stores' sake; `None` for as long as it likes.

@@ -1,6 +1,6 @@
 //! A shard as a replica: answers coordinators, its own node's and others'.
 
-use gridkv_cluster::message::Head;
+use gridkv_cluster::message::Ask;
 use gridkv_cluster::replication::Context;
 use gridkv_cluster::{HybridClock, Mutation, Version};
 use gridkv_storage::ReadError;
@@ -17,11 +17,11 @@ impl Shard {
         clock: &mut HybridClock,
         context: &Context<'_>,
         source: Source,
-        head: &Head,
+        ask: Ask,
         mutation: &Mutation<'_>,
     ) {
         let token = Key::new(&self.token_key, mutation.key).token;
-        self.replicated.ask(clock, context, source, token, head, mutation);
+        self.replicated.ask(clock, context, source, token, ask, mutation);
         self.note_appended();
     }
 

@@ -28,8 +28,8 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use gridkv_cluster::message::{Head, Reason};
-use gridkv_cluster::replication::{Busy, Context, Hold, Replica, Reply};
+use gridkv_cluster::message::{Ask, Reason, Reply, ReplyKind};
+use gridkv_cluster::replication::{self, Busy, Context, Hold, Replica};
 use gridkv_cluster::{HybridClock, Mutation, Token, Version, mutation};
 use rkyv::util::AlignedVec;
 
@@ -41,16 +41,16 @@ use crate::backend::{Durability, Error, LogPosition, ReadError, Storage, Ticket}
 pub struct Answer<S> {
     /// Way back to the coordinator, as it was given to [`Replicated::ask`].
     pub source: S,
-    /// The answer proper: it names the request that it answers.
-    pub head: Head,
+    /// What is said.
+    pub reply: Reply,
     /// The record that it tells, archived.
-    pub mutation: Option<AlignedVec>,
+    pub record: Option<AlignedVec>,
 }
 
 /// A message that waits.
 struct Message<S> {
     source: S,
-    head: Head,
+    ask: Ask,
     mutation: AlignedVec,
 }
 
@@ -124,27 +124,27 @@ impl<S> Replicated<S> {
     ///
     /// # Panics
     ///
-    /// When the message asks nothing, or an answer was not polled.
+    /// When an answer was not polled.
     pub fn ask(
         &mut self,
         clock: &mut HybridClock,
         context: &Context<'_>,
         source: S,
         token: Token,
-        head: &Head,
+        ask: Ask,
         mutation: &Mutation<'_>,
     ) {
         assert!(self.answers.is_empty(), "answers are handed on before the next message");
         if let Some(queue) = self.queues.get_mut(&token) {
-            let message = Message::new(source, head, mutation);
+            let message = Message::new(source, ask, mutation);
             self.waiting_count += 1;
             self.waiting_bytes += message.memory_bytes();
             return queue.messages.push_back(message);
         }
-        match self.answer(clock, context, token, head, mutation) {
-            Ok((reply, until)) => self.hand_on(source, reply, until),
+        match self.answer(clock, context, token, ask, mutation) {
+            Ok((answer, until)) => self.hand_on(source, answer, until),
             Err(lack) => {
-                let message = Message::new(source, head, mutation);
+                let message = Message::new(source, ask, mutation);
                 self.waiting_count += 1;
                 self.waiting_bytes += message.memory_bytes();
                 let queue = Queue { messages: VecDeque::from([message]), kept: Vec::new() };
@@ -177,8 +177,8 @@ impl<S> Replicated<S> {
         }
         while let Some(message) = self.next(&mut queue) {
             let mutation = mutation::access(&message.mutation).expect("it was encoded here");
-            match self.answer(clock, context, token, &message.head, &mutation) {
-                Ok((reply, until)) => self.hand_on(message.source, reply, until),
+            match self.answer(clock, context, token, message.ask, &mutation) {
+                Ok((answer, until)) => self.hand_on(message.source, answer, until),
                 Err(lack) => {
                     self.waiting_count += 1;
                     self.waiting_bytes += message.memory_bytes();
@@ -285,9 +285,9 @@ impl<S> Replicated<S> {
         clock: &mut HybridClock,
         context: &Context<'_>,
         token: Token,
-        head: &Head,
+        ask: Ask,
         mutation: &Mutation<'_>,
-    ) -> Result<(Reply, Option<LogPosition>), Lack> {
+    ) -> Result<(replication::Answer, Option<LogPosition>), Lack> {
         let mut lack = None;
         let mut view = View {
             store: &mut *self.store,
@@ -295,10 +295,10 @@ impl<S> Replicated<S> {
             lack: &mut lack,
             promise_at: &mut self.promise_at,
         };
-        match self.replica.handle(&mut view, clock, context, head, mutation) {
-            Ok(reply) => {
-                let until = self.held_until(reply.hold, token, mutation.key);
-                Ok((reply, until))
+        match self.replica.handle(&mut view, clock, context, ask, mutation) {
+            Ok(answer) => {
+                let until = self.held_until(answer.hold, token, mutation.key);
+                Ok((answer, until))
             }
             Err(Busy) => Err(lack.expect("a store that is busy says why")),
         }
@@ -319,13 +319,13 @@ impl<S> Replicated<S> {
         (position > self.store.durable()).then_some(position)
     }
 
-    fn hand_on(&mut self, source: S, reply: Reply, until: Option<LogPosition>) {
+    fn hand_on(&mut self, source: S, answer: replication::Answer, until: Option<LogPosition>) {
         if until.is_some() && self.store_durability != Durability::Commit {
             // The store by itself would take its time.
             self.store.request_commit();
         }
-        let Reply { head: Some(head), mutation, .. } = reply else { return };
-        let answer = Answer { source, head, mutation };
+        let replication::Answer { reply: Some(reply), record, .. } = answer else { return };
+        let answer = Answer { source, reply, record };
         match until {
             None => self.answers.push_back(answer),
             Some(position) => {
@@ -337,12 +337,13 @@ impl<S> Replicated<S> {
 
     /// A message whose record cannot be read is refused.
     fn refuse(&mut self, message: Message<S>) {
-        let (request, epoch) = message.head.asks().expect("what waits asks");
+        let Ask { request, epoch, .. } = message.ask;
         if request == 0 {
             return;
         }
-        let head = Head::Refused { request, epoch, reason: Reason::Failed };
-        self.answers.push_back(Answer { source: message.source, head, mutation: None });
+        let kind = ReplyKind::Refused { epoch, reason: Reason::Failed };
+        let reply = Reply { request, kind };
+        self.answers.push_back(Answer { source: message.source, reply, record: None });
     }
 
     fn wait(&mut self, token: Token, lack: Lack) {
@@ -375,8 +376,8 @@ impl<S> Replicated<S> {
 }
 
 impl<S> Message<S> {
-    fn new(source: S, head: &Head, mutation: &Mutation<'_>) -> Self {
-        Self { source, head: *head, mutation: mutation::encode(mutation) }
+    fn new(source: S, ask: Ask, mutation: &Mutation<'_>) -> Self {
+        Self { source, ask, mutation: mutation::encode(mutation) }
     }
 
     /// Its memory, in bytes.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use gridkv_cluster::message::AskKind;
 use gridkv_cluster::replication::{Standing, View};
 use gridkv_cluster::topology::placement::Placement;
 use gridkv_cluster::topology::{Member, Topology};
@@ -27,7 +28,7 @@ struct World {
     view: View,
     now: Instant,
     /// Who was answered, and what.
-    answers: Vec<(u32, Head, Option<AlignedVec>)>,
+    answers: Vec<(u32, ReplyKind, Option<AlignedVec>)>,
 }
 
 impl World {
@@ -68,24 +69,33 @@ impl World {
         }
     }
 
-    fn ask(&mut self, source: u32, head: Head, key: &[u8], value: Option<&[u8]>, number: u64) {
+    fn ask(
+        &mut self,
+        source: u32,
+        (kind, request): (AskKind, u64),
+        key: &[u8],
+        value: Option<&[u8]>,
+        number: u64,
+    ) {
         let context = Context { view: &self.view, standing: Standing::Serving, wall: START };
         let mutation = Mutation { key, value, version: version(number), expires_at: None };
-        self.shard.ask(&mut self.clock, &context, source, token_of(key), &head, &mutation);
+        let ask = Ask { request, epoch: EPOCH, kind };
+        self.shard.ask(&mut self.clock, &context, source, token_of(key), ask, &mutation);
         self.take_answers();
     }
 
     fn write(&mut self, source: u32, key: &[u8], value: &[u8], number: u64) {
-        self.ask(source, Head::Write { request: 1, epoch: EPOCH }, key, Some(value), number);
+        self.ask(source, (AskKind::Write, 1), key, Some(value), number);
     }
 
     fn read(&mut self, source: u32, key: &[u8]) {
-        self.ask(source, Head::Read { request: 1, epoch: EPOCH }, key, None, 0);
+        self.ask(source, (AskKind::Read, 1), key, None, 0);
     }
 
     fn take_answers(&mut self) {
-        while let Some(Answer { source, head, mutation }) = self.shard.poll_answer() {
-            self.answers.push((source, head, mutation));
+        while let Some(Answer { source, reply, record }) = self.shard.poll_answer() {
+            assert_ne!(reply.request, 0, "who wants no answer gets none");
+            self.answers.push((source, reply.kind, record));
         }
     }
 
@@ -102,7 +112,7 @@ impl World {
     }
 
     /// Turns until nothing waits. Returns who was answered since the last time, in order.
-    fn settled(&mut self) -> Vec<(u32, Head, Option<AlignedVec>)> {
+    fn settled(&mut self) -> Vec<(u32, ReplyKind, Option<AlignedVec>)> {
         for _ in 0..TURN_COUNT_MAX {
             if self.shard.is_settled() {
                 return std::mem::take(&mut self.answers);
@@ -145,19 +155,18 @@ fn a_write_is_answered_when_it_is_durable_and_not_before() {
     let wanted = world.shard.store().appended();
     let answers = world.settled();
     assert!(world.shard.store().durable() >= wanted);
-    assert!(matches!(answers[0], (1, Head::Written { request: 1, replaced: false }, None)));
-    assert!(matches!(answers[1], (2, Head::Found { request: 1, .. }, Some(_))));
+    assert!(matches!(answers[0], (1, ReplyKind::Written { replaced: false }, None)));
+    assert!(matches!(answers[1], (2, ReplyKind::Found { .. }, Some(_))));
     assert_eq!(value_of(answers[1].2.as_ref()), Some(b"value".to_vec()));
 }
 
 #[test]
 fn a_promise_is_told_when_its_bound_is_durable() {
     let mut world = World::new(Durability::Commit);
-    let ballot = version(5).into();
-    world.ask(1, Head::Prepare { request: 1, epoch: EPOCH, ballot }, b"key", None, 0);
+    world.ask(1, (AskKind::Prepare, 1), b"key", None, 5);
     assert!(world.answers.is_empty());
     assert!(world.shard.store().promised() >= version(5));
-    assert!(matches!(world.settled()[..], [(1, Head::Promised { request: 1, .. }, None)]));
+    assert!(matches!(world.settled()[..], [(1, ReplyKind::Promised { .. }, None)]));
     assert_eq!(world.shard.promise_count(), 1);
 }
 
@@ -165,7 +174,7 @@ fn a_promise_is_told_when_its_bound_is_durable() {
 fn with_a_durability_that_does_not_wait_nothing_is_held() {
     let mut world = World::new(Durability::None);
     world.write(1, b"key", b"value", 1);
-    assert!(matches!(world.answers[..], [(1, Head::Written { .. }, None)]));
+    assert!(matches!(world.answers[..], [(1, ReplyKind::Written { .. }, None)]));
     assert!(world.shard.is_settled());
 }
 
@@ -231,11 +240,11 @@ fn a_message_whose_record_cannot_be_read_is_refused_and_the_next_goes_on() {
     let key = world.key(false);
     world.read(1, &key);
     world.write(2, &key, b"new", 1_000);
-    world.ask(3, Head::Repair { request: 0, epoch: EPOCH }, &key, Some(b"old"), 1);
+    world.ask(3, (AskKind::Repair, 0), &key, Some(b"old"), 1);
     let answers = world.settled();
-    let refused = Head::Refused { request: 1, epoch: EPOCH, reason: Reason::Failed };
+    let refused = ReplyKind::Refused { epoch: EPOCH, reason: Reason::Failed };
     assert_eq!((answers[0].0, answers[0].1), (1, refused));
-    assert!(matches!(answers[1..], [(2, Head::Written { .. }, None)]), "a repair wants none");
+    assert!(matches!(answers[1..], [(2, ReplyKind::Written { .. }, None)]), "a repair wants none");
 }
 
 #[test]
@@ -247,6 +256,6 @@ fn what_never_becomes_durable_is_never_told() {
     assert!(world.settled().is_empty());
     assert!(world.shard.store().has_failed());
     world.write(3, b"key", b"later", 2);
-    let refused = Head::Refused { request: 1, epoch: EPOCH, reason: Reason::Failed };
-    assert_eq!(world.answers.pop().map(|(source, head, _)| (source, head)), Some((3, refused)));
+    let refused = ReplyKind::Refused { epoch: EPOCH, reason: Reason::Failed };
+    assert_eq!(world.answers.pop().map(|(source, kind, _)| (source, kind)), Some((3, refused)));
 }

@@ -16,6 +16,9 @@ mod loom;
 #[cfg(test)]
 mod tests;
 
+use gridkv_cluster::replication::Excerpt;
+use rkyv::util::AlignedVec;
+
 pub use self::ring::{Read, Sequence, SyncLog, SyncReader};
 
 /// The least size of a log.
@@ -38,4 +41,31 @@ pub fn sync_log(bytes: usize) -> (SyncLog, SyncReader) {
     let log = SyncLog::new(word_count, word_count / WORDS_PER_SLOT);
     let reader = log.reader();
     (log, reader)
+}
+
+impl SyncReader {
+    /// The entries from number `from` on, as many as a coordinator feeds a peer at a time. Those that
+    /// were overwritten are counted.
+    #[must_use]
+    pub fn excerpt(&self, from: u64) -> Excerpt {
+        let mut excerpt = Excerpt { next: from, ..Excerpt::default() };
+        let mut entry = AlignedVec::new();
+        while excerpt.entries.len() < Excerpt::COUNT_MAX {
+            match self.read(Sequence(excerpt.next), &mut entry) {
+                Read::Entry { next, .. } => {
+                    excerpt.entries.push(std::mem::take(&mut entry));
+                    excerpt.next = next.0;
+                }
+                Read::End => {
+                    excerpt.is_last = true;
+                    break;
+                }
+                Read::Overrun { oldest } => {
+                    excerpt.lost_count += oldest.0 - excerpt.next;
+                    excerpt.next = oldest.0;
+                }
+            }
+        }
+        excerpt
+    }
 }

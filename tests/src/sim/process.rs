@@ -16,17 +16,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use gridkv_cluster::member::{self, Member};
-use gridkv_cluster::message::{self, Head};
+use gridkv_cluster::message::{self, Ask, Message, Reply};
 use gridkv_cluster::replication::{
-    Archive, Computed, Config, Context, Coordinator, Excerpt, Level, OpId, Outcome, Output,
-    Standing, View, Work,
+    Archive, Computed, Config, Context, Coordinator, Level, OpId, Outcome, Output, Standing, View,
+    Work,
 };
 use gridkv_cluster::topology::Topology;
 use gridkv_cluster::topology::agreement::{self, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::placement::Placement;
 use gridkv_cluster::{HybridClock, Instant, Mutation, NodeId, Now, Version, WallTime, mutation};
 use gridkv_storage::replicated::{Answer, Replicated};
-use gridkv_storage::sync_log::{Read, Sequence, SyncLog, SyncReader, sync_log};
+use gridkv_storage::sync_log::{SyncLog, SyncReader, sync_log};
 use rkyv::util::AlignedVec;
 
 /// Operations under way, at most.
@@ -137,9 +137,9 @@ pub(super) struct Process {
     /// Nodes to which the connection is known to be broken.
     broken: BTreeSet<SocketAddr>,
     is_view_stale: bool,
-    local: VecDeque<(Head, Archive)>,
+    local: VecDeque<(Ask, Archive)>,
     /// What this node's own replica answers its own coordinator.
-    own_answers: VecDeque<(Head, Option<AlignedVec>)>,
+    own_answers: VecDeque<(Reply, Option<AlignedVec>)>,
     asks: BTreeMap<SocketAddr, AlignedVec>,
     replies: BTreeMap<Way, AlignedVec>,
     vias: BTreeMap<Via, usize>,
@@ -210,7 +210,7 @@ impl Process {
 
     /// A client wants something.
     pub(super) fn begin(&mut self, now: Now, key: &[u8], level: Level, work: Work<'_>) -> OpId {
-        self.coordinator.begin(now.at, now.wall, (crate::sim::token_of(key), key), level, work)
+        self.coordinator.begin(now, (crate::sim::token_of(key), key), level, work)
     }
 
     /// A member wants everything removed.
@@ -296,9 +296,10 @@ impl Process {
     ) {
         self.hear(now, remote);
         for message in message::read(body) {
-            let (head, mutation) = message.expect("nobody damages what is delivered");
-            let mutation = mutation.expect("what asks is about a key");
-            self.ask_replica(now, Source::Way(way), head, &mutation);
+            let Ok(Message::Ask(ask, mutation)) = message else {
+                panic!("nobody damages what is delivered")
+            };
+            self.ask_replica(now, Source::Way(way), ask, &mutation);
         }
     }
 
@@ -312,15 +313,17 @@ impl Process {
     ) {
         let Some(from) = self.hear(now, remote) else { return };
         for message in message::read(body) {
-            let (head, mutation) = message.expect("nobody damages what is delivered");
-            self.coordinator.on_answer(now.at, now.wall, from, &head, mutation.as_ref());
+            let Ok(Message::Reply(reply, record)) = message else {
+                panic!("nobody damages what is delivered")
+            };
+            self.coordinator.on_answer(now, from, reply, record.as_ref());
             self.drain_coordinator(now, functions);
         }
     }
 
     fn hear(&mut self, now: Now, (from, remote): (SocketAddr, WallTime)) -> Option<NodeId> {
         let node = self.node_at(from)?;
-        self.coordinator.on_heard(now.at, node, remote, now.wall);
+        self.coordinator.on_heard(now, node, remote);
         Some(node)
     }
 
@@ -335,7 +338,7 @@ impl Process {
         } else {
             self.broken.insert(peer);
             if let Some(node) = self.node_at(peer) {
-                self.coordinator.on_lost(now.at, now.wall, node);
+                self.coordinator.on_lost(now, node);
             }
         }
         self.is_view_stale = true;
@@ -384,7 +387,7 @@ impl Process {
             self.on_member(now, member::Input::Timeout);
         }
         if self.coordinator.poll_timeout().is_some_and(|at| at <= now.at) {
-            self.coordinator.handle_timeout(now.at, now.wall);
+            self.coordinator.handle_timeout(now);
         }
     }
 
@@ -408,7 +411,7 @@ impl Process {
             let is_broken = self.broken.contains(&member.address);
             state.own == Some(*node) || (state.alive.contains(node) && !is_broken)
         });
-        self.coordinator.on_view(now.at, now.wall, view);
+        self.coordinator.on_view(now, view);
     }
 
     fn drain_coordinator(&mut self, now: Now, functions: &mut impl Functions) -> bool {
@@ -416,10 +419,9 @@ impl Process {
         while let Some(output) = self.coordinator.poll_output() {
             has_done = true;
             match output {
-                Output::Send { to, head, mutation } => {
-                    let archive = mutation.expect("what asks is about a key");
+                Output::Send { to, ask, mutation } => {
                     for node in to {
-                        self.send(now, node, head, &archive);
+                        self.send(now, node, ask, &mutation);
                     }
                 }
                 Output::Record { op, record } => {
@@ -429,15 +431,15 @@ impl Process {
                 Output::Compute { op, record, .. } => {
                     let before = record.and_then(|it| told(&it, now.wall).1);
                     let computed = functions.compute(self.node, op, before.as_deref());
-                    self.coordinator.computed(now.at, now.wall, op, computed);
+                    self.coordinator.computed(now, op, computed);
                 }
                 Output::Log { sequence, mutation } => {
                     let given = self.log.push(&mutation);
                     assert_eq!(given.0, sequence, "the log and the coordinator count alike");
                 }
                 Output::Feed { peer, from } => {
-                    let excerpt = self.excerpt(from);
-                    self.coordinator.fed(now.at, peer, &excerpt);
+                    let excerpt = self.reader.excerpt(from);
+                    self.coordinator.fed(now, peer, &excerpt);
                 }
                 Output::Done { op, outcome } => {
                     self.effects.push(Effect::Ended { op, end: End::Done(outcome) });
@@ -447,73 +449,50 @@ impl Process {
         has_done
     }
 
-    fn send(&mut self, now: Now, node: NodeId, head: Head, archive: &Archive) {
+    fn send(&mut self, now: Now, node: NodeId, ask: Ask, archive: &Archive) {
         if self.own() == Some(node) {
-            return self.local.push_back((head, Rc::clone(archive)));
+            return self.local.push_back((ask, Rc::clone(archive)));
         }
         let Some(address) = self.topology().and_then(|it| Some(it.by_node(node)?.address)) else {
             return;
         };
         if self.broken.contains(&address) {
-            return self.coordinator.on_lost(now.at, now.wall, node);
+            return self.coordinator.on_lost(now, node);
         }
-        message::push(&head, archive, self.asks.entry(address).or_default());
-    }
-
-    /// A part of the sync log, from an entry on.
-    fn excerpt(&self, from: u64) -> Excerpt {
-        let mut excerpt = Excerpt { next: from, ..Excerpt::default() };
-        let mut entry = AlignedVec::new();
-        while excerpt.entries.len() < Excerpt::COUNT_MAX {
-            match self.reader.read(Sequence(excerpt.next), &mut entry) {
-                Read::Entry { next, .. } => {
-                    excerpt.entries.push(std::mem::take(&mut entry));
-                    excerpt.next = next.0;
-                }
-                Read::End => {
-                    excerpt.is_last = true;
-                    break;
-                }
-                Read::Overrun { oldest } => {
-                    excerpt.lost_count += oldest.0 - excerpt.next;
-                    excerpt.next = oldest.0;
-                }
-            }
-        }
-        excerpt
+        message::push_ask(ask, archive, self.asks.entry(address).or_default());
     }
 
     fn drain_local(&mut self, now: Now) -> bool {
         let mut has_done = false;
-        while let Some((head, archive)) = self.local.pop_front() {
+        while let Some((ask, archive)) = self.local.pop_front() {
             has_done = true;
             let mutation = mutation::access(&archive).expect("it was encoded here");
-            self.ask_replica(now, Source::Own, head, &mutation);
+            self.ask_replica(now, Source::Own, ask, &mutation);
         }
         has_done
     }
 
-    fn ask_replica(&mut self, now: Now, source: Source, head: Head, mutation: &Mutation<'_>) {
+    fn ask_replica(&mut self, now: Now, source: Source, ask: Ask, mutation: &Mutation<'_>) {
         let token = crate::sim::token_of(mutation.key);
         let standing = self.standing();
         let Some(view) = self.coordinator.view().cloned() else { return };
         let context = Context { view: &view, standing, wall: now.wall };
         let clock = self.coordinator.clock_mut();
-        self.shard.ask(clock, &context, source, token, &head, mutation);
+        self.shard.ask(clock, &context, source, token, ask, mutation);
         self.deliver_answers();
     }
 
     /// Hands answers to who waits for them. Whether there were any.
     fn deliver_answers(&mut self) -> bool {
         let mut has_done = false;
-        while let Some(Answer { source, head, mutation }) = self.shard.poll_answer() {
+        while let Some(Answer { source, reply, record }) = self.shard.poll_answer() {
             has_done = true;
             match source {
                 Source::Way(way) => {
-                    let bytes = mutation.as_ref().map_or(&[][..], |it| &it[..]);
-                    message::push(&head, bytes, self.replies.entry(way).or_default());
+                    let record = record.as_deref().unwrap_or_default();
+                    message::push_reply(reply, record, self.replies.entry(way).or_default());
                 }
-                Source::Own => self.own_answers.push_back((head, mutation)),
+                Source::Own => self.own_answers.push_back((reply, record)),
             }
         }
         has_done
@@ -522,12 +501,12 @@ impl Process {
     /// One at a time: what the coordinator wants done because of it is done before the next.
     fn drain_own_answers(&mut self, now: Now, functions: &mut impl Functions) -> bool {
         let mut has_done = false;
-        while let Some((head, mutation)) = self.own_answers.pop_front() {
+        while let Some((reply, record)) = self.own_answers.pop_front() {
             has_done = true;
             let Some(own) = self.own() else { continue };
-            let mutation =
-                mutation.as_ref().map(|it| mutation::access(it).expect("it was encoded here"));
-            self.coordinator.on_answer(now.at, now.wall, own, &head, mutation.as_ref());
+            let record =
+                record.as_ref().map(|it| mutation::access(it).expect("it was encoded here"));
+            self.coordinator.on_answer(now, own, reply, record.as_ref());
             self.drain_coordinator(now, functions);
         }
         has_done

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use gridkv_cluster::member::{self, Member};
-use gridkv_cluster::message;
+use gridkv_cluster::message::{self, Message};
 use gridkv_cluster::replication::Config;
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::agreement::{Agreement, Answer, Own, Request};
@@ -346,10 +346,14 @@ impl World {
         self.trace.note(self.now, [5 + lane as u64, to as u64, xxh3_64(&frame.body)]);
         self.report.count("frames");
         if self.trace.is_on() {
-            for (head, mutation) in message::read(&frame.body).flatten() {
-                self.trace.say(self.now, || {
-                    format!("n{to} <- n{from} {head:?} {}", brief(mutation.as_ref()))
-                });
+            for message in message::read(&frame.body).flatten() {
+                let text = match message {
+                    Message::Ask(ask, mutation) => format!("{ask:?} {}", brief(Some(&mutation))),
+                    Message::Reply(reply, record) => {
+                        format!("{reply:?} {}", brief(record.as_ref()))
+                    }
+                };
+                self.trace.say(self.now, || format!("n{to} <- n{from} {text}"));
             }
         }
         let now = self.node_now(to);

@@ -9,10 +9,10 @@ use super::super::op::{Common, Computed, Level, OpId, Outcome, Status, Targets, 
 use super::super::round::{Phase, Progress, Round};
 use super::{AGAIN, version_of};
 use super::{Archive, Coordinator, Entry, Output, Tail, Waiting, request_of, retarget, status_of};
-use crate::message::{Head, encode_key};
+use crate::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Mutation};
-use crate::time::{Instant, WallTime};
+use crate::time::{Now, WallTime};
 
 /// The longest pause before another try.
 const PAUSE_MAX: Duration = Duration::from_millis(64);
@@ -41,33 +41,19 @@ pub(super) struct Computing {
 }
 
 impl Coordinator {
-    pub(super) fn start_change(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        id: OpId,
-        common: Common,
-        kind: ChangeKind,
-    ) {
+    pub(super) fn start_change(&mut self, now: Now, id: OpId, common: Common, kind: ChangeKind) {
         let needed = self.needed(Level::Linearizable, None);
         if self.targets(id, common.token, needed).is_none() {
             return;
         }
-        if self.skew.is_ahead(now, self.config.drift_max) {
+        if self.skew.is_ahead(now.at, self.config.drift_max) {
             return self.done(id, Outcome::NotApplied(Why::ClockAhead));
         }
-        self.queue_change(now, wall, id, common, kind);
+        self.queue_change(now, id, common, kind);
     }
 
     /// Has a change done: in a round of its own, or behind what is under way.
-    pub(super) fn queue_change(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        id: OpId,
-        common: Common,
-        kind: ChangeKind,
-    ) {
+    pub(super) fn queue_change(&mut self, now: Now, id: OpId, common: Common, kind: ChangeKind) {
         if let Some((_, queue)) = self.keys.get_mut(&common.key) {
             queue.push_back(id);
             *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
@@ -75,17 +61,11 @@ impl Coordinator {
         }
         let key = Rc::clone(&common.key);
         *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
-        self.start_round(now, wall, key, VecDeque::from([id]));
+        self.start_round(now, key, VecDeque::from([id]));
     }
 
     /// Begins a round with the changes at the front of `queue`; the rest waits behind it.
-    fn start_round(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        key: Rc<[u8]>,
-        mut queue: VecDeque<OpId>,
-    ) {
+    fn start_round(&mut self, now: Now, key: Rc<[u8]>, mut queue: VecDeque<OpId>) {
         let round_id = OpId(self.base + self.ops.len() as u64);
         // Its number is one of the same sequence.
         self.ops.push_back(Some(Entry::Round));
@@ -107,21 +87,21 @@ impl Coordinator {
         let round = round.expect("the first is a change");
         self.rounds.insert(round_id, round);
         self.keys.insert(key, (round_id, queue));
-        self.try_round(now, wall, round_id);
+        self.try_round(now, round_id);
     }
 
     /// Goes on with what has waited behind a round that has ended.
-    fn advance_key(&mut self, now: Instant, wall: WallTime, key: &Rc<[u8]>) {
+    fn advance_key(&mut self, now: Now, key: &Rc<[u8]>) {
         let Some((_, mut queue)) = self.keys.remove(key) else { return };
         while let Some(id) = queue.front().copied() {
             match self.slot(id).take() {
                 Some(Entry::Waiting(common, Waiting::Change(kind))) => {
                     *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
-                    return self.start_round(now, wall, Rc::clone(key), queue);
+                    return self.start_round(now, Rc::clone(key), queue);
                 }
                 Some(Entry::Waiting(common, waiting)) => {
                     queue.pop_front();
-                    self.start(now, wall, id, common, waiting);
+                    self.start(now, id, common, waiting);
                 }
                 _ => unreachable!("what waits is waiting"),
             }
@@ -129,127 +109,126 @@ impl Coordinator {
     }
 
     /// Begins the first phase of a try.
-    fn try_round(&mut self, now: Instant, wall: WallTime, id: OpId) {
+    fn try_round(&mut self, now: Now, id: OpId) {
         let round = self.rounds.get(&id).expect("it is under way");
         let Some(view) = &self.view else { return };
         let targets = Targets::new(view.placement.replicas(round.common.token));
         let reachable = targets.nodes.iter().filter(|it| view.reachable.contains(&it.0)).count();
         if reachable < round.needed {
             let needed = round.needed;
-            return self.fail_round(now, wall, id, Why::TooFew { reachable, needed });
+            return self.fail_round(now, id, Why::TooFew { reachable, needed });
         }
-        let ballot = self.clock.tick(wall);
+        let ballot = self.clock.tick(now.wall);
         let round = self.rounds.get_mut(&id).expect("it is under way");
         if round.tries > 0 {
             self.stats.retries += 1;
         }
         round.prepare(targets, ballot);
-        let key = Rc::new(encode_key(&round.common.key));
-        self.send_round(now, id, Some(key));
+        let key = Rc::new(encode_key(&round.common.key, ballot));
+        self.send_round(now, id, key);
     }
 
     /// Sends the present phase to those that were not asked.
-    pub(super) fn send_round(&mut self, now: Instant, id: OpId, mutation: Option<Archive>) {
+    pub(super) fn send_round(&mut self, now: Now, id: OpId, mutation: Archive) {
         let Some(epoch) = self.view.as_ref().map(|view| view.epoch()) else { return };
         let Some(round) = self.rounds.get_mut(&id) else { return };
         let request = request_of(id, round.attempt);
-        let head = match round.phase {
-            Phase::Preparing => Head::Prepare { request, epoch, ballot: round.ballot.into() },
-            Phase::Accepting => Head::Accept { request, epoch },
+        let kind = match round.phase {
+            Phase::Preparing => AskKind::Prepare,
+            Phase::Accepting => AskKind::Accept,
             Phase::Pausing | Phase::Computing | Phase::Ended => return,
         };
         let mut targets = std::mem::replace(&mut round.targets, Targets::new(&[]));
-        self.send_to(&mut targets, head, mutation);
+        self.send_to(&mut targets, Ask { request, epoch, kind }, mutation);
         if targets.wants_again() {
-            self.retries.insert((now + AGAIN, id));
+            self.retries.insert((now.at + AGAIN, id));
         }
         self.rounds.get_mut(&id).expect("it is under way").targets = targets;
     }
 
     pub(super) fn on_round_answer(
         &mut self,
-        now: Instant,
-        wall: WallTime,
+        now: Now,
         (id, attempt): (OpId, u8),
         from: NodeId,
-        head: &Head,
+        reply: Reply,
         mutation: Option<&Mutation<'_>>,
     ) {
-        let status = match *head {
-            Head::Outbid { by, .. } => Some(self.outbid(by.into(), wall)),
-            Head::Refused { reason, .. } => Some(status_of(reason)),
+        let status = match reply.kind {
+            ReplyKind::Outbid { by } => Some(self.outbid(now, by.into())),
+            ReplyKind::Refused { reason, .. } => Some(status_of(reason)),
             _ => None,
         };
         let round = self.rounds.get_mut(&id).expect("it was looked up");
         if round.attempt != attempt {
             return;
         }
-        let progress = match *head {
-            Head::Promised { is_sure, .. } => {
+        let progress = match reply.kind {
+            ReplyKind::Promised { is_sure } => {
                 let version = version_of(mutation);
                 let record = mutation.filter(|_| round.wants(version));
                 let record = record.map(|record| Rc::new(mutation::encode(record)));
                 round.on_promise(Told { from, version, is_sure, record })
             }
-            Head::Accepted { .. } => round.on_accepted(from),
+            ReplyKind::Accepted => round.on_accepted(from),
             _ => match status {
                 Some(status) => round.on_failure(from, status),
                 None => return,
             },
         };
         if matches!(status, Some(Status::Again(_))) {
-            self.retries.insert((now + AGAIN, id));
+            self.retries.insert((now.at + AGAIN, id));
         }
-        self.on_round(now, wall, id, progress);
+        self.on_round(now, id, progress);
     }
 
-    fn on_round(&mut self, now: Instant, wall: WallTime, id: OpId, progress: Progress) {
+    fn on_round(&mut self, now: Now, id: OpId, progress: Progress) {
         match progress {
             Progress::Pending => {}
-            Progress::Compute(record, version) => self.compute(now, wall, id, record, version),
+            Progress::Compute(record, version) => self.compute(now, id, record, version),
             Progress::Adopt(record) => {
                 let record = mutation::access(&record).expect("it was encoded here");
                 let ballot = self.rounds[&id].ballot;
                 let proposed = mutation::encode(&Mutation { version: ballot, ..record });
                 self.propose(now, id, Rc::new(proposed));
             }
-            Progress::Done => self.end_round(now, wall, id),
+            Progress::Done => self.end_round(now, id),
             Progress::Outbid => {
                 let round = self.rounds.get_mut(&id).expect("it is under way");
                 // Doubling, and at random: two proposers do not meet again and again.
                 let bound = 1_u64 << round.tries.min(6);
                 let pause = Duration::from_micros(self.rng.u64(100..=1_000 * bound));
-                self.retries.insert((now + pause.min(PAUSE_MAX), id));
+                self.retries.insert((now.at + pause.min(PAUSE_MAX), id));
             }
-            Progress::Failed(why) => self.fail_round(now, wall, id, why),
+            Progress::Failed(why) => self.fail_round(now, id, why),
         }
     }
 
-    pub(super) fn on_lost_rounds(&mut self, now: Instant, wall: WallTime, node: NodeId) {
+    pub(super) fn on_lost_rounds(&mut self, now: Now, node: NodeId) {
         let asked = |round: &Round| round.targets.status(node) == Some(Status::Asked);
         let ids: Vec<OpId> =
             self.rounds.iter().filter(|(_, round)| asked(round)).map(|(id, _)| *id).collect();
         for id in ids {
             let Some(round) = self.rounds.get_mut(&id) else { continue };
             let progress = round.on_failure(node, Status::Lost);
-            self.on_round(now, wall, id, progress);
+            self.on_round(now, id, progress);
         }
     }
 
-    pub(super) fn retry_round(&mut self, now: Instant, wall: WallTime, id: OpId) {
+    pub(super) fn retry_round(&mut self, now: Now, id: OpId) {
         let Some(view) = &self.view else { return };
         let placement = std::sync::Arc::clone(&view.placement);
         let round = self.rounds.get_mut(&id).expect("it was looked up");
         match round.phase {
-            Phase::Pausing => self.try_round(now, wall, id),
+            Phase::Pausing => self.try_round(now, id),
             Phase::Preparing => {
                 retarget(&mut round.targets, placement.replicas(round.common.token));
-                let key = Rc::new(encode_key(&round.common.key));
-                self.send_round(now, id, Some(key));
+                let key = Rc::new(encode_key(&round.common.key, round.ballot));
+                self.send_round(now, id, key);
             }
             Phase::Accepting => {
                 retarget(&mut round.targets, placement.replicas(round.common.token));
-                let proposed = round.proposed.clone();
+                let proposed = round.proposed.clone().expect("the second phase proposes something");
                 self.send_round(now, id, proposed);
             }
             Phase::Computing | Phase::Ended => {}
@@ -257,21 +236,14 @@ impl Coordinator {
     }
 
     /// Makes the new value of the old one, change by change.
-    fn compute(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        id: OpId,
-        record: Option<Archive>,
-        version: Version,
-    ) {
+    fn compute(&mut self, now: Now, id: OpId, record: Option<Archive>, version: Version) {
         let left = self.rounds[&id].ops.iter().copied().collect();
         let (has_changed, seen) = (false, Vec::new());
         let computing = Computing { round: id, left, record, has_changed, seen, version };
-        self.compute_next(now, wall, computing);
+        self.compute_next(now, computing);
     }
 
-    fn compute_next(&mut self, now: Instant, wall: WallTime, mut computing: Computing) {
+    fn compute_next(&mut self, now: Now, mut computing: Computing) {
         let ballot = self.rounds[&computing.round].ballot;
         while let Some(op) = computing.left.pop_front() {
             match self.entry(op) {
@@ -299,11 +271,11 @@ impl Coordinator {
                 _ => {}
             }
         }
-        self.conclude(now, wall, computing);
+        self.conclude(now, computing);
     }
 
     /// The driver has made what [`Output::Compute`] asked for.
-    pub fn computed(&mut self, now: Instant, wall: WallTime, op: OpId, computed: Computed) {
+    pub fn computed(&mut self, now: Now, op: OpId, computed: Computed) {
         let mut computing = self.computing.remove(&op).expect("the driver was asked");
         // All whom the round was for may have given up meanwhile.
         let Some(round) = self.rounds.get(&computing.round) else { return };
@@ -315,12 +287,12 @@ impl Coordinator {
             computing.record = Some(Rc::new(mutation::encode(&mutation)));
             computing.has_changed = true;
         }
-        self.compute_next(now, wall, computing);
+        self.compute_next(now, computing);
         self.trim();
     }
 
     /// All changes are made: proposes the result, unless it is what all who have promised have.
-    fn conclude(&mut self, now: Instant, wall: WallTime, computing: Computing) {
+    fn conclude(&mut self, now: Now, computing: Computing) {
         let Computing { round: id, record, has_changed, seen, version, .. } = computing;
         for (op, record) in seen {
             // What it sees is told when the round has ended.
@@ -331,7 +303,7 @@ impl Coordinator {
         if !has_changed && round.is_agreed() {
             round.phase = Phase::Ended;
             round.ballot = version;
-            return self.end_round(now, wall, id);
+            return self.end_round(now, id);
         }
         let record = record.expect("what differs, or was changed, is something");
         let proposed = if has_changed {
@@ -344,16 +316,16 @@ impl Coordinator {
     }
 
     /// Begins the second phase.
-    fn propose(&mut self, now: Instant, id: OpId, proposed: Archive) {
+    fn propose(&mut self, now: Now, id: OpId, proposed: Archive) {
         let Some(view) = &self.view else { return };
         let round = self.rounds.get_mut(&id).expect("it is under way");
         let targets = Targets::new(view.placement.replicas(round.common.token));
         round.accept(targets, Rc::clone(&proposed));
-        self.send_round(now, id, Some(proposed));
+        self.send_round(now, id, proposed);
     }
 
     /// A round has ended well: so have its changes.
-    fn end_round(&mut self, now: Instant, wall: WallTime, id: OpId) {
+    fn end_round(&mut self, now: Now, id: OpId) {
         let round = self.rounds.remove(&id).expect("a round ends once");
         self.stats.rounds += 1;
         self.stats.changes += round.ops.len() as u64;
@@ -380,7 +352,7 @@ impl Coordinator {
                 }
             }
         }
-        self.advance_key(now, wall, &round.common.key);
+        self.advance_key(now, &round.common.key);
     }
 
     /// A replica of a round that has ended well has answered, or will not.
@@ -407,7 +379,7 @@ impl Coordinator {
     }
 
     /// A round cannot come to its end.
-    fn fail_round(&mut self, now: Instant, wall: WallTime, id: OpId, why: Why) {
+    fn fail_round(&mut self, now: Now, id: OpId, why: Why) {
         let round = self.rounds.remove(&id).expect("a round ends once");
         self.slot(id).take();
         let may_be_done = round.may_be_done();
@@ -422,11 +394,11 @@ impl Coordinator {
             };
             self.report(*op, outcome);
         }
-        self.advance_key(now, wall, &round.common.key);
+        self.advance_key(now, &round.common.key);
     }
 
     /// A change's time is up; its round goes on for the others in it.
-    pub(super) fn expire_change(&mut self, now: Instant, wall: WallTime, op: OpId) {
+    pub(super) fn expire_change(&mut self, now: Now, op: OpId) {
         let Some(Entry::Change(common, kind)) = self.slot(op).take() else {
             unreachable!("it is one")
         };
@@ -450,7 +422,7 @@ impl Coordinator {
         if is_over {
             self.rounds.remove(&id);
             self.slot(id).take();
-            self.advance_key(now, wall, &common.key);
+            self.advance_key(now, &common.key);
         }
     }
 }

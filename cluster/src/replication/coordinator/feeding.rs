@@ -6,10 +6,10 @@ use rkyv::util::AlignedVec;
 
 use super::super::catch_up::BATCH_COUNT;
 use super::{Coordinator, Entry, OpId, Output, View, request_of};
-use crate::message::Head;
+use crate::message::{Ask, AskKind};
 use crate::model::NodeId;
 use crate::mutation;
-use crate::time::Instant;
+use crate::time::Now;
 use crate::token::Slot;
 
 /// A part of the sync log.
@@ -32,18 +32,18 @@ impl Excerpt {
 
 impl Coordinator {
     /// Asks for the log where a peer can be fed.
-    pub(super) fn feed_due(&mut self, now: Instant) {
+    pub(super) fn feed_due(&mut self, now: Now) {
         while let Some((peer, from)) =
-            self.catch_up.due(now, |peer| self.view.as_ref().is_some_and(|it| is_fed(it, peer)))
+            self.catch_up.due(now.at, |peer| self.view.as_ref().is_some_and(|it| is_fed(it, peer)))
         {
             // A batch that is being read counts as under way.
-            self.catch_up.started(now, peer, (from, 0, false), 1);
+            self.catch_up.started(now.at, peer, (from, 0, false), 1);
             self.outputs.push_back(Output::Feed { peer, from });
         }
     }
 
     /// The driver has read the log for a peer: [`Output::Feed`].
-    pub fn fed(&mut self, now: Instant, peer: NodeId, excerpt: &Excerpt) {
+    pub fn fed(&mut self, now: Now, peer: NodeId, excerpt: &Excerpt) {
         assert!(excerpt.entries.len() <= Excerpt::COUNT_MAX);
         let Some(view) = &self.view else { return };
         let placement = std::sync::Arc::clone(&view.placement);
@@ -54,30 +54,26 @@ impl Coordinator {
         let entries: Vec<&AlignedVec> = excerpt.entries.iter().filter(is_for_peer).collect();
         let (epoch, can_send) = (view.epoch(), is_fed(view, peer));
         let place = (excerpt.next, excerpt.lost_count, excerpt.is_last);
-        self.catch_up.started(now, peer, place, entries.len());
-        let until = now + self.config.request_timeout;
+        self.catch_up.started(now.at, peer, place, entries.len());
+        let until = now.at + self.config.request_timeout;
         for entry in entries {
             if !can_send {
-                self.catch_up.on_answer(now, peer, false);
+                self.catch_up.on_answer(now.at, peer, false);
                 continue;
             }
             let id = OpId(self.base + self.ops.len() as u64);
             self.ops.push_back(Some(Entry::Repair(peer, until)));
             self.stats.caught_up += 1;
-            let head = Head::Repair { request: request_of(id, 0), epoch };
-            let mutation = Some(Rc::new(entry.clone()));
-            self.outputs.push_back(Output::Send {
-                to: [peer].into_iter().collect(),
-                head,
-                mutation,
-            });
+            let ask = Ask { request: request_of(id, 0), epoch, kind: AskKind::Repair };
+            let (to, mutation) = ([peer].into_iter().collect(), Rc::new(entry.clone()));
+            self.outputs.push_back(Output::Send { to, ask, mutation });
         }
     }
 
     /// A copy that a peer had missed has arrived, or has not.
-    pub(super) fn end_repair(&mut self, now: Instant, id: OpId, is_confirmed: bool) {
+    pub(super) fn end_repair(&mut self, now: Now, id: OpId, is_confirmed: bool) {
         let Some(Entry::Repair(peer, _)) = self.slot(id).take() else { unreachable!("it is one") };
-        self.catch_up.on_answer(now, peer, is_confirmed);
+        self.catch_up.on_answer(now.at, peer, is_confirmed);
         self.feed_due(now);
     }
 }

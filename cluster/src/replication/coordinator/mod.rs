@@ -39,10 +39,10 @@ use super::round::Round;
 use super::write::{Progress as Writing, QuorumWrite};
 use super::{Archive, View, version_of};
 use crate::hlc::HybridClock;
-use crate::message::{Head, Reason, encode_key};
+use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::Mutation;
-use crate::time::{Instant, WallTime};
+use crate::time::{Instant, Now, WallTime};
 use crate::token::Token;
 
 /// How long after a replica was found in another topology it is asked again.
@@ -70,10 +70,10 @@ pub enum Output {
     Send {
         /// The nodes: maybe this one.
         to: SmallVec<[NodeId; 5]>,
-        /// What it says.
-        head: Head,
-        /// What comes with it.
-        mutation: Option<Archive>,
+        /// What is asked.
+        ask: Ask,
+        /// About what.
+        mutation: Archive,
     },
     /// A read has ended: this is what the key has.
     Record {
@@ -293,15 +293,14 @@ impl Coordinator {
     /// A client wants something.
     pub fn begin(
         &mut self,
-        now: Instant,
-        wall: WallTime,
+        now: Now,
         (token, key): (Token, &[u8]),
         level: Level,
         work: Work<'_>,
     ) -> OpId {
         let id = OpId(self.base + self.ops.len() as u64);
         self.stats.begun += 1;
-        let until = now + self.config.request_timeout;
+        let until = now.at + self.config.request_timeout;
         let common = Common { token, key: Rc::from(key), level, until };
         self.ops.push_back(None);
         if self.ops.len() > self.config.op_count_max {
@@ -323,19 +322,19 @@ impl Coordinator {
             queue.push_back(id);
             *self.slot(id) = Some(Entry::Waiting(common, waiting));
         } else {
-            self.start(now, wall, id, common, waiting);
+            self.start(now, id, common, waiting);
         }
         self.trim();
         id
     }
 
-    fn start(&mut self, now: Instant, wall: WallTime, id: OpId, common: Common, waiting: Waiting) {
+    fn start(&mut self, now: Now, id: OpId, common: Common, waiting: Waiting) {
         match waiting {
             Waiting::Read => self.start_read(now, id, common),
             Waiting::Write { value, expires_at } => {
-                self.start_write(now, wall, id, common, value.as_deref(), expires_at);
+                self.start_write(now, id, common, value.as_deref(), expires_at);
             }
-            Waiting::Change(kind) => self.start_change(now, wall, id, common, kind),
+            Waiting::Change(kind) => self.start_change(now, id, common, kind),
         }
     }
 
@@ -372,26 +371,19 @@ impl Coordinator {
     }
 
     /// Sends an operation, or a round, to those of its replicas that it was not sent to yet.
-    fn send(&mut self, now: Instant, id: OpId, mutation: Option<Archive>) {
+    fn send(&mut self, now: Now, id: OpId, mutation: Archive) {
         let Some(view) = &self.view else { return };
         let epoch = view.epoch();
         let entry = if self.rounds.contains_key(&id) { None } else { self.entry(id) };
-        let (targets, attempt, head_of): (_, _, fn(u64, u64, Version) -> Head) = match entry {
-            Some(Entry::Write(write)) => {
-                (&mut write.targets, write.attempt, |request, epoch, _| Head::Write {
-                    request,
-                    epoch,
-                })
-            }
-            Some(Entry::Read(read)) => {
-                (&mut read.targets, 0, |request, epoch, _| Head::Read { request, epoch })
-            }
+        let (targets, attempt, kind) = match entry {
+            Some(Entry::Write(write)) => (&mut write.targets, write.attempt, AskKind::Write),
+            Some(Entry::Read(read)) => (&mut read.targets, 0, AskKind::Read),
             Some(_) => return,
             None => return self.send_round(now, id, mutation),
         };
         let mut targets = std::mem::replace(targets, Targets::new(&[]));
-        let head = head_of(request_of(id, attempt), epoch, Version::ZERO);
-        self.send_to(&mut targets, head, mutation);
+        let ask = Ask { request: request_of(id, attempt), epoch, kind };
+        self.send_to(&mut targets, ask, mutation);
         let again = targets.wants_again();
         match self.entry(id) {
             Some(Entry::Write(write)) => write.targets = targets,
@@ -399,12 +391,12 @@ impl Coordinator {
             _ => unreachable!("it was just there"),
         }
         if again {
-            self.retries.insert((now + AGAIN, id));
+            self.retries.insert((now.at + AGAIN, id));
         }
     }
 
     /// Sends to the targets that were not asked yet, and can be reached.
-    fn send_to(&mut self, targets: &mut Targets, head: Head, mutation: Option<Archive>) {
+    fn send_to(&mut self, targets: &mut Targets, ask: Ask, mutation: Archive) {
         let mut to = SmallVec::new();
         for (node, status) in &mut targets.nodes {
             let is_reachable = self.view.as_ref().is_some_and(|view| view.reachable.contains(node));
@@ -417,36 +409,35 @@ impl Coordinator {
             }
         }
         if !to.is_empty() {
-            self.outputs.push_back(Output::Send { to, head, mutation });
+            self.outputs.push_back(Output::Send { to, ask, mutation });
         }
     }
 
     /// A node answers. `mutation` is what came with it.
     pub fn on_answer(
         &mut self,
-        now: Instant,
-        wall: WallTime,
+        now: Now,
         from: NodeId,
-        head: &Head,
+        reply: Reply,
         mutation: Option<&Mutation<'_>>,
     ) {
-        let Some(request) = head.answers() else { unreachable!("a coordinator is given answers") };
-        let (id, attempt) = op_of(request);
+        let (id, attempt) = op_of(reply.request);
         if self.rounds.contains_key(&id) {
-            self.on_round_answer(now, wall, (id, attempt), from, head, mutation);
+            self.on_round_answer(now, (id, attempt), from, reply, mutation);
         } else {
             match self.entry(id) {
                 Some(Entry::Write(write)) if write.attempt == attempt => {
-                    self.on_write_answer(now, wall, id, from, head);
+                    self.on_write_answer(now, id, from, reply);
                 }
-                Some(Entry::Read(_)) => self.on_read_answer(now, wall, id, from, head, mutation),
+                Some(Entry::Read(_)) => self.on_read_answer(now, id, from, reply, mutation),
                 Some(Entry::Repair(peer, _)) if *peer == from => {
                     // Superseded by what was promised or accepted since: newer, and on its way.
-                    let is_confirmed = matches!(head, Head::Written { .. } | Head::Outbid { .. });
+                    let is_confirmed =
+                        matches!(reply.kind, ReplyKind::Written { .. } | ReplyKind::Outbid { .. });
                     self.end_repair(now, id, is_confirmed);
                 }
                 Some(Entry::Tail(tail)) if tail.attempt == attempt => {
-                    let is_accepted = matches!(head, Head::Accepted { .. });
+                    let is_accepted = matches!(reply.kind, ReplyKind::Accepted);
                     let status = if is_accepted { Status::Yes } else { Status::Lost };
                     self.on_tail(id, from, status);
                 }
@@ -473,7 +464,7 @@ impl Coordinator {
     }
 
     /// The cluster has changed, or who can be reached.
-    pub fn on_view(&mut self, now: Instant, wall: WallTime, view: View) {
+    pub fn on_view(&mut self, now: Now, view: View) {
         // What is written from here on is newer than what was removed.
         self.clock.pass(view.topology.cleared().timestamp);
         let view = Rc::new(view);
@@ -484,63 +475,63 @@ impl Coordinator {
         let lost = before.iter().flat_map(|before| before.reachable.difference(&view.reachable));
         let lost: Vec<NodeId> = lost.copied().collect();
         for node in lost {
-            self.on_lost(now, wall, node);
+            self.on_lost(now, node);
         }
         self.feed_due(now);
         self.trim();
     }
 
     /// What a node was asked will not be answered.
-    pub fn on_lost(&mut self, now: Instant, wall: WallTime, node: NodeId) {
+    pub fn on_lost(&mut self, now: Now, node: NodeId) {
         for index in 0..self.ops.len() {
             let id = OpId(self.base + index as u64);
             match self.entry(id) {
                 Some(Entry::Write(write)) if write.targets.status(node) == Some(Status::Asked) => {
                     let progress = write.on_answer(node, Status::Lost, false);
-                    self.on_writing(now, wall, id, progress);
+                    self.on_writing(now, id, progress);
                 }
                 Some(Entry::Read(read)) if read.targets.status(node) == Some(Status::Asked) => {
                     let progress = read.on_failure(node, Status::Lost);
-                    self.on_reading(now, wall, id, progress);
+                    self.on_reading(now, id, progress);
                 }
                 Some(Entry::Repair(peer, _)) if *peer == node => self.end_repair(now, id, false),
                 Some(Entry::Tail(_)) => self.on_tail(id, node, Status::Lost),
                 _ => {}
             }
         }
-        self.on_lost_rounds(now, wall, node);
+        self.on_lost_rounds(now, node);
         self.trim();
     }
 
-    /// Another node's clock showed `remote` when this node's showed `wall`.
-    pub fn on_heard(&mut self, now: Instant, from: NodeId, remote: WallTime, wall: WallTime) {
-        self.skew.note(now, from, remote, wall);
+    /// Another node's clock showed `remote`.
+    pub fn on_heard(&mut self, now: Now, from: NodeId, remote: WallTime) {
+        self.skew.note(now, from, remote);
     }
 
     /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant, wall: WallTime) {
+    pub fn handle_timeout(&mut self, now: Now) {
         while let Some((at, id)) = self.retries.first().copied()
-            && at <= now
+            && at <= now.at
         {
             self.retries.pop_first();
-            self.retry(now, wall, id);
+            self.retry(now, id);
         }
         for index in 0..self.ops.len() {
             let id = OpId(self.base + index as u64);
             match self.entry(id).and_then(|entry| entry.until()) {
                 None => {}
                 // Those behind it have begun later.
-                Some(until) if until > now => break,
-                Some(_) => self.expire(now, wall, id),
+                Some(until) if until > now.at => break,
+                Some(_) => self.expire(now, id),
             }
         }
         self.feed_due(now);
         self.trim();
     }
 
-    fn retry(&mut self, now: Instant, wall: WallTime, id: OpId) {
+    fn retry(&mut self, now: Now, id: OpId) {
         if self.rounds.contains_key(&id) {
-            return self.retry_round(now, wall, id);
+            return self.retry_round(now, id);
         }
         let Some(view) = &self.view else { return };
         let placement = std::sync::Arc::clone(&view.placement);
@@ -553,15 +544,15 @@ impl Coordinator {
                 if read.targets.nodes.len() > 1 {
                     retarget(&mut read.targets, placement.replicas(read.common.token));
                 }
-                Rc::new(encode_key(&read.common.key))
+                Rc::new(encode_key(&read.common.key, Version::ZERO))
             }
             _ => return,
         };
-        self.send(now, id, Some(mutation));
+        self.send(now, id, mutation);
     }
 
     /// An operation's time is up.
-    fn expire(&mut self, now: Instant, wall: WallTime, id: OpId) {
+    fn expire(&mut self, now: Now, id: OpId) {
         match self.entry(id) {
             Some(Entry::Write(write)) => {
                 let progress = write.on_timeout();
@@ -588,7 +579,7 @@ impl Coordinator {
                 let why = Why::TimedOut { answered: 0, needed: 1 };
                 self.done(id, Outcome::NotApplied(why));
             }
-            Some(Entry::Change(..)) => self.expire_change(now, wall, id),
+            Some(Entry::Change(..)) => self.expire_change(now, id),
             Some(Entry::Repair(..)) => self.end_repair(now, id, false),
             Some(Entry::Tail(_)) => self.end_tail(id),
             Some(Entry::Round) | None => {}

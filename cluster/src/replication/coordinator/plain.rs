@@ -7,13 +7,13 @@ use super::super::read::{Progress as Reading, QuorumRead};
 use super::super::write::{Progress as Writing, QuorumWrite};
 use super::changes::ChangeKind;
 use super::{AGAIN, Coordinator, Entry, Output, status_of, version_of};
-use crate::message::{Head, Reason, encode_key};
+use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Mutation};
-use crate::time::{Instant, WallTime};
+use crate::time::{Now, WallTime};
 
 impl Coordinator {
-    pub(super) fn start_read(&mut self, now: Instant, id: OpId, common: Common) {
+    pub(super) fn start_read(&mut self, now: Now, id: OpId, common: Common) {
         let needed = self.needed(common.level, self.config.read_quorum);
         let Some(mut targets) = self.targets(id, common.token, needed) else { return };
         let own = self.view.as_ref().and_then(|view| view.own);
@@ -25,13 +25,12 @@ impl Coordinator {
         let must_agree = common.level == Level::Linearizable;
         let key = common.key.clone();
         *self.slot(id) = Some(Entry::Read(QuorumRead::new(common, targets, needed, must_agree)));
-        self.send(now, id, Some(Rc::new(encode_key(&key))));
+        self.send(now, id, Rc::new(encode_key(&key, Version::ZERO)));
     }
 
     pub(super) fn start_write(
         &mut self,
-        now: Instant,
-        wall: WallTime,
+        now: Now,
         id: OpId,
         common: Common,
         value: Option<&[u8]>,
@@ -39,41 +38,34 @@ impl Coordinator {
     ) {
         let needed = self.needed(common.level, self.config.write_quorum);
         let Some(targets) = self.targets(id, common.token, needed) else { return };
-        if self.skew.is_ahead(now, self.config.drift_max) {
+        if self.skew.is_ahead(now.at, self.config.drift_max) {
             return self.done(id, Outcome::NotApplied(Why::ClockAhead));
         }
-        let version = self.clock.tick(wall);
+        let version = self.clock.tick(now.wall);
         let key = common.key.clone();
         let mutation = Mutation { key: &key, value, version, expires_at };
         let mutation = Rc::new(mutation::encode(&mutation));
         let write = QuorumWrite::new(common, targets, needed, Rc::clone(&mutation), version);
         *self.slot(id) = Some(Entry::Write(write));
-        self.send(now, id, Some(mutation));
+        self.send(now, id, mutation);
     }
 
-    pub(super) fn on_write_answer(
-        &mut self,
-        now: Instant,
-        wall: WallTime,
-        id: OpId,
-        from: NodeId,
-        head: &Head,
-    ) {
-        let (status, replaced) = match *head {
-            Head::Written { replaced, .. } => (Status::Yes, replaced),
-            Head::Outbid { by, .. } => (self.outbid(by.into(), wall), false),
-            Head::Refused { reason, .. } => (status_of(reason), false),
+    pub(super) fn on_write_answer(&mut self, now: Now, id: OpId, from: NodeId, reply: Reply) {
+        let (status, replaced) = match reply.kind {
+            ReplyKind::Written { replaced } => (Status::Yes, replaced),
+            ReplyKind::Outbid { by } => (self.outbid(now, by.into()), false),
+            ReplyKind::Refused { reason, .. } => (status_of(reason), false),
             _ => return,
         };
         let Some(Entry::Write(write)) = self.entry(id) else { return };
         let progress = write.on_answer(from, status, replaced);
         if matches!(status, Status::Again(_)) {
-            self.retries.insert((now + AGAIN, id));
+            self.retries.insert((now.at + AGAIN, id));
         }
-        self.on_writing(now, wall, id, progress);
+        self.on_writing(now, id, progress);
     }
 
-    pub(super) fn on_writing(&mut self, now: Instant, wall: WallTime, id: OpId, progress: Writing) {
+    pub(super) fn on_writing(&mut self, now: Now, id: OpId, progress: Writing) {
         match progress {
             Writing::Pending => {}
             Writing::Decided(outcome) => {
@@ -83,14 +75,14 @@ impl Coordinator {
             }
             Writing::Outbid => {
                 self.stats.retries += 1;
-                let version = self.clock.tick(wall);
+                let version = self.clock.tick(now.wall);
                 let Some(Entry::Write(write)) = self.entry(id) else { return };
                 let before = Rc::clone(&write.mutation);
                 let old = mutation::access(&before).expect("it was encoded here");
                 let mutation = Rc::new(mutation::encode(&Mutation { version, ..old }));
                 let Some(Entry::Write(write)) = self.entry(id) else { return };
                 write.retry(Rc::clone(&mutation), version);
-                return self.send(now, id, Some(mutation));
+                return self.send(now, id, mutation);
             }
         }
         let Some(Entry::Write(write)) = self.entry(id) else { return };
@@ -116,35 +108,34 @@ impl Coordinator {
 
     pub(super) fn on_read_answer(
         &mut self,
-        now: Instant,
-        wall: WallTime,
+        now: Now,
         id: OpId,
         from: NodeId,
-        head: &Head,
+        reply: Reply,
         mutation: Option<&Mutation<'_>>,
     ) {
         let Some(Entry::Read(read)) = self.entry(id) else { return };
-        let progress = match *head {
-            Head::Found { is_sure, .. } => {
+        let progress = match reply.kind {
+            ReplyKind::Found { is_sure } => {
                 let version = version_of(mutation);
                 let record = mutation.filter(|_| read.wants(version));
                 let record = record.map(|record| Rc::new(mutation::encode(record)));
                 read.on_told(Told { from, version, is_sure, record })
             }
-            Head::Refused { reason, .. } => {
+            ReplyKind::Refused { reason, .. } => {
                 let status = status_of(reason);
                 let progress = read.on_failure(from, status);
                 if matches!(status, Status::Again(_)) {
-                    self.retries.insert((now + AGAIN, id));
+                    self.retries.insert((now.at + AGAIN, id));
                 }
                 progress
             }
             _ => return,
         };
-        self.on_reading(now, wall, id, progress);
+        self.on_reading(now, id, progress);
     }
 
-    pub(super) fn on_reading(&mut self, now: Instant, wall: WallTime, id: OpId, progress: Reading) {
+    pub(super) fn on_reading(&mut self, now: Now, id: OpId, progress: Reading) {
         match progress {
             Reading::Pending => {}
             Reading::Decided(record) => {
@@ -154,7 +145,7 @@ impl Coordinator {
             Reading::Disagreed => {
                 self.stats.long_reads += 1;
                 let Some(Entry::Read(read)) = self.slot(id).take() else { return };
-                return self.queue_change(now, wall, id, read.common, ChangeKind::Read);
+                return self.queue_change(now, id, read.common, ChangeKind::Read);
             }
         }
         let Some(Entry::Read(read)) = self.entry(id) else { return };
@@ -166,8 +157,8 @@ impl Coordinator {
         if let Some((record, to)) = stale {
             self.stats.repairs += to.len() as u64;
             let epoch = self.view.as_ref().map_or(0, |view| view.epoch());
-            let head = Head::Repair { request: 0, epoch };
-            self.outputs.push_back(Output::Send { to, head, mutation: Some(record) });
+            let ask = Ask { request: 0, epoch, kind: AskKind::Repair };
+            self.outputs.push_back(Output::Send { to, ask, mutation: record });
         }
         if is_settled {
             self.slot(id).take();
@@ -175,8 +166,8 @@ impl Coordinator {
     }
 
     /// A replica has something larger. The clock passes it, if it may.
-    pub(super) fn outbid(&mut self, by: Version, wall: WallTime) -> Status {
-        match self.clock.observe(by.timestamp, wall) {
+    pub(super) fn outbid(&mut self, now: Now, by: Version) -> Status {
+        match self.clock.observe(by.timestamp, now.wall) {
             Ok(()) => Status::Outbid,
             Err(_) => Status::No(Reason::Drift),
         }

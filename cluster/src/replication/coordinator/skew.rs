@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::NodeId;
-use crate::time::{Instant, WallTime};
+use crate::time::{Instant, Now, WallTime};
 
 /// How long what was heard counts.
 const MEMORY: Duration = Duration::from_secs(10);
@@ -19,9 +19,9 @@ pub(super) struct Skew {
 }
 
 impl Skew {
-    pub(super) fn note(&mut self, now: Instant, from: NodeId, remote: WallTime, wall: WallTime) {
+    pub(super) fn note(&mut self, now: Now, from: NodeId, remote: WallTime) {
         let millis = |time: WallTime| i64::try_from(time.as_millis()).expect("48 bits");
-        self.heard.insert(from, (millis(remote) - millis(wall), now));
+        self.heard.insert(from, (millis(remote) - millis(now.wall), now.at));
     }
 
     /// Whether more than half of those heard of late are behind by more than `drift_max`.
@@ -51,12 +51,13 @@ mod tests {
         let mut skew = Skew::default();
         let (drift_max, wall) = (Duration::from_millis(500), WallTime::from_millis(3_600_000));
         let at = |seconds| Instant::ZERO + Duration::from_secs(seconds);
+        let now = |seconds| Now { at: at(seconds), wall };
         assert!(!skew.is_ahead(at(0), drift_max));
-        skew.note(at(0), NodeId(2), WallTime::from_millis(3_599_000), wall);
+        skew.note(now(0), NodeId(2), WallTime::from_millis(3_599_000));
         assert!(skew.is_ahead(at(1), drift_max));
-        skew.note(at(1), NodeId(3), wall, wall);
+        skew.note(now(1), NodeId(3), wall);
         assert!(!skew.is_ahead(at(1), drift_max), "one of two");
-        skew.note(at(1), NodeId(3), WallTime::from_millis(0), wall);
+        skew.note(now(1), NodeId(3), WallTime::from_millis(0));
         assert!(skew.is_ahead(at(1), drift_max));
         assert!(!skew.is_ahead(at(12), drift_max), "that was long ago");
     }
