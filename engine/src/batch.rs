@@ -12,6 +12,7 @@ use crate::core::held::Holds;
 use crate::core::job::{Access, Job};
 use crate::core::mailbox::Message;
 use crate::core::parking::Parked;
+use crate::core::shards::Shards;
 use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -243,8 +244,8 @@ impl Job for Late {
         true
     }
 
-    fn run(&mut self, core: &mut Core) {
-        self.result = Some(run_item(core.world.shards.of(self.item.token), &self.item));
+    fn run(&mut self, shards: &mut Shards) {
+        self.result = Some(run_item(shards.of(self.item.token), &self.item));
     }
 
     fn finish(self: Box<Self>, end: Result<(), Error>) {

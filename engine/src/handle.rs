@@ -18,6 +18,7 @@ use crate::blocking::Blocking;
 use crate::core::Core;
 use crate::core::job::{About, Access, Answer, Tokens, once, repeatable, repeatable_about};
 use crate::core::mailbox::Message;
+use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::node::Node;
 use crate::shard::{Condition, Expiry, SetOptions, SetOutcome, Shard, Versioned};
@@ -232,7 +233,7 @@ impl Handle {
         }
         let token = self.token_of(key.as_ref());
         let core = self.node.layout.core_of(token);
-        self.on_core(core, move |core| core.world.shards.of(token).reading_now(work)).await
+        self.on_shards(core, move |shards| shards.of(token).reading_now(work)).await
     }
 
     /// Runs `work` on every core, once for each of its shards, all cores at the same time. Results
@@ -256,11 +257,20 @@ impl Handle {
         &self,
         work: impl Fn(&mut Shard) -> T + Clone + Send + 'static,
     ) -> Result<Vec<T>, Error> {
-        let on_core = move |core: &mut Core| {
-            let shards = core.world.shards.iter_mut();
-            shards.map(|shard| shard.reading_now(&work)).collect::<Vec<_>>()
-        };
-        Ok(self.on_all_cores(on_core).await?.into_iter().flatten().collect())
+        let core_count = self.node.layout.core_count;
+        let mut answers = Vec::with_capacity(core_count);
+        for core in 0..core_count {
+            let work = work.clone();
+            let each = move |shards: &mut Shards| {
+                shards.iter_mut().map(|shard| shard.reading_now(&work)).collect::<Vec<_>>()
+            };
+            answers.push(self.start_on_shards(core, each).await?);
+        }
+        let mut results = Vec::with_capacity(usize::from(self.node.layout.shard_count));
+        for answer in answers {
+            results.extend(answer.await.map_err(|_| Error::Interrupted)??);
+        }
+        Ok(results)
     }
 
     /// Counters and sizes of all shards together.
@@ -319,12 +329,12 @@ impl Handle {
             // One that has to wait is run again, and goes on where it was: what was written to a shard
             // after it was cleared stays.
             let mut cleared_count = 0;
-            let clear = move |core: &mut Core| {
-                for shard in core.world.shards.iter_mut().skip(cleared_count) {
+            let clear = move |shards: &mut Shards| {
+                for shard in shards.iter_mut().skip(cleared_count) {
                     shard.clear()?;
                     cleared_count += 1;
                 }
-                core.world.shards.iter_mut().for_each(Shard::hold_written);
+                shards.iter_mut().for_each(Shard::hold_written);
                 Ok(())
             };
             let (job, answer) = repeatable(Tokens::new(), clear);
@@ -377,32 +387,53 @@ impl Handle {
     ) -> Result<T, Error> {
         let token = self.token_of(&key);
         let about = About { access, key: key.clone(), level: self.level, bytes };
-        let work = move |core: &mut Core| work(core.world.shards.of(token), &key);
+        let work = move |shards: &mut Shards| work(shards.of(token), &key);
         let (job, answer) = repeatable_about(about, Tokens::from_slice(&[token]), work);
         self.post(self.node.layout.core_of(token), Message::Job(job)).await?;
         answer.await.map_err(|_| Error::Interrupted)?
     }
 
-    /// Runs `work` on a core: again, if it has to wait for a disk. It changes nothing before it fails
+    /// Runs `work` with the shards of a core: again, if it has to wait for a disk. It changes nothing before it fails
     /// with [`Error::Busy`], or knows what it has changed.
     pub(crate) async fn again_on<T: Send + 'static>(
         &self,
         core: usize,
         tokens: Tokens,
-        work: impl FnMut(&mut Core) -> Result<T, Error> + Send + 'static,
+        work: impl FnMut(&mut Shards) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (job, answer) = repeatable(tokens, work);
         self.post(core, Message::Job(job)).await?;
         answer.await.map_err(|_| Error::Interrupted)?
     }
 
-    /// Runs `work` on a core, once.
+    /// Runs `work` with the shards of a core, once. What it returns is told when what it has written
+    /// is durable.
+    pub(crate) async fn on_shards<T: Send + 'static>(
+        &self,
+        core: usize,
+        work: impl FnOnce(&mut Shards) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        self.start_on_shards(core, work).await?.await.map_err(|_| Error::Interrupted)?
+    }
+
+    /// Posts `work` to a core; the receiver tells what came of it.
+    async fn start_on_shards<T: Send + 'static>(
+        &self,
+        core: usize,
+        work: impl FnOnce(&mut Shards) -> T + Send + 'static,
+    ) -> Result<Answer<T>, Error> {
+        let (job, answer) = once(work);
+        self.post(core, Message::Job(job)).await?;
+        Ok(answer)
+    }
+
+    /// Runs `work` on a core: it looks at what is not the shards', and writes nothing to them.
     pub(crate) async fn on_core<T: Send + 'static>(
         &self,
         core: usize,
         work: impl FnOnce(&mut Core) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.start_on_core(core, work).await?.await.map_err(|_| Error::Interrupted)?
+        self.start_on_core(core, work).await?.await.map_err(|_| Error::Interrupted)
     }
 
     /// Posts `work` to a core; the receiver tells what came of it.
@@ -410,10 +441,14 @@ impl Handle {
         &self,
         core: usize,
         work: impl FnOnce(&mut Core) -> T + Send + 'static,
-    ) -> Result<Answer<T>, Error> {
-        let (job, answer) = once(work);
-        self.post(core, Message::Job(job)).await?;
-        Ok(answer)
+    ) -> Result<oneshot::AsyncReceiver<T>, Error> {
+        let (sender, receiver) = oneshot::async_channel();
+        let call = move |core: &mut Core| {
+            // Nobody may be waiting any more.
+            let _ = sender.send(work(core));
+        };
+        self.post(core, Message::Call(Box::new(call))).await?;
+        Ok(receiver)
     }
 
     fn is_refused(&self) -> bool {
@@ -446,7 +481,7 @@ impl Handle {
         }
         let mut results = Vec::with_capacity(core_count);
         for answer in answers {
-            results.push(answer.await.map_err(|_| Error::Interrupted)??);
+            results.push(answer.await.map_err(|_| Error::Interrupted)?);
         }
         Ok(results)
     }

@@ -429,18 +429,18 @@ fn build_core(
     let resume_after = shards.iter().map(Shard::resume_after).max().unwrap_or_default();
     let cluster = node.cluster.as_ref();
     let cluster = cluster.map(|cluster| cluster.core(&node.config, id, resume_after, &mut ring));
+    let token_key = node.token_keys.current().clone();
     let now = Instant::now();
     let turns = Rc::new(Turns::new(now));
     let (waiting, unread) = (Account::default(), Account::default());
     let world = World {
         id,
         node: Arc::clone(node),
-        token_key: node.token_keys.current().clone(),
         asked: node.cluster.as_ref().map(|_| VecDeque::new()),
         cluster: cluster.transpose()?.map(Box::new),
         ready: Vec::new(),
         link_events: Vec::new(),
-        shards: Shards::new(node.layout, id, shards),
+        shards: Shards::new(node.layout, id, token_key, shards),
         links: Links::new(id, node.layout.core_count),
         parking: Parking::new(node.config.waiting_limit, waiting.clone()),
         waiting,

@@ -38,6 +38,7 @@ use gridkv_cluster::{Timestamp, WallTime};
 use gridkv_storage::directory::{Contents, DirectoryError, NameError, SnapshotName};
 
 use crate::core::job::Tokens;
+use crate::core::shards::Shards;
 use crate::core::{Core, wall_time};
 use crate::data::Data;
 use crate::error::Error;
@@ -288,14 +289,14 @@ impl Leader {
 async fn roll(handle: &Handle, core: usize) -> Result<Rolled, Error> {
     let mut rolled_count = 0;
     // Run again when a log has no room to roll: what was rolled stays so.
-    let work = move |core: &mut Core| {
-        for shard in core.world.shards.iter_mut().skip(rolled_count) {
+    let work = move |shards: &mut Shards| {
+        for shard in shards.iter_mut().skip(rolled_count) {
             shard.roll()?;
             rolled_count += 1;
         }
-        let logs = core.world.shards.iter().filter_map(Shard::log_stats);
+        let logs = shards.iter().filter_map(Shard::log_stats);
         let record_count = logs.map(|log| log.record_count).sum();
-        let files = core.world.shards.iter_mut().map(Shard::settled_files).collect();
+        let files = shards.iter_mut().map(Shard::settled_files).collect();
         Ok(Rolled { files, record_count })
     };
     handle.again_on(core, Tokens::new(), work).await
@@ -312,11 +313,10 @@ impl Pins<'_> {
     fn pin(&mut self) -> Result<Timestamp, Error> {
         let mut latest = Timestamp::ZERO;
         for core in 0..self.handle.node().layout.core_count {
-            let pin = |core: &mut Core| {
-                let shards = core.world.shards.iter_mut();
-                shards.map(Shard::pin).max().unwrap_or(Timestamp::ZERO)
+            let pin = |shards: &mut Shards| {
+                shards.iter_mut().map(Shard::pin).max().unwrap_or(Timestamp::ZERO)
             };
-            latest = latest.max(block_on(self.handle.on_core(core, pin))?);
+            latest = latest.max(block_on(self.handle.on_shards(core, pin))?);
             self.cores.push(core);
         }
         Ok(latest)
@@ -326,9 +326,9 @@ impl Pins<'_> {
 impl Drop for Pins<'_> {
     fn drop(&mut self) {
         for core in self.cores.drain(..) {
-            let unpin = |core: &mut Core| core.world.shards.iter_mut().for_each(Shard::unpin);
+            let unpin = |shards: &mut Shards| shards.iter_mut().for_each(Shard::unpin);
             // Fails only when the core has ended, and its pins with it.
-            let _ = block_on(self.handle.on_core(core, unpin));
+            let _ = block_on(self.handle.on_shards(core, unpin));
         }
     }
 }

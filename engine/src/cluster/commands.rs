@@ -191,7 +191,7 @@ impl Core {
                 out.clear();
                 *part = request.run(self.world.shards.of(token), out);
             }
-            Runner::Job(job) => job.run(self),
+            Runner::Job(job) => job.run(&mut self.world.shards),
         }
         self.world.shards.of(token).take_stage()
     }

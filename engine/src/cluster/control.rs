@@ -13,12 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
+use gridkv_cluster::Instant;
 use gridkv_cluster::identity::{DatagramSeal, Local};
 use gridkv_cluster::member::{Input, Member, Output};
 use gridkv_cluster::swim::{self, State};
 use gridkv_cluster::topology::agreement::{Answer, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::{Change, Epoch, Refusal, Topology};
-use gridkv_cluster::Instant;
 use gridkv_net::peer::{Datagrams, First, PeerListener, read_preamble};
 use gridkv_net::ring::{DataRing, Interest};
 use gridkv_net::wire::frame::Kind;

@@ -207,8 +207,8 @@ impl Core {
             if !command.can_be_handed_over(arguments.len()) {
                 return Err(MALFORMED);
             }
-            let token = self.world.token_key.token(arguments[command.key_of_part()]);
-            if self.world.shards.core_of(token) != self.world.id {
+            let token = self.world.shards.token_key().token(arguments[command.key_of_part()]);
+            if !self.world.shards.owns(token) {
                 return Err("a command is about another core's key");
             }
             let asker = Asker::Peer { link, id };

@@ -29,6 +29,9 @@ impl Core {
     pub(crate) fn turn_cluster(&mut self) -> bool {
         let Some(mut cluster) = self.world.cluster.take() else { return false };
         cluster.now = self.world.time();
+        if self.world.shards.iter().all(|shard| shard.floor() >= cluster.clearing) {
+            cluster.cleared = cluster.clearing;
+        }
         let mut has_work = self.turn_links(&mut cluster);
         loop {
             let mut is_done = !self.begin_incoming(&mut cluster);
@@ -87,8 +90,8 @@ impl Core {
         ask: Ask,
         mutation: &Mutation<'_>,
     ) {
-        let token = self.world.token_key.token(mutation.key);
-        if self.world.shards.core_of(token) != self.world.id {
+        let token = self.world.shards.token_key().token(mutation.key);
+        if !self.world.shards.owns(token) {
             // A peer that knows another number of shards: it learns better with the topology.
             return;
         }
@@ -142,7 +145,7 @@ impl Core {
                 return Ok(());
             }
             // What the messages will touch is fetched before the first one is looked at.
-            let token_key = &self.world.token_key;
+            let token_key = self.world.shards.token_key();
             let asked = batch.iter().filter_map(|message| match message {
                 Message::Ask(_, mutation) => Some(token_key.token(mutation.key)),
                 Message::Reply(..) => None,

@@ -202,12 +202,9 @@ impl Core {
         }
         cluster.clearing = cleared;
         // Has to wait, perhaps, for room in the log. Until it is done the core serves no keys.
-        let (job, _) = repeatable(Tokens::new(), move |core| {
-            for shard in core.world.shards.iter_mut() {
+        let (job, _) = repeatable(Tokens::new(), move |shards| {
+            for shard in shards.iter_mut() {
                 shard.clear_through(cleared)?;
-            }
-            if let Some(cluster) = &mut core.world.cluster {
-                cluster.cleared = cluster.cleared.max(cleared);
             }
             Ok(())
         });
@@ -216,11 +213,10 @@ impl Core {
 
     /// Makes tokens with the cluster's key from here on. A node that joins has been serving no keys.
     fn take_token_key(&mut self, token_key: TokenKey) {
-        if token_key == self.world.token_key {
+        if token_key == *self.world.shards.token_key() {
             return;
         }
-        let mut shards = self.world.shards.iter_mut();
-        if !shards.all(|shard| shard.rekey(&token_key)) {
+        if !self.world.shards.rekey(&token_key) {
             tracing::error!(
                 "the node holds keys from before it joined the cluster: it stops, and places them \
                  with the cluster's token key when it is started again"
@@ -228,6 +224,5 @@ impl Core {
             return self.world.node.shutdown_asked.store(true, Ordering::Release);
         }
         self.world.node.token_keys.join(&token_key);
-        self.world.token_key = token_key;
     }
 }

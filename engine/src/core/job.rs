@@ -8,7 +8,7 @@ use gridkv_cluster::Token;
 use gridkv_cluster::replication::Level;
 use smallvec::SmallVec;
 
-use super::Core;
+use super::shards::Shards;
 use crate::error::Error;
 
 /// The tokens that a job is about.
@@ -27,7 +27,7 @@ pub(crate) enum Access {
     Delete,
 }
 
-/// Work for a core.
+/// Work for a core, which sees its shards.
 pub(crate) trait Job: Send {
     /// What it does with its key.
     fn access(&self) -> Access {
@@ -56,7 +56,7 @@ pub(crate) trait Job: Send {
     fn can_wait(&self) -> bool;
 
     /// Runs it, and keeps what came of it.
-    fn run(&mut self, core: &mut Core);
+    fn run(&mut self, shards: &mut Shards);
 
     /// Tells what came of it: what it has returned, or this error.
     fn finish(self: Box<Self>, end: Result<(), Error>);
@@ -90,7 +90,7 @@ struct Errand<T, F> {
 /// Where the answer of a job arrives. It breaks off when the job's core stops.
 pub(crate) type Answer<T> = oneshot::AsyncReceiver<Result<T, Error>>;
 
-impl<T: Send, F: FnMut(&mut Core) -> Result<T, Error> + Send> Job for Errand<T, F> {
+impl<T: Send, F: FnMut(&mut Shards) -> Result<T, Error> + Send> Job for Errand<T, F> {
     fn access(&self) -> Access {
         self.about.access
     }
@@ -115,8 +115,8 @@ impl<T: Send, F: FnMut(&mut Core) -> Result<T, Error> + Send> Job for Errand<T, 
         self.can_wait
     }
 
-    fn run(&mut self, core: &mut Core) {
-        self.result = Some((self.work)(core));
+    fn run(&mut self, shards: &mut Shards) {
+        self.result = Some((self.work)(shards));
     }
 
     fn finish(self: Box<Self>, end: Result<(), Error>) {
@@ -131,7 +131,7 @@ impl<T: Send, F: FnMut(&mut Core) -> Result<T, Error> + Send> Job for Errand<T, 
 /// [`Error::Busy`], or know what it has changed.
 pub(crate) fn repeatable<T: Send + 'static>(
     tokens: Tokens,
-    work: impl FnMut(&mut Core) -> Result<T, Error> + Send + 'static,
+    work: impl FnMut(&mut Shards) -> Result<T, Error> + Send + 'static,
 ) -> (Box<dyn Job>, Answer<T>) {
     repeatable_about(About::NOTHING, tokens, work)
 }
@@ -140,7 +140,7 @@ pub(crate) fn repeatable<T: Send + 'static>(
 pub(crate) fn repeatable_about<T: Send + 'static>(
     about: About,
     tokens: Tokens,
-    work: impl FnMut(&mut Core) -> Result<T, Error> + Send + 'static,
+    work: impl FnMut(&mut Shards) -> Result<T, Error> + Send + 'static,
 ) -> (Box<dyn Job>, Answer<T>) {
     let (answer, receiver) = oneshot::async_channel();
     let errand = Errand { tokens, about, can_wait: true, work, result: None, answer };
@@ -149,10 +149,10 @@ pub(crate) fn repeatable_about<T: Send + 'static>(
 
 /// A job that is run once.
 pub(crate) fn once<T: Send + 'static>(
-    work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    work: impl FnOnce(&mut Shards) -> T + Send + 'static,
 ) -> (Box<dyn Job>, Answer<T>) {
     let mut work = Some(work);
-    let run = move |core: &mut Core| Ok(work.take().expect("it is run once")(core));
+    let run = move |shards: &mut Shards| Ok(work.take().expect("it is run once")(shards));
     let (answer, receiver) = oneshot::async_channel();
     let (tokens, about) = (Tokens::new(), About::NOTHING);
     let errand = Errand { tokens, about, can_wait: false, work: run, result: None, answer };

@@ -45,7 +45,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use gridkv_cluster::{TokenKey, WallTime};
+use gridkv_cluster::WallTime;
 use gridkv_storage::disk::IoPort;
 use gridkv_storage::{LogStats, Stats};
 
@@ -68,8 +68,6 @@ use crate::server::session::Batch;
 pub(crate) struct World {
     pub(crate) id: usize,
     pub(crate) node: Arc<Node>,
-    /// What tokens are made with.
-    pub(crate) token_key: TokenKey,
     pub(crate) shards: Shards,
     pub(crate) links: Links,
     pub(crate) parking: Parking,

@@ -1,6 +1,6 @@
 //! The shards of one core, and which core runs which shard.
 
-use gridkv_cluster::{Instant, ShardRange, Token, WallTime};
+use gridkv_cluster::{Instant, ShardRange, Token, TokenKey, WallTime};
 use gridkv_storage::{LogPosition, ReadError};
 use smallvec::SmallVec;
 
@@ -38,20 +38,48 @@ impl Layout {
 pub(crate) struct Shards {
     layout: Layout,
     own_core: usize,
+    /// What tokens are made with.
+    token_key: TokenKey,
     first: u16,
     shards: Vec<Shard>,
     next_to_expire: usize,
 }
 
 impl Shards {
-    pub(crate) fn new(layout: Layout, own_core: usize, shards: Vec<Shard>) -> Self {
+    pub(crate) fn new(
+        layout: Layout,
+        own_core: usize,
+        token_key: TokenKey,
+        shards: Vec<Shard>,
+    ) -> Self {
         let first = layout.shards_of(own_core).next().unwrap_or(0);
         assert_eq!(shards.len(), layout.shards_of(own_core).count());
-        Self { layout, own_core, first, shards, next_to_expire: 0 }
+        Self { layout, own_core, token_key, first, shards, next_to_expire: 0 }
     }
 
     pub(crate) fn layout(&self) -> Layout {
         self.layout
+    }
+
+    /// What tokens are made with.
+    #[inline]
+    pub(crate) fn token_key(&self) -> &TokenKey {
+        &self.token_key
+    }
+
+    /// Makes tokens with another key from here on. `false` when a shard holds something.
+    pub(crate) fn rekey(&mut self, token_key: &TokenKey) -> bool {
+        let is_rekeyed = self.shards.iter_mut().all(|shard| shard.rekey(token_key));
+        if is_rekeyed {
+            self.token_key = token_key.clone();
+        }
+        is_rekeyed
+    }
+
+    /// Whether `token` belongs to this core.
+    #[inline]
+    pub(crate) fn owns(&self, token: Token) -> bool {
+        self.core_of(token) == self.own_core
     }
 
     /// The core that owns `token`.

@@ -144,7 +144,7 @@ impl Core {
     fn run_parked(&mut self, parked: Parked) -> Result<(), (Parked, Wait)> {
         match parked {
             Parked::Job(mut job) => {
-                job.run(self);
+                job.run(&mut self.world.shards);
                 match self.world.shards.take_wait() {
                     Some(wait) => return Err((Parked::Job(job), wait)),
                     None => self.end_job(job),
@@ -178,7 +178,7 @@ impl Core {
         if let Some(token) = held_up {
             return parking.queue(token, Parked::Job(job));
         }
-        job.run(self);
+        job.run(&mut self.world.shards);
         if !job.can_wait() {
             self.world.shards.forget_waits();
         }

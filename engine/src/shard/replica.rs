@@ -80,6 +80,11 @@ impl Shard {
         Ok(())
     }
 
+    /// Up to where everything was removed.
+    pub(crate) fn floor(&self) -> Version {
+        self.replicated.store().floor()
+    }
+
     /// Promises that are kept by key.
     pub(crate) fn promise_count(&self) -> usize {
         self.replicated.promise_count()

@@ -16,8 +16,8 @@ use super::node::Task;
 use super::strings::len_integer;
 use super::{Failure, SessionCall, TaskCall, integer, is_word, text};
 use crate::cluster::status::{MemberStatus, Status};
-use crate::core::Core;
 use crate::core::job::Tokens;
+use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::handle::Handle;
 
@@ -265,9 +265,9 @@ async fn step<T: Send + 'static>(
     note: fn(&[u8]) -> T,
 ) -> Result<(Vec<T>, Option<Token>), Error> {
     let slot = from.slot();
-    let work = move |core: &mut Core| {
+    let work = move |shards: &mut Shards| {
         let mut notes = Vec::new();
-        let next = core.world.shards.of(from).walk(from, STEP_PLACES, &mut |entry| {
+        let next = shards.of(from).walk(from, STEP_PLACES, &mut |entry| {
             if entry.token.slot() == slot {
                 notes.push(note(entry.key));
             }

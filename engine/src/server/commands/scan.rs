@@ -13,8 +13,8 @@ use gridkv_net::resp::Reply;
 
 use super::strings::len_integer;
 use super::{Failure, TaskCall, integer, is_word};
-use crate::core::Core;
 use crate::core::job::Tokens;
+use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::server::glob;
@@ -68,9 +68,9 @@ async fn step_own(
     let layout = handle.node().layout;
     let shard = ShardRange::owner(from, layout.shard_count);
     let pattern = pattern.map(<[u8]>::to_vec);
-    let work = move |core: &mut Core| {
+    let work = move |shards: &mut Shards| {
         let mut keys = Vec::new();
-        let next = core.world.shards.of(from).walk(from, budget, &mut |entry| {
+        let next = shards.of(from).walk(from, budget, &mut |entry| {
             if pattern.as_deref().is_none_or(|pattern| glob::matches(pattern, entry.key)) {
                 keys.push(entry.key.to_vec());
             }
@@ -215,7 +215,7 @@ pub(super) fn random_key(call: TaskCall) -> Task {
 async fn draw(handle: &Handle, shard: u16) -> Result<Option<Vec<u8>>, Error> {
     let layout = handle.node().layout;
     let first = ShardRange::new(shard, layout.shard_count).first();
-    let work = move |core: &mut Core| core.world.shards.of(first).random_key();
+    let work = move |shards: &mut Shards| shards.of(first).random_key();
     handle.again_on(layout.core_of(first), Tokens::new(), work).await
 }
 

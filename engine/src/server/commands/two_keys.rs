@@ -19,13 +19,12 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 
-use gridkv_cluster::{TokenKey, Version};
+use gridkv_cluster::Version;
 use gridkv_net::resp::Reply;
 
 use super::{Failure, TaskCall, integer, is_word};
 use crate::core::job::{Access, Tokens};
 use crate::core::shards::Shards;
-use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::shard::{Condition, Expiry, Key, SetOptions, SetOutcome, Shard, Versioned};
@@ -112,7 +111,8 @@ async fn move_key(
         let core = layout.core_of(from.token);
         let tokens = Tokens::from_slice(&[from.token, to.token]);
         let mut written = None;
-        let work = move |core: &mut Core| move_on_core(core, &source, &target, how, &mut written);
+        let work =
+            move |shards: &mut Shards| move_on_core(shards, &source, &target, how, &mut written);
         return Ok(handle.again_on(core, tokens, work).await?);
     }
     let Some(found) = handle.get_versioned(source).await? else { return Ok(Moved::NoSource) };
@@ -132,13 +132,13 @@ async fn move_key(
 /// Moves within a core. `written` is the version of the source that has been written to the target,
 /// for when this is run again because the log had no room to remove the source.
 fn move_on_core(
-    core: &mut Core,
+    shards: &mut Shards,
     source: &[u8],
     target: &[u8],
     how: Move,
     written: &mut Option<Version>,
 ) -> Result<Moved, Error> {
-    let World { token_key, shards, .. } = &mut core.world;
+    let token_key = shards.token_key();
     let (from, to) = (Key::new(token_key, source), Key::new(token_key, target));
     if let Some(version) = *written {
         shards.of(from.token).remove_version(from, version)?;
@@ -193,7 +193,7 @@ pub(super) fn set_all_if_absent(call: TaskCall) -> Task {
         for (core, pairs) in by_core {
             let tokens = pairs.iter().map(|(key, _)| call.handle.token_of(key)).collect();
             let mut setting = SetIfAbsent::new(pairs);
-            let work = move |core: &mut Core| setting.run(core);
+            let work = move |shards: &mut Shards| setting.run(shards);
             match call.handle.again_on(core, tokens, work).await {
                 Ok(Some(written)) => undo.extend(written),
                 Ok(None) => outcome = Ok(false),
@@ -257,10 +257,9 @@ impl SetIfAbsent {
         Self { pairs, written: Vec::new(), given_up: None }
     }
 
-    fn run(&mut self, core: &mut Core) -> Result<Written, Error> {
-        let World { token_key, shards, .. } = &mut core.world;
+    fn run(&mut self, shards: &mut Shards) -> Result<Written, Error> {
         if self.given_up.is_none() {
-            match self.set(token_key, shards) {
+            match self.set(shards) {
                 Ok(true) => return Ok(Some(std::mem::take(&mut self.written))),
                 Ok(false) => self.given_up = Some(Ok(None)),
                 Err(Error::Busy) => return Err(Error::Busy),
@@ -268,7 +267,7 @@ impl SetIfAbsent {
             }
         }
         while let Some((key, version)) = self.written.last() {
-            let key = Key::new(token_key, key);
+            let key = Key::new(shards.token_key(), key);
             shards.of(key.token).remove_version(key, *version)?;
             self.written.pop();
         }
@@ -276,10 +275,10 @@ impl SetIfAbsent {
     }
 
     /// Sets what is left; whether all of it could be.
-    fn set(&mut self, token_key: &TokenKey, shards: &mut Shards) -> Result<bool, Error> {
+    fn set(&mut self, shards: &mut Shards) -> Result<bool, Error> {
         let left = &self.pairs[self.written.len()..];
         for (key, _) in left {
-            let key = Key::new(token_key, key);
+            let key = Key::new(shards.token_key(), key);
             // The same key twice: the later value counts.
             let is_own = self.written.iter().any(|(own, _)| own == key.bytes);
             if !is_own && shards.of(key.token).has(key)? {
@@ -287,7 +286,7 @@ impl SetIfAbsent {
             }
         }
         for (key, value) in left {
-            let key = Key::new(token_key, key);
+            let key = Key::new(shards.token_key(), key);
             let shard = shards.of(key.token);
             shard.write(key, value, None)?;
             self.written.push((key.bytes.to_vec(), shard.latest()));

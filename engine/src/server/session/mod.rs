@@ -163,7 +163,7 @@ impl Session {
             }
             if let Some(piecewise) = &self.piecewise {
                 let (command, key) = piecewise.next(&input[consumed..]);
-                let token = world.token_key.token(key);
+                let token = world.shards.token_key().token(key);
                 if let Some(pause) = blocks(world, command, token) {
                     return (consumed, pause);
                 }
@@ -223,7 +223,7 @@ impl Session {
         batch: &mut Batch,
     ) -> (usize, usize, Stop) {
         let limits = self.limits(world);
-        let token_key = &world.token_key;
+        let token_key = world.shards.token_key();
         let mut count = 0;
         let mut tokens: SmallVec<[Token; BATCH_COUNT]> = SmallVec::new();
         let stop = loop {

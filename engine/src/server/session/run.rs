@@ -312,7 +312,7 @@ impl Session {
         let (mut next, mut bytes) = (0, 0);
         for keys in arguments.chunks(step * BATCH_COUNT) {
             let tokens: SmallVec<[Token; BATCH_COUNT]> =
-                keys.chunks(step).map(|it| world.token_key.token(it[0])).collect();
+                keys.chunks(step).map(|it| world.shards.token_key().token(it[0])).collect();
             world.shards.prefetch(&tokens);
             for (token, part) in tokens.into_iter().zip(keys.chunks(step)) {
                 // The first is treated in any case: whether it may be was looked at before.
