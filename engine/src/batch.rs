@@ -7,7 +7,7 @@ use futures_lite::future::block_on;
 use gridkv_cluster::Token;
 use gridkv_cluster::replication::Level;
 
-use crate::cluster::commands::Incoming;
+use crate::cluster::machine::Incoming;
 use crate::core::held::Holds;
 use crate::core::job::{Access, Job};
 use crate::core::mailbox::Message;
@@ -298,7 +298,7 @@ fn start_item(
     };
     let token = item.token;
     if world.is_replicated() {
-        world.ask_cluster(Incoming::Job(late(item, None), level));
+        world.ask_cluster(Incoming::job(late(item, None)));
         return None;
     }
     if world.parking.holds_up(token) {

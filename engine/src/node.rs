@@ -1,6 +1,5 @@
 //! Starts the cores of a node, and stops them in order.
 
-use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
@@ -426,17 +425,21 @@ fn build_core(
         node.recovered_bytes.fetch_add(shard.stats().memory_bytes, Ordering::Relaxed);
         shards.push(shard);
     }
+    let (waiting, unread) = (Account::default(), Account::default());
     let resume_after = shards.iter().map(Shard::resume_after).max().unwrap_or_default();
     let cluster = node.cluster.as_ref();
-    let cluster = cluster.map(|cluster| cluster.core(&node.config, id, resume_after, &mut ring));
+    let machine = cluster.map(|_| {
+        let options = &node.config.cluster;
+        Box::new(ClusterNode::machine(options, resume_after, waiting.clone()))
+    });
+    let cluster = cluster.map(|cluster| cluster.core(&node.config, id, &mut ring));
     let token_key = node.token_keys.current().clone();
     let now = Instant::now();
     let turns = Rc::new(Turns::new(now));
-    let (waiting, unread) = (Account::default(), Account::default());
     let world = World {
         id,
         node: Arc::clone(node),
-        asked: node.cluster.as_ref().map(|_| VecDeque::new()),
+        machine,
         cluster: cluster.transpose()?.map(Box::new),
         ready: Vec::new(),
         link_events: Vec::new(),

@@ -30,7 +30,7 @@ use gridkv_storage::replicated::Replicated;
 use gridkv_storage::{Durability, LogPosition, LogStats, Record, Stats, Storage, Ticket};
 
 use self::store::Lack;
-use crate::cluster::replicas::Source;
+use crate::cluster::machine::Source;
 use crate::error::Error;
 
 /// Longest key, in bytes.

@@ -257,8 +257,8 @@ impl Leader {
         }
         let pass = move |core: &mut Core| {
             core.world.shards.iter_mut().for_each(|shard| shard.pass(cut));
-            if let Some(cluster) = &mut core.world.cluster {
-                cluster.coordinator.clock_mut().pass(cut);
+            if let Some(machine) = &mut core.world.machine {
+                machine.pass(cut);
             }
         };
         block_on(self.handle.on_all_cores(pass))?;

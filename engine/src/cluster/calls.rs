@@ -8,19 +8,19 @@ use std::time::Duration;
 use gridkv_cluster::Instant;
 use gridkv_cluster::Token;
 use gridkv_cluster::model::{NodeId, Timestamp, Version};
-use gridkv_cluster::replication::Standing;
 use gridkv_cluster::topology::Change;
 use gridkv_cluster::topology::agreement::Via;
 use gridkv_net::wire::frame::Kind;
 use gridkv_net::wire::preamble::CONTROL;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
-use super::control::{ANSWER, CONTROL_CORE, Control, REQUEST, tagged};
-use super::link::{LinkId, Target};
-use super::{Cluster, Told};
-use crate::core::Core;
+use super::Told;
+use super::control::{ANSWER, CONTROL_CORE, Control, Desk, REQUEST, tagged};
+use super::link::Target;
+use super::machine::LinkId;
 use crate::core::mailbox::Message;
 use crate::core::tasks::Urgency;
+use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
 use crate::node::Node;
@@ -86,7 +86,7 @@ impl Handle {
     /// What holds in the cluster, as the core that speaks for the node knows it.
     pub(crate) async fn told(&self) -> Result<Told, Error> {
         let told = self.on_core(CONTROL_CORE, |core| {
-            core.world.cluster.as_ref().and_then(|cluster| cluster.told.clone())
+            core.world.machine.as_ref().and_then(|machine| machine.state().cloned())
         });
         told.await?.ok_or(Error::NotApplied { why: gridkv_cluster::replication::Why::NoCluster })
     }
@@ -101,15 +101,15 @@ impl Handle {
         let address = member.address;
         let (sender, receiver) = oneshot::async_channel();
         let start = move |core: &mut Core| {
-            core.with_control(|_, cluster, control| {
+            core.with_control(|control, desk| {
                 if control.calls.waiting.len() >= CALL_COUNT_MAX {
                     return;
                 }
                 control.calls.next += 1;
                 let id = control.calls.next;
-                control.calls.waiting.insert(id, (cluster.now.at + PATIENCE, sender));
-                let link = cluster.links.dial(Target { address, shard: CONTROL });
-                cluster.links.push(link, Kind::Command, encode(REQUEST, id, &call));
+                control.calls.waiting.insert(id, (desk.now.at + PATIENCE, sender));
+                let link = desk.links.dial(Target { address, shard: CONTROL });
+                desk.links.push(link, Kind::Command, encode(REQUEST, id, &call));
             });
         };
         self.on_core(CONTROL_CORE, start).await?;
@@ -120,8 +120,8 @@ impl Handle {
     pub(crate) async fn clear_cluster(&self) -> Result<(), Error> {
         let (sender, receiver) = oneshot::async_channel();
         let start = move |core: &mut Core| {
-            let cluster = core.world.cluster.as_mut()?;
-            let version = cluster.coordinator.clock_mut().tick(crate::core::wall_time());
+            let now = core.world.time();
+            let version = core.world.machine.as_mut()?.tick(now);
             let change = Change::Clear(version.timestamp.0, version.node.0);
             // Nobody may be waiting any more.
             core.wish(change, Box::new(move |result| drop(sender.send(result))));
@@ -150,12 +150,11 @@ impl Handle {
     }
 }
 
-impl Core {
+impl Control {
     /// A call of another node, or its answer, has arrived.
     pub(super) fn take_call_frame(
         &mut self,
-        cluster: &mut Cluster,
-        control: &mut Control,
+        desk: &mut Desk<'_>,
         link: LinkId,
         body: &[u8],
     ) -> Result<(), &'static str> {
@@ -165,26 +164,26 @@ impl Core {
         let id = u64::from_le_bytes(*id);
         if *tag == ANSWER {
             let answer = decode::<CallAnswer, _>(bytes).ok_or(malformed)?;
-            if let Some((_, waiting)) = control.calls.waiting.remove(&id) {
+            if let Some((_, waiting)) = self.calls.waiting.remove(&id) {
                 // Nobody may be waiting any more.
                 let _ = waiting.send(Ok(answer));
             }
             return Ok(());
         }
         let call = decode::<Call, _>(bytes).ok_or(malformed)?;
-        if control.calls.served_count >= CALL_COUNT_MAX {
+        if self.calls.served_count >= CALL_COUNT_MAX {
             let answer = CallAnswer::Failed("too many calls are under way".to_owned());
-            cluster.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
+            desk.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
             return Ok(());
         }
-        control.calls.served_count += 1;
-        let handle = Handle::of_command(&self.world.node);
-        self.world.tasks.spawn_quietly(Urgency::Background, async move {
+        self.calls.served_count += 1;
+        let handle = Handle::of_command(desk.node);
+        desk.tasks.spawn_quietly(Urgency::Background, async move {
             let answer = serve(&handle, call).await;
-            let reply = move |core: &mut Self| {
-                core.with_control(|_, cluster, control| {
+            let reply = move |core: &mut Core| {
+                core.with_control(|control, desk| {
                     control.calls.served_count -= 1;
-                    cluster.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
+                    desk.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
                 });
             };
             // Fails only when the core has stopped.
@@ -201,8 +200,8 @@ async fn serve(handle: &Handle, call: Call) -> CallAnswer {
         Call::HasCleared { timestamp, node } => {
             let version = Version { timestamp: Timestamp(timestamp), node: NodeId(node) };
             let has_cleared = move |core: &mut Core| {
-                let cluster = core.world.cluster.as_ref();
-                cluster.is_some_and(|cluster| cluster.cleared >= version)
+                let machine = core.world.machine.as_ref();
+                machine.is_some_and(|machine| machine.has_cleared(version))
             };
             let cores = handle.on_all_cores(has_cleared).await;
             cores.map(|cores| CallAnswer::Is(cores.into_iter().all(|it| it)))
@@ -246,14 +245,8 @@ pub(super) fn survey(node: &Arc<Node>, own: usize, via: Via) {
         let (left, is_empty, node) = (Arc::clone(&left), Arc::clone(&is_empty), Arc::clone(node));
         let work = move |core: &mut Core| {
             use std::sync::atomic::Ordering;
-            if let Some(cluster) = &mut core.world.cluster
-                && let Some(told) = &mut cluster.told
-                && told.standing == Standing::Serving
-            {
-                told.standing = Standing::Frozen;
-            }
-            let holds_data = core.world.shards.iter().any(|shard| !shard.is_empty());
-            if holds_data {
+            let World { machine: Some(machine), shards, .. } = &mut core.world else { return };
+            if !machine.survey(shards) {
                 is_empty.store(false, Ordering::Release);
             }
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {

@@ -9,25 +9,29 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::TrySendError;
-use gridkv_cluster::Instant;
 use gridkv_cluster::identity::{DatagramSeal, Local};
 use gridkv_cluster::member::{Input, Member, Output};
 use gridkv_cluster::swim::{self, State};
 use gridkv_cluster::topology::agreement::{Answer, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::{Change, Epoch, Refusal, Topology};
+use gridkv_cluster::{Instant, Now};
 use gridkv_net::peer::{Datagrams, First, PeerListener, read_preamble};
 use gridkv_net::ring::{DataRing, Interest};
 use gridkv_net::wire::frame::Kind;
 use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
 
 use super::Cluster;
-use super::link::{LinkId, Target};
+use super::link::Target;
+use super::links::Links;
+use super::machine::LinkId;
 use crate::core::Core;
 use crate::core::mailbox::Message;
+use crate::core::tasks::Tasks;
 use crate::node::Node;
 
 /// Tokens of what the control waits for.
@@ -124,41 +128,47 @@ impl Control {
     }
 }
 
-impl Core {
-    /// What the sockets and timers of the control have to do.
-    pub(super) fn turn_control(&mut self, cluster: &mut Cluster, ready: &[u32]) {
-        let Some(mut control) = cluster.control.take() else { return };
+/// What the control works with, of its core.
+pub(super) struct Desk<'a> {
+    pub(super) now: Now,
+    core: usize,
+    pub(super) links: &'a mut Links,
+    ring: &'a mut DataRing,
+    pub(super) node: &'a Arc<Node>,
+    pub(super) tasks: &'a Rc<Tasks>,
+}
+
+impl Control {
+    /// What its sockets and timers have to do.
+    pub(super) fn turn(&mut self, desk: &mut Desk<'_>, ready: &[u32]) {
         for token in ready {
             match *token {
-                LISTENER => self.accept(cluster, &mut control),
-                DATAGRAMS => self.receive(cluster, &mut control),
-                token => self.on_stranger(cluster, &mut control, token),
+                LISTENER => self.accept(desk),
+                DATAGRAMS => self.receive(desk),
+                token => self.on_stranger(desk, token),
             }
         }
-        self.look_at_strangers(cluster, &mut control);
-        // What a node that starts wants done.
-        self.drain(cluster, &mut control);
-        if control.member.poll_timeout().is_some_and(|at| at <= cluster.now.at) {
-            self.tell_member(cluster, &mut control, Input::Timeout);
+        self.look_at_strangers(desk);
+        if self.member.poll_timeout().is_some_and(|at| at <= desk.now.at) {
+            self.tell_member(desk, Input::Timeout);
         }
-        control.expire_calls(cluster.now.at);
-        self.tell_cores(&mut control);
-        cluster.control = Some(control);
+        self.expire_calls(desk.now.at);
     }
 
-    fn tell_cores(&self, control: &mut Control) {
-        let Some(told) = control.member.state() else { return };
-        let node = &self.world.node;
-        control.untold.retain(|core| {
+    /// Tells the cores that have not been told the latest.
+    fn tell_cores(&mut self, desk: &Desk<'_>) {
+        let Some(told) = self.member.state() else { return };
+        let node = desk.node;
+        self.untold.retain(|core| {
             let message = Message::Told(Box::new(told.clone()));
             let is_full = |error| matches!(error, TrySendError::Full(_));
             node.ports[*core].try_post(message).is_err_and(is_full)
         });
     }
 
-    fn accept(&mut self, cluster: &mut Cluster, control: &mut Control) {
+    fn accept(&mut self, desk: &mut Desk<'_>) {
         for _ in 0..TURN_COUNT_MAX {
-            let (socket, address) = match control.listener.accept() {
+            let (socket, address) = match self.listener.accept() {
                 Ok(Some(accepted)) => accepted,
                 Ok(None) => break,
                 Err(error) => {
@@ -166,67 +176,67 @@ impl Core {
                     break;
                 }
             };
-            if control.strangers.len() >= STRANGER_COUNT_MAX {
-                control.strangers_refused += 1;
+            if self.strangers.len() >= STRANGER_COUNT_MAX {
+                self.strangers_refused += 1;
                 continue;
             }
-            let token = cluster.links.next_token();
-            let until = cluster.now.at + STRANGER_PATIENCE;
+            let token = desk.links.next_token();
+            let until = desk.now.at + STRANGER_PATIENCE;
             let socket = Arc::new(socket);
-            self.server.ring.watch(Arc::clone(&socket), Interest::Readable, token);
-            control.strangers.insert(token, Stranger { socket, address, until, look_at: None });
+            desk.ring.watch(Arc::clone(&socket), Interest::Readable, token);
+            self.strangers.insert(token, Stranger { socket, address, until, look_at: None });
         }
-        let descriptor = Arc::clone(control.listener.descriptor());
-        self.server.ring.watch(descriptor, Interest::Readable, LISTENER);
+        let descriptor = Arc::clone(self.listener.descriptor());
+        desk.ring.watch(descriptor, Interest::Readable, LISTENER);
     }
 
-    fn look_at_strangers(&mut self, cluster: &mut Cluster, control: &mut Control) {
-        let now = cluster.now.at;
-        let strangers = control.strangers.iter();
+    fn look_at_strangers(&mut self, desk: &mut Desk<'_>) {
+        let now = desk.now.at;
+        let strangers = self.strangers.iter();
         let due =
             strangers.filter(|(_, it)| it.look_at.is_some_and(|at| at <= now) || it.until <= now);
         for token in due.map(|(token, _)| *token).collect::<Vec<_>>() {
-            if control.strangers.get(&token).is_some_and(|it| it.until <= now) {
-                control.strangers.remove(&token);
-                control.strangers_refused += 1;
-                self.server.ring.unwatch(token);
+            if self.strangers.get(&token).is_some_and(|it| it.until <= now) {
+                self.strangers.remove(&token);
+                self.strangers_refused += 1;
+                desk.ring.unwatch(token);
             } else {
-                self.on_stranger(cluster, control, token);
+                self.on_stranger(desk, token);
             }
         }
     }
 
     /// Something happens to the node's membership.
-    fn tell_member(&mut self, cluster: &mut Cluster, control: &mut Control, input: Input<'_>) {
-        control.member.handle(cluster.now, input);
-        self.drain(cluster, control);
+    fn tell_member(&mut self, desk: &mut Desk<'_>, input: Input<'_>) {
+        self.member.handle(desk.now, input);
+        self.drain(desk);
     }
 
     /// Does what the membership wants done.
-    fn drain(&mut self, cluster: &mut Cluster, control: &mut Control) {
-        while let Some(output) = control.member.poll_output() {
+    fn drain(&mut self, desk: &mut Desk<'_>) {
+        while let Some(output) = self.member.poll_output() {
             match output {
-                Output::Keep(bytes) => keep(&control.file, &bytes),
+                Output::Keep(bytes) => keep(&self.file, &bytes),
                 Output::Datagram { to, bytes } => {
-                    let sealed = control.seal.seal(&control.local, cluster.now.wall, &bytes);
-                    control.datagrams.send(to, &sealed);
+                    let sealed = self.seal.seal(&self.local, desk.now.wall, &bytes);
+                    self.datagrams.send(to, &sealed);
                 }
                 Output::Exchange { to, bytes } => {
-                    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
-                    cluster.links.push(link, Kind::Exchange, bytes);
+                    let link = desk.links.dial(Target { address: to, shard: CONTROL });
+                    desk.links.push(link, Kind::Exchange, bytes);
                 }
                 Output::Ask(to, request) => {
-                    let link = cluster.links.dial(Target { address: to, shard: CONTROL });
-                    cluster.links.push(link, Kind::Agreement, tagged(REQUEST, &request.encode()));
+                    let link = desk.links.dial(Target { address: to, shard: CONTROL });
+                    desk.links.push(link, Kind::Agreement, tagged(REQUEST, &request.encode()));
                 }
                 Output::Answer(via, answer) => {
-                    let Some(link) = control.vias.remove(&via) else { continue };
-                    cluster.links.push(link, Kind::Agreement, tagged(ANSWER, &answer.encode()));
+                    let Some(link) = self.vias.remove(&via) else { continue };
+                    desk.links.push(link, Kind::Agreement, tagged(ANSWER, &answer.encode()));
                 }
-                Output::Survey(via) => super::calls::survey(&self.world.node, self.world.id, via),
-                Output::State(_) => control.untold = (0..self.world.node.ports.len()).collect(),
+                Output::Survey(via) => super::calls::survey(desk.node, desk.core, via),
+                Output::State(_) => self.untold = (0..desk.node.ports.len()).collect(),
                 Output::Done(tag, result) => {
-                    if let Some(wisher) = control.wishers.remove(&tag) {
+                    if let Some(wisher) = self.wishers.remove(&tag) {
                         wisher(result);
                     }
                 }
@@ -248,24 +258,24 @@ impl Core {
                         "another process with this node's identity is running there: stopping. Two \
                          nodes must not use copies of one data directory"
                     );
-                    self.world.node.stop_for_conflict();
+                    desk.node.stop_for_conflict();
                 }
             }
         }
     }
 
     /// A peer that has connected has sent something.
-    fn on_stranger(&mut self, cluster: &mut Cluster, control: &mut Control, token: u32) {
-        let Some(stranger) = control.strangers.remove(&token) else { return };
+    fn on_stranger(&mut self, desk: &mut Desk<'_>, token: u32) {
+        let Some(stranger) = self.strangers.remove(&token) else { return };
         let preamble = match read_preamble(&stranger.socket) {
             First::Preamble(preamble) => preamble,
             First::Incomplete => {
-                let look_at = Some(cluster.now.at + LOOK_AGAIN);
-                control.strangers.insert(token, Stranger { look_at, ..stranger });
+                let look_at = Some(desk.now.at + LOOK_AGAIN);
+                self.strangers.insert(token, Stranger { look_at, ..stranger });
                 return;
             }
             First::Nobody => {
-                control.strangers_refused += 1;
+                self.strangers_refused += 1;
                 return;
             }
         };
@@ -273,11 +283,11 @@ impl Core {
             let answer = Preamble { version: VERSION, target: preamble.target }.encode();
             // It may be gone already.
             let _ = rustix::io::write(&stranger.socket, &answer);
-            control.strangers_refused += 1;
-            if cluster.now.at < control.may_tell_at {
+            self.strangers_refused += 1;
+            if desk.now.at < self.may_tell_at {
                 return;
             }
-            control.may_tell_at = cluster.now.at + TELL_EVERY;
+            self.may_tell_at = desk.now.at + TELL_EVERY;
             tracing::warn!(
                 address = %stranger.address, theirs = preamble.version, ours = VERSION,
                 "a peer speaks another version of the protocol between nodes"
@@ -285,130 +295,115 @@ impl Core {
             return;
         }
         let Some(socket) = Arc::into_inner(stranger.socket) else { return };
-        let layout = self.world.node.layout;
+        let layout = desk.node.layout;
         let core = match preamble.target {
-            CONTROL => self.world.id,
+            CONTROL => desk.core,
             shard if shard < layout.shard_count => layout.core_of_shard(shard),
             _ => {
-                control.strangers_refused += 1;
+                self.strangers_refused += 1;
                 return;
             }
         };
-        if core == self.world.id {
-            let (now, ring) = (cluster.now.at, &mut self.server.ring);
-            return cluster.links.adopt(ring, socket, stranger.address, preamble.target, now);
+        if core == desk.core {
+            let now = desk.now.at;
+            return desk.links.adopt(desk.ring, socket, stranger.address, preamble.target, now);
         }
         let message = Message::AdoptPeer(socket, stranger.address, preamble.target);
         // A full mailbox drops it: the peer dials again.
-        let _ = self.world.node.ports[core].try_post(message);
+        let _ = desk.node.ports[core].try_post(message);
     }
 
-    fn receive(&mut self, cluster: &mut Cluster, control: &mut Control) {
+    fn receive(&mut self, desk: &mut Desk<'_>) {
         let mut buffer = [0; 2_048];
         for _ in 0..TURN_COUNT_MAX {
-            let Some((len, from)) = control.datagrams.receive(&mut buffer) else { break };
-            let local = Arc::clone(&control.local);
-            let opened = control.seal.open(&local, cluster.now.wall, &buffer[..len]);
+            let Some((len, from)) = self.datagrams.receive(&mut buffer) else { break };
+            let local = Arc::clone(&self.local);
+            let opened = self.seal.open(&local, desk.now.wall, &buffer[..len]);
             let Ok((_, payload)) = opened else { continue };
-            self.tell_member(cluster, control, Input::Datagram { from, bytes: payload });
+            self.tell_member(desk, Input::Datagram { from, bytes: payload });
         }
-        let descriptor = Arc::clone(control.datagrams.descriptor());
-        self.server.ring.watch(descriptor, Interest::Readable, DATAGRAMS);
+        let descriptor = Arc::clone(self.datagrams.descriptor());
+        desk.ring.watch(descriptor, Interest::Readable, DATAGRAMS);
     }
 
     /// A frame about membership or topology has arrived.
-    pub(super) fn on_control_frame(
+    pub(super) fn take_frame(
         &mut self,
-        cluster: &mut Cluster,
-        link: LinkId,
-        kind: Kind,
-        body: &[u8],
-    ) -> Result<(), &'static str> {
-        let Some(mut control) = cluster.control.take() else {
-            return Err("it speaks of the cluster to a core that does not speak for the node");
-        };
-        let result = self.take_control_frame(cluster, &mut control, link, kind, body);
-        self.tell_cores(&mut control);
-        cluster.control = Some(control);
-        result
-    }
-
-    fn take_control_frame(
-        &mut self,
-        cluster: &mut Cluster,
-        control: &mut Control,
+        desk: &mut Desk<'_>,
         link: LinkId,
         kind: Kind,
         body: &[u8],
     ) -> Result<(), &'static str> {
         if kind == Kind::Exchange {
-            self.tell_member(cluster, control, Input::Exchange { bytes: body });
+            self.tell_member(desk, Input::Exchange { bytes: body });
             return Ok(());
         }
         if kind == Kind::Command {
-            return self.take_call_frame(cluster, control, link, body);
+            return self.take_call_frame(desk, link, body);
         }
         let malformed = "what it says of the topology cannot be read";
         let (tag, bytes) = body.split_first().ok_or(malformed)?;
         if *tag == ANSWER {
-            let Some(target) = cluster.links.get(link).and_then(|link| link.target) else {
+            let Some(target) = desk.links.get(link).and_then(|link| link.target) else {
                 return Err("it answers what it was not asked");
             };
             let answer = Answer::decode(bytes).map_err(|_| malformed)?;
-            self.tell_member(cluster, control, Input::Answer(target.address, answer));
+            self.tell_member(desk, Input::Answer(target.address, answer));
         } else {
             let request = Request::decode(bytes).map_err(|_| malformed)?;
-            let via = Via(control.next_via);
-            control.next_via += 1;
-            control.vias.insert(via, link);
-            self.tell_member(cluster, control, Input::Request(via, request));
+            let via = Via(self.next_via);
+            self.next_via += 1;
+            self.vias.insert(via, link);
+            self.tell_member(desk, Input::Request(via, request));
         }
         Ok(())
+    }
+}
+
+impl Core {
+    /// Runs `work` with the control, on the core that has it.
+    pub(super) fn with_control<T>(
+        &mut self,
+        work: impl FnOnce(&mut Control, &mut Desk<'_>) -> T,
+    ) -> Option<T> {
+        let now = self.world.time();
+        let Self { world, server } = self;
+        let Cluster { links, control } = world.cluster.as_deref_mut()?;
+        let control = control.as_deref_mut()?;
+        let (node, tasks, ring) = (&world.node, &world.tasks, &mut server.ring);
+        let mut desk = Desk { now, core: world.id, links, ring, node, tasks };
+        // What a node that starts wants done.
+        control.drain(&mut desk);
+        let result = work(control, &mut desk);
+        control.tell_cores(&desk);
+        Some(result)
     }
 
     /// All cores have stopped taking writes, and have said whether they hold anything.
     pub(crate) fn surveyed(&mut self, via: Via, is_empty: bool) {
-        self.with_control(|core, cluster, control| {
-            core.tell_member(cluster, control, Input::Surveyed(via, Survey { is_empty }));
+        self.with_control(|control, desk| {
+            control.tell_member(desk, Input::Surveyed(via, Survey { is_empty }));
         });
     }
 
     /// Asks the members for a change of the topology; `wisher` is told what came of it.
     pub(crate) fn wish(&mut self, change: Change, wisher: Wisher) {
-        self.with_control(|core, cluster, control| {
+        self.with_control(|control, desk| {
             let tag = Tag(control.next_tag);
             control.next_tag += 1;
             control.wishers.insert(tag, wisher);
-            core.tell_member(cluster, control, Input::Wish(tag, change));
+            control.tell_member(desk, Input::Wish(tag, change));
         });
     }
 
     /// Asks who is at an address where this node's own key was met.
     pub(super) fn ask_twin(&mut self, address: SocketAddr) {
-        self.with_control(|core, cluster, control| {
-            core.tell_member(cluster, control, Input::Twin(address));
-        });
+        self.with_control(|control, desk| control.tell_member(desk, Input::Twin(address)));
     }
 
     /// Tells the others that this node goes.
     pub(crate) fn leave(&mut self) {
-        self.with_control(|core, cluster, control| {
-            core.tell_member(cluster, control, Input::Leave);
-        });
-    }
-
-    pub(super) fn with_control(
-        &mut self,
-        work: impl FnOnce(&mut Self, &mut Cluster, &mut Control),
-    ) {
-        let Some(mut cluster) = self.world.cluster.take() else { return };
-        cluster.now = self.world.time();
-        if let Some(mut control) = cluster.control.take() {
-            work(self, &mut cluster, &mut control);
-            self.tell_cores(&mut control);
-            cluster.control = Some(control);
-        }
-        self.world.cluster = Some(cluster);
+        self.with_control(|control, desk| control.tell_member(desk, Input::Leave));
     }
 }
 

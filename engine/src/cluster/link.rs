@@ -17,10 +17,6 @@ use gridkv_net::ring::ConnectionId;
 use gridkv_net::wire::frame::{FrameReader, FrameWriter, Kind, Seal};
 use rkyv::util::AlignedVec;
 
-/// A link's number; also the token by which the data ring names its socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct LinkId(pub(crate) u32);
-
 /// How long connecting, or shaking hands, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 /// Pauses between attempts: the first, and the longest.

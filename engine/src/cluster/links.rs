@@ -20,7 +20,6 @@ use std::time::Duration;
 use gridkv_cluster::identity::{Handshake, Hello, Local, Peer, Reason, Refusal, Step};
 use gridkv_cluster::message::{self, Ask, Reply};
 use gridkv_cluster::model::MemberId;
-use gridkv_cluster::topology::Member;
 use gridkv_cluster::{Instant, NodeId, WallTime};
 use gridkv_net::peer;
 use gridkv_net::ring::{ConnectionId, DataRing, Interest};
@@ -28,7 +27,8 @@ use gridkv_net::wire::frame::{Kind, Seal};
 use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
 
 use super::Told;
-use super::link::{Link, LinkId, PATIENCE, State, Target, WAITING_BYTES_MAX};
+use super::link::{Link, PATIENCE, State, Target, WAITING_BYTES_MAX};
+use super::machine::{LinkId, Place};
 use super::status::Figures;
 
 /// How long a peer that is refused has to hear why.
@@ -158,12 +158,12 @@ impl Links {
         self.links.get_mut(&id)
     }
 
-    /// Whether a link to the node is down and what was sent on it would be lost.
-    pub(super) fn is_failing(&self, node: NodeId) -> bool {
-        self.links.values().any(|link| {
-            let peer = link.target.filter(|target| target.shard != CONTROL);
-            peer.is_some() && link.is_failing() && self.node_at(link.address) == Some(node)
-        })
+    /// The nodes to which a link is down: what was sent on it would be lost.
+    pub(super) fn failing(&self) -> BTreeSet<NodeId> {
+        let is_down = |link: &&Link| {
+            link.is_failing() && link.target.is_some_and(|target| target.shard != CONTROL)
+        };
+        self.links.values().filter(is_down).filter_map(|link| self.node_at(link.address)).collect()
     }
 
     fn node_at(&self, address: SocketAddr) -> Option<NodeId> {
@@ -177,8 +177,8 @@ impl Links {
     }
 
     /// Gives a message to the link to a peer's shard; `false` when it would not arrive.
-    pub(super) fn send(&mut self, member: &Member, shard: u16, ask: Ask, archive: &[u8]) -> bool {
-        let target = Target { address: member.address, shard };
+    pub(super) fn send(&mut self, to: Place, ask: Ask, archive: &[u8]) -> bool {
+        let target = Target { address: to.address, shard: to.shard };
         let id = self.dial(target);
         let link = self.links.get_mut(&id).expect("it was just looked up");
         if link.is_failing() || link.waiting_bytes() > WAITING_BYTES_MAX {
@@ -206,8 +206,8 @@ impl Links {
     }
 
     /// Gives a command to the link to a peer's shard; `false` when it would not arrive.
-    pub(super) fn send_command(&mut self, member: &Member, shard: u16, entry: &[u8]) -> bool {
-        let target = Target { address: member.address, shard };
+    pub(super) fn send_command(&mut self, to: Place, entry: &[u8]) -> bool {
+        let target = Target { address: to.address, shard: to.shard };
         let id = self.dial(target);
         let link = self.links.get_mut(&id).expect("it was just looked up");
         if link.is_failing() || link.waiting_bytes() > WAITING_BYTES_MAX {

@@ -17,11 +17,13 @@ use gridkv_storage::Eviction;
 use gridkv_storage::directory::Directory;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Cluster;
 use super::control::{CONTROL_CORE, Control, Parts};
 use super::identity_files;
 use super::links::{Links, random};
+use super::machine::{self, Machine};
+use super::{Cluster, coordinator_config};
 use crate::config::{ClusterConfig, ClusterSecurity, Config, is_on_disk};
+use crate::core::account::Account;
 use crate::error::OpenError;
 use crate::node::{listen, once_free};
 
@@ -125,17 +127,30 @@ impl ClusterNode {
         &self,
         config: &Config,
         core: usize,
-        resume_after: Version,
         ring: &mut DataRing,
     ) -> Result<Cluster, OpenError> {
         let options = &config.cluster;
-        let clock = HybridClock::new(NodeId(0), resume_after.timestamp, options.clock_drift_max);
-        let links = Links::new(Arc::clone(&self.local), self.hello);
-        let mut cluster = Cluster::new(options, clock, links, number(&random()));
+        let mut cluster = Cluster::new(Links::new(Arc::clone(&self.local), self.hello));
         if core == CONTROL_CORE {
             cluster.control = Some(Box::new(self.control(options, ring)?));
         }
         Ok(cluster)
+    }
+
+    /// What a core does about keys. What waits is counted in `waiting`.
+    pub(crate) fn machine(
+        options: &ClusterConfig,
+        resume_after: Version,
+        waiting: Account,
+    ) -> Machine {
+        let clock = HybridClock::new(NodeId(0), resume_after.timestamp, options.clock_drift_max);
+        Machine::new(machine::Parts {
+            config: coordinator_config(options),
+            clock,
+            sync_log_bytes: options.sync_log_bytes,
+            seed: number(&random()),
+            waiting,
+        })
     }
 
     fn control(&self, options: &ClusterConfig, ring: &mut DataRing) -> Result<Control, OpenError> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Told;
 use super::control::CONTROL_CORE;
-use crate::core::Core;
+use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
 
@@ -239,8 +239,10 @@ fn core_status(core: &mut Core) -> CoreStatus {
         lags: Vec::new(),
         skews: Vec::new(),
     };
-    let Some(cluster) = &core.world.cluster else { return status };
-    let coordinator = &cluster.coordinator;
+    let World { machine: Some(machine), cluster: Some(cluster), .. } = &core.world else {
+        return status;
+    };
+    let coordinator = machine.coordinator();
     let next = coordinator.next_sequence();
     status.lags = coordinator
         .lags()
@@ -251,7 +253,7 @@ fn core_status(core: &mut Core) -> CoreStatus {
     figures.replication = coordinator.stats();
     figures.op_count = coordinator.op_count() as u64;
     figures.lost_count = coordinator.lost_count();
-    figures.handed_over = cluster.forward.handed_count;
+    figures.handed_over = machine.handed_count();
     cluster.links.count(figures);
     status
 }

@@ -22,7 +22,7 @@ use super::World;
 use super::mailbox::Message;
 use super::parking::Parked;
 use super::request::{Asker, Request as Copied};
-use crate::cluster::commands::Incoming;
+use crate::cluster::machine::Incoming;
 use crate::node::Node;
 use crate::server::commands::{Command, Part};
 
@@ -309,7 +309,7 @@ impl World {
         let Asker::Core { core, id } = asker else { unreachable!("another core asks") };
         if self.is_replicated() {
             let copied = Copied::new(&self.waiting, asker, command, protocol, token, arguments);
-            return self.ask_cluster(Incoming::Request(Box::new(copied), level));
+            return self.ask_cluster(Incoming::request(copied, level));
         }
         let park = || {
             Parked::Request(Copied::new(&self.waiting, asker, command, protocol, token, arguments))

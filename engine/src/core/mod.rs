@@ -39,7 +39,6 @@ mod stores;
 pub(crate) mod tasks;
 pub(crate) mod turns;
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -57,7 +56,7 @@ use self::shards::Shards;
 use self::slowlog::Slowlog;
 use self::tasks::Tasks;
 use self::turns::{Longest, Turns};
-use crate::cluster::commands::Incoming;
+use crate::cluster::machine::{Incoming, Machine};
 use crate::cluster::{Cluster, LinkEvent};
 use crate::config::Config;
 use crate::node::Node;
@@ -76,12 +75,10 @@ pub(crate) struct World {
     /// Replies that clients have not taken.
     pub(crate) unread: Account,
     pub(crate) held: Held,
-    /// This core's part in the cluster, where there is one. Taken out while it is at work: what
-    /// clients ask of it goes to `asked`.
+    /// What this core does about keys that have copies on other nodes, where they have.
+    pub(crate) machine: Option<Box<Machine>>,
+    /// Its connections to them.
     pub(crate) cluster: Option<Box<Cluster>>,
-    /// What clients have asked of the cluster and was not begun yet; `None` where there is none. Its
-    /// replies let a connection's next requests in, so this is here while the cluster is taken out.
-    pub(crate) asked: Option<VecDeque<Incoming>>,
     /// Descriptors that the data ring has found ready.
     pub(crate) ready: Vec<u32>,
     /// What has happened on connections that are no clients'.
@@ -104,12 +101,12 @@ impl World {
     /// Whether keys have copies on other nodes: then nothing about them is done on this core alone.
     #[inline]
     pub(crate) fn is_replicated(&self) -> bool {
-        self.asked.is_some()
+        self.machine.is_some()
     }
 
     /// Asks the cluster, which [`World::is_replicated`] says there is.
     pub(crate) fn ask_cluster(&mut self, incoming: Incoming) {
-        self.asked.as_mut().expect("there is a cluster").push_back(incoming);
+        self.machine.as_mut().expect("there is a cluster").ask(incoming);
     }
 
     /// Bytes of requests that wait: for a disk, for replicas, or for other cores.

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 use super::account::{Account, Weight};
 use super::forward::Waiter;
 use super::job::Access;
-use crate::cluster::link::LinkId;
+use crate::cluster::machine::LinkId;
 use crate::server::commands::{Command, Part};
 use crate::shard::Shard;
 

@@ -42,6 +42,8 @@ pub(crate) struct Shards {
     token_key: TokenKey,
     first: u16,
     shards: Vec<Shard>,
+    /// Tokens were made with another key before.
+    was_rekeyed: bool,
     next_to_expire: usize,
 }
 
@@ -54,7 +56,7 @@ impl Shards {
     ) -> Self {
         let first = layout.shards_of(own_core).next().unwrap_or(0);
         assert_eq!(shards.len(), layout.shards_of(own_core).count());
-        Self { layout, own_core, token_key, first, shards, next_to_expire: 0 }
+        Self { layout, own_core, token_key, first, shards, was_rekeyed: false, next_to_expire: 0 }
     }
 
     pub(crate) fn layout(&self) -> Layout {
@@ -72,8 +74,14 @@ impl Shards {
         let is_rekeyed = self.shards.iter_mut().all(|shard| shard.rekey(token_key));
         if is_rekeyed {
             self.token_key = token_key.clone();
+            self.was_rekeyed = true;
         }
         is_rekeyed
+    }
+
+    /// Whether tokens were made with another key before.
+    pub(crate) fn was_rekeyed(&self) -> bool {
+        self.was_rekeyed
     }
 
     /// Whether `token` belongs to this core.

@@ -1,8 +1,6 @@
 //! What a core does for its stores: gives them their turn, runs again what has waited for a disk, and
 //! lets go of the answers that have become durable.
 
-use std::collections::VecDeque;
-
 use gridkv_cluster::{Instant, Now, Token};
 use gridkv_storage::ReadError;
 
@@ -10,7 +8,7 @@ use super::held::{Batch, Hold, Holds, Standing};
 use super::job::{Access, Job};
 use super::parking::{Parked, Wait, Waiting};
 use super::{Core, World};
-use crate::cluster::commands::Incoming;
+use crate::cluster::machine::Incoming;
 use crate::error::Error;
 use crate::server::commands::{Failure, Part};
 use crate::shard::Shard;
@@ -30,7 +28,9 @@ impl World {
     /// How long the core may sleep for its stores' sake; `None` for as long as it likes.
     pub(crate) fn store_sleep_max(&self) -> Option<std::time::Duration> {
         let stores = self.shards.iter().filter_map(|shard| shard.turn_due_at()).min();
-        let cluster = self.cluster.as_ref().and_then(|cluster| cluster.due_at());
+        let links = self.cluster.as_ref().and_then(|cluster| cluster.due_at());
+        let machine = self.machine.as_ref().and_then(|machine| machine.poll_timeout());
+        let cluster = links.into_iter().chain(machine).min();
         let due_at = [stores, cluster].into_iter().flatten().min()?;
         // The clock of the loop has moved on since the turn began.
         Some(due_at.saturating_since(self.instant()))
@@ -47,8 +47,7 @@ impl World {
 
     /// Whether nobody waits for a disk.
     pub(crate) fn is_settled(&self) -> bool {
-        let is_cluster_settled = self.cluster.as_ref().is_none_or(|it| it.is_settled())
-            && self.asked.as_ref().is_none_or(VecDeque::is_empty);
+        let is_cluster_settled = self.machine.as_ref().is_none_or(|it| it.is_settled());
         let are_replicas_settled = self.shards.iter().all(Shard::is_settled);
         let is_settled = self.parking.is_empty() && self.held.is_empty();
         is_settled && are_replicas_settled && is_cluster_settled
@@ -170,8 +169,7 @@ impl Core {
     /// Runs a job, or parks it. One about a key that has copies on other nodes is the cluster's.
     pub(crate) fn start_job(&mut self, mut job: Box<dyn Job>) {
         if self.world.is_replicated() && job.access() != Access::Local {
-            let level = job.level();
-            return self.world.ask_cluster(Incoming::Job(job, level));
+            return self.world.ask_cluster(Incoming::job(job));
         }
         let parking = &mut self.world.parking;
         let held_up = job.tokens().iter().find(|token| parking.holds_up(**token)).copied();

@@ -7,7 +7,7 @@ use gridkv_storage::ReadError;
 use gridkv_storage::replicated::Answer;
 
 use super::{Key, Shard};
-use crate::cluster::replicas::Source;
+use crate::cluster::machine::Source;
 use crate::core::parking::Wait;
 
 impl Shard {
@@ -78,11 +78,6 @@ impl Shard {
             self.note_write();
         }
         Ok(())
-    }
-
-    /// Up to where everything was removed.
-    pub(crate) fn floor(&self) -> Version {
-        self.replicated.store().floor()
     }
 
     /// Promises that are kept by key.

@@ -8,7 +8,7 @@ use gridkv_net::resp::{Arguments, Reply};
 use smallvec::SmallVec;
 
 use super::{BATCH_COUNT, KEY_BYTES_TURN, KEY_COUNT_MAX, Session};
-use crate::cluster::commands::Incoming;
+use crate::cluster::machine::Incoming;
 use crate::core::World;
 use crate::core::forward::{About, Waiter};
 use crate::core::held::Hold;
@@ -203,7 +203,7 @@ impl Session {
             sequence.unwrap_or_else(|| self.replies.wait(Gather::One, protocol, 1, self.is_mute()));
         let asker = Asker::Client(Waiter { connection: self.connection, sequence });
         let request = Request::new(&world.waiting, asker, command, protocol, token, arguments);
-        world.ask_cluster(Incoming::Request(Box::new(request), self.client.level));
+        world.ask_cluster(Incoming::request(request, self.client.level));
     }
 
     /// Parks what cannot run yet: a part of the reply `sequence`, or a reply of its own.

@@ -1,0 +1,292 @@
+//! Agreed changes are proposed best by one node: the first replica of the key that answers. Others
+//! hand it the command, and get its reply. So changes of one key do not outbid each other, and those
+//! that come together share a round.
+//!
+//! ```text
+//!  a frame's body:   | tag | entry | entry | ...            tag: 0 commands, 1 replies
+//!  a command:        | id 8 | deadline 8 | protocol 1 | count 4 | (len 4 | argument) ...
+//!  a reply:          | id 8 | part 1 | len 4 | bytes |
+//! ```
+//!
+//! The deadline is a wall time in milliseconds: a command is not begun after it, since who has asked
+//! has given up by then. A node that was stopped for a minute finds them in its sockets.
+//!
+//! # Invariants
+//!
+//! - A command that was handed over has one end: its reply, or *unknown*.
+//! - Commands of one client on one key keep their order: while one is with another node, what else is
+//!   asked here about the key waits, unless it goes the same way; and nothing is handed over while
+//!   something about the key is under way here. (By token: two keys of one token wait for each other.)
+
+use std::collections::{BTreeMap, VecDeque};
+
+use gridkv_cluster::replication::Why;
+use gridkv_cluster::{Instant, NodeId, Now, Token, WallTime};
+use gridkv_net::resp::Protocol;
+
+use super::{Incoming, LinkId, Machine, Output, Place, place};
+use crate::core::request::{Asker, Request};
+use crate::core::shards::Shards;
+use crate::error::Error;
+use crate::server::commands::{Part, command_of};
+
+const MALFORMED: &str = "a command cannot be read";
+
+/// What is under way about one token.
+#[derive(Default)]
+struct Lane {
+    /// With this core's coordinator.
+    here: u32,
+    /// With another node.
+    away: u32,
+    waiting: VecDeque<Incoming>,
+}
+
+/// A command that another node runs.
+pub(super) struct Handed {
+    request: Box<Request>,
+    pub(super) node: NodeId,
+    pub(super) until: Instant,
+}
+
+/// What one core has handed over, and what waits for it.
+#[derive(Default)]
+pub(super) struct Handing {
+    lanes: BTreeMap<Token, Lane>,
+    handed: BTreeMap<u64, Handed>,
+    next_id: u64,
+}
+
+impl Handing {
+    /// Whether nobody waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.handed.is_empty() && self.lanes.values().all(|lane| lane.waiting.is_empty())
+    }
+
+    /// How many were ever handed over.
+    pub(super) const fn count(&self) -> u64 {
+        self.next_id
+    }
+
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        // All have the same patience: the first was handed over first.
+        self.handed.values().next().map(|handed| handed.until)
+    }
+
+    /// Whether something about the token has to wait: what goes away for what is here, and the other
+    /// way round; all behind what waits already.
+    pub(super) fn must_wait(&self, token: Token, goes_away: bool) -> bool {
+        self.lanes.get(&token).is_some_and(|lane| {
+            let others = if goes_away { lane.here } else { lane.away };
+            others > 0 || !lane.waiting.is_empty()
+        })
+    }
+
+    pub(super) fn wait(&mut self, token: Token, incoming: Incoming) {
+        self.lanes.entry(token).or_default().waiting.push_back(incoming);
+    }
+
+    /// Something about the token is begun here.
+    pub(super) fn begin_here(&mut self, token: Token) {
+        self.lanes.entry(token).or_default().here += 1;
+    }
+
+    /// Something about the token has ended here. What has waited for it comes back.
+    #[must_use]
+    pub(super) fn end_here(&mut self, token: Token) -> VecDeque<Incoming> {
+        let lane = self.lanes.get_mut(&token).expect("it was begun");
+        lane.here -= 1;
+        self.end(token)
+    }
+
+    fn end_away(&mut self, token: Token) -> VecDeque<Incoming> {
+        let lane = self.lanes.get_mut(&token).expect("it was begun");
+        lane.away -= 1;
+        self.end(token)
+    }
+
+    fn end(&mut self, token: Token) -> VecDeque<Incoming> {
+        let lane = self.lanes.get(&token).expect("it was just looked at");
+        if lane.here > 0 || lane.away > 0 {
+            return VecDeque::new();
+        }
+        self.lanes.remove(&token).expect("it was just looked at").waiting
+    }
+}
+
+impl Machine {
+    /// The node that proposes changes of the token best, if that is another.
+    pub(super) fn proposer(&self, token: Token) -> Option<Place> {
+        let view = self.coordinator.view()?;
+        let node = view.preferred(token).filter(|node| view.own != Some(*node))?;
+        place(self.state.as_ref()?, node, token)
+    }
+
+    /// Hands a command to another node.
+    pub(super) fn hand_over(&mut self, now: Now, to: Place, request: Box<Request>) {
+        let (id, token) = (self.handing.next_id, request.token);
+        let deadline = now.wall + self.request_timeout;
+        let entry = encode_command(id, deadline, &request);
+        self.handing.next_id += 1;
+        let until = now.at + self.request_timeout;
+        self.handing.handed.insert(id, Handed { request, node: to.node, until });
+        self.handing.lanes.entry(token).or_default().away += 1;
+        self.outputs.push_back(Output::Command { to, id, entry });
+    }
+
+    /// A command could not be sent: it is done here.
+    pub(crate) fn on_unsent(&mut self, now: Now, shards: &mut Shards, id: u64) {
+        self.assert_drained();
+        if let Some(handed) = self.handing.handed.remove(&id) {
+            let token = handed.request.token;
+            let lane = self.handing.lanes.get_mut(&token).expect("it was begun");
+            lane.waiting.push_front(Incoming::unsent(handed.request));
+            let waiting = self.handing.end_away(token);
+            self.ask_first(waiting);
+        }
+        self.run(now, shards);
+    }
+
+    /// Commands that another node has handed over.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; those before were taken in.
+    pub(crate) fn on_commands(
+        &mut self,
+        now: Now,
+        shards: &mut Shards,
+        link: LinkId,
+        mut rest: &[u8],
+    ) -> Result<(), &'static str> {
+        self.assert_drained();
+        while !rest.is_empty() {
+            let id = take_u64(&mut rest)?;
+            let deadline = WallTime::from_millis(take_u64(&mut rest)?);
+            let protocol =
+                if take(&mut rest, 1)? == [3] { Protocol::Resp3 } else { Protocol::Resp2 };
+            let count = take_length(&mut rest)?;
+            let mut words = Vec::new();
+            for _ in 0..count {
+                let len = take_length(&mut rest)?;
+                words.push(take(&mut rest, len)?);
+            }
+            let (name, arguments) = words.split_first().ok_or(MALFORMED)?;
+            let command = command_of(name, || None).ok_or(MALFORMED)?;
+            if !command.can_be_handed_over(arguments.len()) {
+                return Err(MALFORMED);
+            }
+            let token = shards.token_key().token(arguments[command.key_of_part()]);
+            if !shards.owns(token) {
+                return Err("a command is about another core's key");
+            }
+            let asker = Asker::Peer { link, id };
+            if now.wall > deadline {
+                let why = Why::TimedOut { answered: 0, needed: 1 };
+                self.fail(asker, Error::NotApplied { why });
+                continue;
+            }
+            let request = Request::new(&self.waiting, asker, command, protocol, token, arguments);
+            self.incoming.push_back(Incoming::handed(request));
+        }
+        self.run(now, shards);
+        Ok(())
+    }
+
+    /// Replies to commands that were handed over.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with them; those before were taken in.
+    pub(crate) fn on_command_replies(
+        &mut self,
+        now: Now,
+        shards: &mut Shards,
+        mut rest: &[u8],
+    ) -> Result<(), &'static str> {
+        self.assert_drained();
+        while !rest.is_empty() {
+            let id = take_u64(&mut rest)?;
+            let part = match take(&mut rest, 1)? {
+                [0] => Part::Reply,
+                [1] => Part::Count(false),
+                [2] => Part::Count(true),
+                _ => Part::Failed,
+            };
+            let len = take_length(&mut rest)?;
+            let bytes = take(&mut rest, len)?;
+            if let Some(handed) = self.handing.handed.remove(&id) {
+                self.reply(handed.request.asker, part, bytes.to_vec());
+                self.end_handed(handed.request.token);
+            }
+        }
+        self.run(now, shards);
+        Ok(())
+    }
+
+    /// Nobody waits any longer for some of what was handed over: it has no known end.
+    pub(super) fn give_up_handed(&mut self, is_over: impl Fn(&Handed) -> bool) {
+        let handed = &self.handing.handed;
+        let ids: Vec<u64> = handed.iter().filter(|it| is_over(it.1)).map(|it| *it.0).collect();
+        for id in ids {
+            let handed = self.handing.handed.remove(&id).expect("it was just listed");
+            let why = Why::TimedOut { answered: 0, needed: 1 };
+            self.fail(handed.request.asker, Error::Unknown { why });
+            self.end_handed(handed.request.token);
+        }
+    }
+
+    fn end_handed(&mut self, token: Token) {
+        let waiting = self.handing.end_away(token);
+        self.ask_first(waiting);
+    }
+}
+
+fn encode_command(id: u64, deadline: WallTime, request: &Request) -> Vec<u8> {
+    let mut entry = id.to_le_bytes().to_vec();
+    entry.extend_from_slice(&deadline.as_millis().to_le_bytes());
+    entry.push(if request.protocol() == Protocol::Resp3 { 3 } else { 2 });
+    let words = request.words();
+    entry.extend_from_slice(&length(words.len()));
+    for word in words {
+        entry.extend_from_slice(&length(word.len()));
+        entry.extend_from_slice(word);
+    }
+    entry
+}
+
+/// A reply as an entry of a frame.
+pub(super) fn encode_reply(id: u64, part: Part, bytes: &[u8]) -> Vec<u8> {
+    let mut entry = id.to_le_bytes().to_vec();
+    entry.push(match part {
+        Part::Reply => 0,
+        Part::Count(false) => 1,
+        Part::Count(true) => 2,
+        Part::Failed | Part::Wait => 3,
+    });
+    entry.extend_from_slice(&length(bytes.len()));
+    entry.extend_from_slice(bytes);
+    entry
+}
+
+fn length(len: usize) -> [u8; 4] {
+    u32::try_from(len).expect("below 4 GiB").to_le_bytes()
+}
+
+/// Takes bytes off the front.
+fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], &'static str> {
+    let (bytes, after) = rest.split_at_checked(len).ok_or(MALFORMED)?;
+    *rest = after;
+    Ok(bytes)
+}
+
+fn take_length(rest: &mut &[u8]) -> Result<usize, &'static str> {
+    let bytes = take(rest, 4)?;
+    Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
+}
+
+fn take_u64(rest: &mut &[u8]) -> Result<u64, &'static str> {
+    let (bytes, after) = rest.split_first_chunk::<8>().ok_or(MALFORMED)?;
+    *rest = after;
+    Ok(u64::from_le_bytes(*bytes))
+}

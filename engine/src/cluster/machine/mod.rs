@@ -1,0 +1,488 @@
+//! One core's part of a node in a cluster, without I/O: what clients ask becomes operations of the
+//! coordinator, or goes to another node; what peers ask is answered by the core's own replicas.
+//!
+//! ```text
+//!   clients --ask--> incoming --> staged on its shard --> coordinator ----> asks to peers
+//!                        |                                 ^    |  |
+//!                        |                     peers' replies   |  +-----> sync log
+//!                        |                                      v own
+//!                        +--> handed to another node        own replicas <-- peers' asks
+//! ```
+//!
+//! - [`commands`]: clients' commands become operations
+//! - [`handing`]: changes that another node proposes better
+//! - [`clearing`]: what was removed from all nodes is removed here
+//!
+//! The engine drives it with rings and mailboxes, the simulator with values. After each event
+//! [`Machine::poll_output`] has what is to be done, in order, until there is nothing more.
+//!
+//! # Invariants
+//!
+//! - Every command that was asked has one end: [`Output::Reply`], [`Output::Finished`] or
+//!   [`Output::CommandReply`].
+//! - What the coordinator wants done because of an event is done before it is told the next.
+//! - An answer to a coordinator leaves when the log is durable as far as it says: see
+//!   [`gridkv_storage::replicated`].
+
+mod clearing;
+pub(crate) mod commands;
+pub(crate) mod handing;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gridkv_cluster::member::State;
+use gridkv_cluster::message::{self, Ask, DecodeError, Message, Reply};
+use gridkv_cluster::replication::{
+    self, Archive, Config, Context, Coordinator, OpId, Standing, View,
+};
+use gridkv_cluster::{
+    HybridClock, Instant, Mutation, NodeId, Now, ShardRange, Slot, Timestamp, Token, Version,
+    mutation,
+};
+use gridkv_storage::ReadError;
+use gridkv_storage::replicated::Answer;
+use gridkv_storage::sync_log::{SyncLog, SyncReader, sync_log};
+use rkyv::util::AlignedVec;
+use smallvec::SmallVec;
+
+use self::clearing::Clearing;
+pub(crate) use self::commands::Incoming;
+use self::commands::Pending;
+use self::handing::Handing;
+use crate::core::account::Account;
+use crate::core::job::Job;
+use crate::core::parking::Wait;
+use crate::core::request::Asker;
+use crate::core::shards::Shards;
+use crate::error::Error;
+use crate::server::commands::Part;
+
+/// The way to a peer, by which what it sends is answered: a number that the driver gives out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct LinkId(pub(crate) u32);
+
+/// Where an answer of a replica goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// To this core's own coordinator.
+    Own,
+    /// To a peer's.
+    Link(LinkId),
+}
+
+/// A shard of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) node: NodeId,
+    pub(crate) address: SocketAddr,
+    pub(crate) shard: u16,
+}
+
+/// What is to be done.
+pub(crate) enum Output {
+    /// Ask a peer's replica. What cannot be sent: [`Machine::on_lost`], once all outputs are done.
+    Ask { to: Place, ask: Ask, mutation: Archive },
+    /// Answer a peer's coordinator.
+    Answer { link: LinkId, reply: Reply, record: Option<AlignedVec> },
+    /// Have a peer run a command. What cannot be sent: [`Machine::on_unsent`].
+    Command { to: Place, id: u64, entry: Vec<u8> },
+    /// Answer a peer's command.
+    CommandReply { link: LinkId, entry: Vec<u8> },
+    /// Tell a client of this core, or another core, what came of a part of a request.
+    Reply { asker: Asker, part: Part, bytes: Vec<u8> },
+    /// Tell who waits for a job.
+    Finished { job: Box<dyn Job>, end: Result<(), Error> },
+}
+
+/// What a machine is made of.
+pub(crate) struct Parts {
+    pub(crate) config: Config,
+    /// Resumes above everything that the core's shards have ever used.
+    pub(crate) clock: HybridClock,
+    pub(crate) sync_log_bytes: usize,
+    pub(crate) seed: u64,
+    /// What waits is counted in here.
+    pub(crate) waiting: Account,
+}
+
+/// One core's part.
+pub(crate) struct Machine {
+    coordinator: Coordinator,
+    log: SyncLog,
+    reader: SyncReader,
+    request_timeout: Duration,
+    state: Option<State>,
+    /// Peers to which what is sent would not arrive.
+    failing: BTreeSet<NodeId>,
+    clearing: Clearing,
+    /// What was asked and not begun.
+    incoming: VecDeque<Incoming>,
+    pending: BTreeMap<OpId, Pending>,
+    handing: Handing,
+    /// What the coordinator wants done.
+    todo: VecDeque<replication::Output>,
+    /// What this core's own replicas are asked by the coordinator, and what they reply.
+    local: VecDeque<(Ask, Archive)>,
+    own_replies: VecDeque<(Reply, Option<AlignedVec>)>,
+    waiting: Account,
+    outputs: VecDeque<Output>,
+}
+
+impl Machine {
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { config, clock, sync_log_bytes, seed, waiting } = parts;
+        let (log, reader) = sync_log(sync_log_bytes);
+        Self {
+            request_timeout: config.request_timeout,
+            coordinator: Coordinator::new(config, clock, seed),
+            log,
+            reader,
+            state: None,
+            failing: BTreeSet::new(),
+            clearing: Clearing::default(),
+            incoming: VecDeque::new(),
+            pending: BTreeMap::new(),
+            handing: Handing::default(),
+            todo: VecDeque::new(),
+            local: VecDeque::new(),
+            own_replies: VecDeque::new(),
+            waiting,
+            outputs: VecDeque::new(),
+        }
+    }
+
+    /// What holds in the cluster, as last told.
+    pub(crate) fn state(&self) -> Option<&State> {
+        self.state.as_ref()
+    }
+
+    /// What does the work, for what it has counted.
+    pub(crate) fn coordinator(&self) -> &Coordinator {
+        &self.coordinator
+    }
+
+    /// Commands that other nodes were handed.
+    pub(crate) fn handed_count(&self) -> u64 {
+        self.handing.count()
+    }
+
+    /// Whether everything up to `version` was removed here.
+    pub(crate) fn has_cleared(&self, version: Version) -> bool {
+        self.clearing.has_cleared(version)
+    }
+
+    /// Whether no client waits for something that was begun.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.incoming.is_empty() && self.pending.is_empty() && self.handing.is_empty()
+    }
+
+    /// When to call [`Machine::turn`], if nothing else happens first.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        let now = (!self.incoming.is_empty()).then_some(Instant::ZERO);
+        let times = [now, self.coordinator.poll_timeout(), self.handing.due_at()];
+        times.into_iter().flatten().min()
+    }
+
+    /// The next thing to do, oldest first.
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// A version for what the node itself writes.
+    pub(crate) fn tick(&mut self, now: Now) -> Version {
+        self.coordinator.clock_mut().tick(now.wall)
+    }
+
+    /// What is written from here on is newer than `cut`.
+    pub(crate) fn pass(&mut self, cut: Timestamp) {
+        self.coordinator.clock_mut().pass(cut);
+    }
+
+    /// A client wants something. It is begun at the next event.
+    pub(crate) fn ask(&mut self, incoming: Incoming) {
+        self.incoming.push_back(incoming);
+    }
+
+    /// Takes no writes from here on, until it is told anew what holds. Whether nothing is held.
+    pub(crate) fn survey(&mut self, shards: &Shards) -> bool {
+        if let Some(state) = &mut self.state
+            && state.standing == Standing::Serving
+        {
+            state.standing = Standing::Frozen;
+        }
+        shards.iter().all(|shard| shard.is_empty())
+    }
+
+    /// Begins what was asked, and does what is due. Whether there was anything.
+    pub(crate) fn turn(&mut self, now: Now, shards: &mut Shards) -> bool {
+        self.assert_drained();
+        let mut has_done = !self.incoming.is_empty();
+        if self.coordinator.poll_timeout().is_some_and(|at| at <= now.at) {
+            has_done = true;
+            self.coordinator.handle_timeout(now);
+        }
+        if self.handing.due_at().is_some_and(|at| at <= now.at) {
+            has_done = true;
+            self.give_up_handed(|handed| handed.until <= now.at);
+        }
+        self.run(now, shards);
+        has_done
+    }
+
+    /// What holds in the cluster.
+    pub(crate) fn on_state(&mut self, now: Now, shards: &mut Shards, state: State) {
+        self.assert_drained();
+        let cleared = state.topology.cleared();
+        self.state = Some(state);
+        self.refresh_view(now);
+        self.clear_through(shards, cleared);
+        self.run(now, shards);
+    }
+
+    /// What is sent to these peers from here on would not arrive; to all others it would.
+    pub(crate) fn on_links(&mut self, now: Now, shards: &mut Shards, failing: BTreeSet<NodeId>) {
+        self.assert_drained();
+        if self.failing != failing {
+            self.failing = failing;
+            self.refresh_view(now);
+        }
+        self.run(now, shards);
+    }
+
+    /// What a peer was asked, and was handed, will not be answered.
+    pub(crate) fn on_lost(&mut self, now: Now, shards: &mut Shards, node: NodeId) {
+        self.assert_drained();
+        self.coordinator.on_lost(now, node);
+        self.give_up_handed(|handed| handed.node == node);
+        self.run(now, shards);
+    }
+
+    /// A peer's clock showed `remote` when it sent what is about to be taken in.
+    pub(crate) fn on_heard(&mut self, now: Now, from: NodeId, remote: gridkv_cluster::WallTime) {
+        self.coordinator.on_heard(now, from, remote);
+    }
+
+    /// A peer's messages have arrived: a frame's body.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`]: those before the first that is none are done.
+    pub(crate) fn on_messages(
+        &mut self,
+        now: Now,
+        shards: &mut Shards,
+        (from, link): (NodeId, LinkId),
+        body: &[u8],
+    ) -> Result<(), DecodeError> {
+        const BATCH: usize = 32;
+        self.assert_drained();
+        let mut messages = message::read(body);
+        loop {
+            let batch: Result<SmallVec<[_; BATCH]>, _> = messages.by_ref().take(BATCH).collect();
+            let batch = batch?;
+            if batch.is_empty() {
+                return Ok(());
+            }
+            // What the messages will touch is fetched before the first one is looked at.
+            let token_key = shards.token_key();
+            let asked = batch.iter().filter_map(|message| match message {
+                Message::Ask(_, mutation) => Some(token_key.token(mutation.key)),
+                Message::Reply(..) => None,
+            });
+            let tokens: SmallVec<[Token; BATCH]> = asked.collect();
+            shards.prefetch(&tokens);
+            for message in batch {
+                match message {
+                    Message::Ask(ask, mutation) => {
+                        self.ask_replica(now, shards, Source::Link(link), ask, &mutation);
+                    }
+                    Message::Reply(reply, record) => {
+                        self.coordinator.on_answer(now, from, reply, record.as_ref());
+                    }
+                }
+                self.run(now, shards);
+            }
+        }
+    }
+
+    /// A ticket of a store is ready. Whether the machine has waited for it.
+    pub(crate) fn on_ready(
+        &mut self,
+        now: Now,
+        shards: &mut Shards,
+        wait: Wait,
+        result: &Result<(), ReadError>,
+    ) -> bool {
+        self.assert_drained();
+        if self.go_on_clearing(shards, wait) {
+            shards.release(wait);
+            return true;
+        }
+        let Some(view) = self.coordinator.view().cloned() else { return false };
+        let context = Context { view: &view, standing: self.standing(), wall: now.wall };
+        let shard = shards.by_index(wait.shard);
+        let before = shard.waiting_bytes();
+        let is_its = shard.on_ready(self.coordinator.clock_mut(), &context, wait, result);
+        self.waiting.replace(before, shard.waiting_bytes());
+        while let Some(answer) = shard.poll_answer() {
+            self.deliver(answer);
+        }
+        self.run(now, shards);
+        is_its
+    }
+
+    /// The stores have had their turn: answers that are durable leave. Whether there were any.
+    pub(crate) fn settle(&mut self, now: Now, shards: &mut Shards) -> bool {
+        self.assert_drained();
+        let mut has_answered = false;
+        for shard in shards.iter_mut() {
+            shard.settle();
+            while let Some(answer) = shard.poll_answer() {
+                has_answered = true;
+                self.deliver(answer);
+            }
+        }
+        self.run(now, shards);
+        has_answered
+    }
+
+    /// Whether the core serves its copies.
+    fn standing(&self) -> Standing {
+        match &self.state {
+            None => Standing::Frozen,
+            Some(_) if !self.clearing.is_done() => Standing::Frozen,
+            Some(state) => state.standing,
+        }
+    }
+
+    /// Tells the coordinator who can be sent to: who answers, and has no link that fails.
+    fn refresh_view(&mut self, now: Now) {
+        let Some(state) = &self.state else { return };
+        let (topology, placement) = (Arc::clone(&state.topology), Arc::clone(&state.placement));
+        let mut view = View::new(topology, placement, state.own);
+        view.reachable.retain(|node| {
+            let is_heard = state.alive.contains(node) && !self.failing.contains(node);
+            state.own == Some(*node) || is_heard
+        });
+        let reachable = view.reachable.clone();
+        self.coordinator.on_view(now, view);
+        self.give_up_handed(|handed| !reachable.contains(&handed.node));
+    }
+
+    /// Does all that follows from an event.
+    fn run(&mut self, now: Now, shards: &mut Shards) {
+        loop {
+            self.todo.extend(std::iter::from_fn(|| self.coordinator.poll_output()));
+            if let Some(output) = self.todo.pop_front() {
+                self.perform(now, shards, output);
+            } else if let Some((reply, record)) = self.own_replies.pop_front() {
+                self.on_own_reply(now, reply, record.as_ref());
+            } else if let Some((ask, archive)) = self.local.pop_front() {
+                let mutation = mutation::access(&archive).expect("it was encoded here");
+                self.ask_replica(now, shards, Source::Own, ask, &mutation);
+            } else if let Some(incoming) = self.incoming.pop_front() {
+                self.begin(now, shards, incoming);
+            } else {
+                break;
+            }
+        }
+        self.assert_invariants();
+    }
+
+    fn perform(&mut self, now: Now, shards: &mut Shards, output: replication::Output) {
+        use replication::Output;
+        match output {
+            Output::Send { to, ask, mutation } => {
+                for node in to {
+                    self.send(node, ask, &mutation);
+                }
+            }
+            Output::Record { op, record } => {
+                self.on_record(now, shards, op, record.as_deref().map(|it| &it[..]));
+            }
+            Output::Compute { op, record, version } => {
+                let record = record.as_deref().map(|it| &it[..]);
+                self.on_compute(now, shards, op, record, version);
+            }
+            Output::Log { sequence, mutation } => {
+                let given = self.log.push(&mutation);
+                assert_eq!(given.0, sequence, "the log and the coordinator count alike");
+            }
+            Output::Feed { peer, from } => {
+                let excerpt = self.reader.excerpt(from);
+                self.coordinator.fed(now, peer, &excerpt);
+            }
+            Output::Done { op, outcome } => self.on_done(op, outcome),
+        }
+    }
+
+    /// Sends a message to a replica: this core's own, or a peer's.
+    fn send(&mut self, node: NodeId, ask: Ask, archive: &Archive) {
+        let Some(state) = &self.state else { return };
+        if state.own == Some(node) {
+            return self.local.push_back((ask, Archive::clone(archive)));
+        }
+        let mutation = mutation::access(archive).expect("it was encoded here");
+        let Some(to) = place(state, node, Slot::of(mutation.key).first()) else { return };
+        self.outputs.push_back(Output::Ask { to, ask, mutation: Archive::clone(archive) });
+    }
+
+    /// Has one of this core's replicas answer.
+    fn ask_replica(
+        &mut self,
+        now: Now,
+        shards: &mut Shards,
+        source: Source,
+        ask: Ask,
+        mutation: &Mutation<'_>,
+    ) {
+        let token = shards.token_key().token(mutation.key);
+        if !shards.owns(token) {
+            // A peer that knows another number of shards: it learns better with the topology.
+            return;
+        }
+        let Some(view) = self.coordinator.view().cloned() else { return };
+        let context = Context { view: &view, standing: self.standing(), wall: now.wall };
+        let shard = shards.of(token);
+        let before = shard.waiting_bytes();
+        shard.ask(self.coordinator.clock_mut(), &context, source, ask, mutation);
+        self.waiting.replace(before, shard.waiting_bytes());
+        while let Some(answer) = shard.poll_answer() {
+            self.deliver(answer);
+        }
+    }
+
+    /// Hands a replica's answer to who waits for it.
+    fn deliver(&mut self, answer: Answer<Source>) {
+        let Answer { source, reply, record } = answer;
+        match source {
+            Source::Link(link) => self.outputs.push_back(Output::Answer { link, reply, record }),
+            Source::Own => self.own_replies.push_back((reply, record)),
+        }
+    }
+
+    fn on_own_reply(&mut self, now: Now, reply: Reply, record: Option<&AlignedVec>) {
+        let Some(own) = self.state.as_ref().and_then(|state| state.own) else { return };
+        let record = record.map(|it| mutation::access(it).expect("it was encoded here"));
+        self.coordinator.on_answer(now, own, reply, record.as_ref());
+    }
+
+    fn assert_drained(&self) {
+        assert!(self.outputs.is_empty(), "outputs are carried out before the next event");
+    }
+
+    fn assert_invariants(&self) {
+        assert!(self.todo.is_empty() && self.local.is_empty() && self.own_replies.is_empty());
+        assert!(self.incoming.is_empty(), "what was asked was begun");
+    }
+}
+
+/// A node's shard for a token; `None` for one that is no member.
+fn place(state: &State, node: NodeId, token: Token) -> Option<Place> {
+    let member = state.topology.by_node(node)?;
+    let shard = ShardRange::owner(token, member.shard_count).0;
+    Some(Place { node, address: member.address, shard })
+}
