@@ -4,8 +4,8 @@ use std::cell::OnceCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_lite::future::block_on;
-use gridkv_cluster::Token;
 use gridkv_cluster::replication::Level;
+use gridkv_cluster::{Token, Version};
 
 use crate::cluster::machine::Incoming;
 use crate::core::held::Holds;
@@ -246,6 +246,12 @@ impl Job for Late {
 
     fn run(&mut self, shards: &mut Shards) {
         self.result = Some(run_item(shards.of(self.item.token), &self.item));
+    }
+
+    fn told(&mut self, version: Version) {
+        if let Some(Ok(BatchResult::Set(outcome))) = &mut self.result {
+            outcome.stamp(version);
+        }
     }
 
     fn finish(self: Box<Self>, end: Result<(), Error>) {

@@ -16,7 +16,7 @@ use crate::Consistency;
 use crate::batch::Batch;
 use crate::blocking::Blocking;
 use crate::core::Core;
-use crate::core::job::{About, Access, Answer, Tokens, once, repeatable, repeatable_about};
+use crate::core::job::{About, Access, Answer, Stamp, Tokens, once, repeatable, repeatable_about};
 use crate::core::mailbox::Message;
 use crate::core::shards::Shards;
 use crate::error::Error;
@@ -113,7 +113,7 @@ impl Handle {
         let value = value.into();
         let bytes = value.len();
         let set = move |shard: &mut Shard, key: &[u8]| shard.set(key, &value);
-        self.with_owner(Access::Write, (key.as_ref().to_vec(), bytes), set).await
+        self.with_owner((Access::Write, key.as_ref().to_vec(), bytes), set, None).await
     }
 
     /// Gives `key` a value if the options' condition holds, with the options' expiry. Checking and
@@ -131,7 +131,8 @@ impl Handle {
         let value = value.into();
         let bytes = value.len();
         let set = move |shard: &mut Shard, key: &[u8]| shard.set_with(key, &value, &options);
-        self.with_owner(Access::Write, (key.as_ref().to_vec(), bytes), set).await
+        let about = (Access::Write, key.as_ref().to_vec(), bytes);
+        self.with_owner(about, set, Some(SetOutcome::stamp)).await
     }
 
     /// Writes `value` only if the key's value is still the one of `version`.
@@ -375,20 +376,20 @@ impl Handle {
         key: Vec<u8>,
         work: impl FnMut(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        self.with_owner(access, (key, 0), work).await
+        self.with_owner((access, key, 0), work, None).await
     }
 
     /// As [`Handle::on_owner`], for work that carries so many bytes besides the key.
     async fn with_owner<T: Send + 'static>(
         &self,
-        access: Access,
-        (key, bytes): (Vec<u8>, usize),
+        (access, key, bytes): (Access, Vec<u8>, usize),
         mut work: impl FnMut(&mut Shard, &[u8]) -> Result<T, Error> + Send + 'static,
+        stamp: Option<Stamp<T>>,
     ) -> Result<T, Error> {
         let token = self.token_of(&key);
         let about = About { access, key: key.clone(), level: self.level, bytes };
         let work = move |shards: &mut Shards| work(shards.of(token), &key);
-        let (job, answer) = repeatable_about(about, Tokens::from_slice(&[token]), work);
+        let (job, answer) = repeatable_about(about, Tokens::from_slice(&[token]), work, stamp);
         self.post(self.node.layout.core_of(token), Message::Job(job)).await?;
         answer.await.map_err(|_| Error::Interrupted)?
     }

@@ -58,6 +58,9 @@ mod metrics;
 mod node;
 mod server;
 mod shard;
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation;
 mod snapshot;
 mod token_keys;
 

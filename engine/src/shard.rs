@@ -105,6 +105,15 @@ pub enum SetOutcome {
     ConditionFailed,
 }
 
+impl SetOutcome {
+    /// The write was given this version.
+    pub(crate) fn stamp(&mut self, version: Version) {
+        if let Self::Written(written) = self {
+            *written = version;
+        }
+    }
+}
+
 /// A value with what a compare-and-set needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {

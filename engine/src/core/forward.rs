@@ -10,8 +10,8 @@
 //!   requests for it are not served until answers arrive.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
+use crossbeam_channel::TrySendError;
 use gridkv_cluster::Token;
 use gridkv_cluster::replication::Level;
 use gridkv_net::resp::Protocol;
@@ -23,7 +23,6 @@ use super::mailbox::Message;
 use super::parking::Parked;
 use super::request::{Asker, Request as Copied};
 use crate::cluster::machine::Incoming;
-use crate::node::Node;
 use crate::server::commands::{Command, Part};
 
 /// Most requests under way to one core.
@@ -209,11 +208,14 @@ impl Links {
     }
 
     /// Posts the batches. Whether some core's mailbox was full, so that its batch still waits.
-    pub(crate) fn post(&mut self, node: &Arc<Node>) -> bool {
+    pub(crate) fn post(
+        &mut self,
+        mut post: impl FnMut(usize, Message) -> Result<(), TrySendError<Message>>,
+    ) -> bool {
         let mut is_behind = false;
         for (core, link) in self.links.iter_mut().enumerate() {
             while let Some(batch) = link.full.pop_front() {
-                let refused = node.ports[core].try_post(Message::Requests(batch));
+                let refused = post(core, Message::Requests(batch));
                 if let Some(Message::Requests(batch)) = still_full(refused) {
                     link.full.push_front(batch);
                     is_behind = true;
@@ -222,7 +224,7 @@ impl Links {
             }
             if link.full.is_empty() && !link.requests.requests.is_empty() {
                 let batch = std::mem::replace(&mut link.requests, Requests::empty(self.own));
-                let refused = node.ports[core].try_post(Message::Requests(batch));
+                let refused = post(core, Message::Requests(batch));
                 if let Some(Message::Requests(batch)) = still_full(refused) {
                     link.requests = batch;
                     is_behind = true;
@@ -230,7 +232,7 @@ impl Links {
             }
             if !link.answers.parts.is_empty() {
                 let batch = std::mem::replace(&mut link.answers, Answers::empty(self.own));
-                let refused = node.ports[core].try_post(Message::Answers(batch));
+                let refused = post(core, Message::Answers(batch));
                 if let Some(Message::Answers(batch)) = still_full(refused) {
                     link.answers = batch;
                     is_behind = true;
@@ -243,10 +245,10 @@ impl Links {
 
 /// The message, if its mailbox was full. To a core that has stopped nothing is owed: its end is
 /// announced to all cores, which then give up what they asked it.
-fn still_full(result: Result<(), crossbeam_channel::TrySendError<Message>>) -> Option<Message> {
+fn still_full(result: Result<(), TrySendError<Message>>) -> Option<Message> {
     match result {
-        Err(crossbeam_channel::TrySendError::Full(message)) => Some(message),
-        Ok(()) | Err(crossbeam_channel::TrySendError::Disconnected(_)) => None,
+        Err(TrySendError::Full(message)) => Some(message),
+        Ok(()) | Err(TrySendError::Disconnected(_)) => None,
     }
 }
 
@@ -254,6 +256,30 @@ impl Requests {
     /// How many there are.
     pub(crate) fn count(&self) -> usize {
         self.requests.len()
+    }
+
+    /// Has `world` serve each request, in order, and prefetch what the next ones will touch.
+    pub(crate) fn for_each<W>(
+        &self,
+        world: &mut W,
+        prefetch: impl Fn(&mut W, &[Token]),
+        serve: impl Fn(&mut W, Asker, About, &[&[u8]]),
+    ) {
+        let (mut bytes, mut lengths) = (&self.bytes[..], self.lengths.iter());
+        let mut ids = self.first_id..;
+        for requests in self.requests.chunks(16) {
+            let tokens: SmallVec<[Token; 16]> = requests.iter().map(|it| it.about.token).collect();
+            prefetch(world, &tokens);
+            for (request, id) in requests.iter().zip(&mut ids) {
+                let mut arguments: SmallVec<[&[u8]; 8]> = SmallVec::new();
+                for len in lengths.by_ref().take(request.argument_count as usize) {
+                    let (argument, rest) = bytes.split_at(*len as usize);
+                    arguments.push(argument);
+                    bytes = rest;
+                }
+                serve(world, Asker::Core { core: self.from, id }, request.about, &arguments);
+            }
+        }
     }
 
     fn is_full(&self) -> bool {
@@ -286,26 +312,13 @@ impl Answers {
 impl World {
     /// Serves another core's batch from this core's shards.
     pub(crate) fn serve(&mut self, batch: &Requests) {
-        let (mut bytes, mut lengths) = (&batch.bytes[..], batch.lengths.iter());
-        let mut ids = batch.first_id..;
-        for requests in batch.requests.chunks(16) {
-            let tokens: SmallVec<[Token; 16]> = requests.iter().map(|it| it.about.token).collect();
-            self.shards.prefetch(&tokens);
-            for (request, id) in requests.iter().zip(&mut ids) {
-                let mut arguments: SmallVec<[&[u8]; 8]> = SmallVec::new();
-                for len in lengths.by_ref().take(request.argument_count as usize) {
-                    let (argument, rest) = bytes.split_at(*len as usize);
-                    arguments.push(argument);
-                    bytes = rest;
-                }
-                self.serve_one(Asker::Core { core: batch.from, id }, request, &arguments);
-            }
-        }
+        let prefetch = |world: &mut Self, tokens: &[Token]| world.shards.prefetch(tokens);
+        batch.for_each(self, prefetch, Self::serve_one);
     }
 
     /// Runs one request of another core, or parks it; its answer is posted, or held.
-    fn serve_one(&mut self, asker: Asker, request: &Request, arguments: &[&[u8]]) {
-        let About { command, protocol, token, level } = request.about;
+    fn serve_one(&mut self, asker: Asker, about: About, arguments: &[&[u8]]) {
+        let About { command, protocol, token, level } = about;
         let Asker::Core { core, id } = asker else { unreachable!("another core asks") };
         if self.is_replicated() {
             let copied = Copied::new(&self.waiting, asker, command, protocol, token, arguments);

@@ -4,8 +4,8 @@
 //! A job whose value is on disk waits until it was read and is run again from its start; what it
 //! returns is told when it is durable.
 
-use gridkv_cluster::Token;
 use gridkv_cluster::replication::Level;
+use gridkv_cluster::{Token, Version};
 use smallvec::SmallVec;
 
 use super::shards::Shards;
@@ -58,6 +58,10 @@ pub(crate) trait Job: Send {
     /// Runs it, and keeps what came of it.
     fn run(&mut self, shards: &mut Shards);
 
+    /// The version that it has found, a deletion's perhaps, or that its write was given: told where
+    /// copies are on other nodes, before it is finished. While it runs that is not known for sure.
+    fn told(&mut self, _version: Version) {}
+
     /// Tells what came of it: what it has returned, or this error.
     fn finish(self: Box<Self>, end: Result<(), Error>);
 }
@@ -71,6 +75,9 @@ pub(crate) struct About {
     pub(crate) bytes: usize,
 }
 
+/// Puts the version of a write into what is returned.
+pub(crate) type Stamp<T> = fn(&mut T, Version);
+
 impl About {
     /// No key.
     pub(crate) const NOTHING: Self =
@@ -83,6 +90,7 @@ struct Errand<T, F> {
     about: About,
     can_wait: bool,
     work: F,
+    stamp: Option<Stamp<T>>,
     result: Option<Result<T, Error>>,
     answer: oneshot::Sender<Result<T, Error>>,
 }
@@ -119,6 +127,12 @@ impl<T: Send, F: FnMut(&mut Shards) -> Result<T, Error> + Send> Job for Errand<T
         self.result = Some((self.work)(shards));
     }
 
+    fn told(&mut self, version: Version) {
+        if let (Some(stamp), Some(Ok(result))) = (self.stamp, &mut self.result) {
+            stamp(result, version);
+        }
+    }
+
     fn finish(self: Box<Self>, end: Result<(), Error>) {
         let Self { result, answer, .. } = *self;
         let result = end.and_then(|()| result.expect("it has run"));
@@ -133,17 +147,19 @@ pub(crate) fn repeatable<T: Send + 'static>(
     tokens: Tokens,
     work: impl FnMut(&mut Shards) -> Result<T, Error> + Send + 'static,
 ) -> (Box<dyn Job>, Answer<T>) {
-    repeatable_about(About::NOTHING, tokens, work)
+    repeatable_about(About::NOTHING, tokens, work, None)
 }
 
-/// As [`repeatable`], about a key: where it has copies on other nodes, it runs on a stage.
+/// As [`repeatable`], about a key: where it has copies on other nodes, it runs on a stage, and `stamp`
+/// puts the version into what it returns.
 pub(crate) fn repeatable_about<T: Send + 'static>(
     about: About,
     tokens: Tokens,
     work: impl FnMut(&mut Shards) -> Result<T, Error> + Send + 'static,
+    stamp: Option<Stamp<T>>,
 ) -> (Box<dyn Job>, Answer<T>) {
     let (answer, receiver) = oneshot::async_channel();
-    let errand = Errand { tokens, about, can_wait: true, work, result: None, answer };
+    let errand = Errand { tokens, about, can_wait: true, work, stamp, result: None, answer };
     (Box::new(errand), receiver)
 }
 
@@ -155,6 +171,7 @@ pub(crate) fn once<T: Send + 'static>(
     let run = move |shards: &mut Shards| Ok(work.take().expect("it is run once")(shards));
     let (answer, receiver) = oneshot::async_channel();
     let (tokens, about) = (Tokens::new(), About::NOTHING);
-    let errand = Errand { tokens, about, can_wait: false, work: run, result: None, answer };
+    let (work, stamp, result) = (run, None, None);
+    let errand = Errand { tokens, about, can_wait: false, work, stamp, result, answer };
     (Box::new(errand), receiver)
 }

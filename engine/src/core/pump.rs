@@ -146,7 +146,8 @@ impl Pump<'_> {
         watch.lap(&turns, Phase::Cluster, has_turned);
         let Core { world, server } = &mut *self.core;
         server.wake_if_room(world);
-        let is_behind = world.links.post(&world.node);
+        let node = &world.node;
+        let is_behind = world.links.post(|core, message| node.ports[core].try_post(message));
         server.flush(world);
         self.ended_at = watch.end(&turns, Phase::Replies);
         if self.is_stopping

@@ -52,6 +52,18 @@ impl Shard {
         self.replicated.is_settled()
     }
 
+    /// Messages that wait, and answers that are held.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn held_counts(&self) -> (usize, usize) {
+        (self.replicated.waiting_count(), self.replicated.held_count())
+    }
+
+    /// The store, for who looks at what it holds.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn store_mut(&mut self) -> &mut dyn gridkv_storage::Storage {
+        self.replicated.store_mut()
+    }
+
     /// Memory of the messages that wait.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.replicated.waiting_bytes()

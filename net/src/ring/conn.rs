@@ -11,7 +11,7 @@
 use std::os::fd::OwnedFd;
 
 /// A connection of one ring: a slot, and how often the slot was used before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId {
     pub(super) slot: u32,
     pub(super) generation: u32,

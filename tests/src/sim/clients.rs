@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use fastrand::Rng;
+use gridkv::simulation::Call;
 use gridkv_cluster::WallTime;
-use gridkv_cluster::replication::{Level, Work};
+use gridkv_cluster::replication::Level;
 
 use super::history::{Class, Ending, Kind, Operation, Value};
 use super::options::Options;
@@ -212,27 +213,45 @@ impl World {
         let now = self.node_now(node);
         let process = self.nodes[node].process.as_mut().expect("it runs");
         let key = key_of(operation.key);
-        let work = match operation.kind {
-            Kind::Read => Work::Read,
-            Kind::Write => {
-                let expires_at = operation.expires_at;
-                Work::Write { value: Some(&operation.value), expires_at }
-            }
-            Kind::Delete => Work::Write { value: None, expires_at: None },
-            _ => Work::Change,
-        };
-        let op = process.begin(now, &key, operation.level, work);
         let index = self.ledger.operations.len();
-        self.trace.note(self.now, [11, node as u64, op.0]);
+        let (tag, level) = (index as u64, operation.level);
+        let is_begun = match operation.kind {
+            Kind::Read => {
+                process.call(now, tag, key, Call::Get, level);
+                true
+            }
+            Kind::Write => {
+                let (value, expires_at) = (operation.value.clone(), operation.expires_at);
+                process.call(now, tag, key, Call::Set { value, expires_at }, level);
+                true
+            }
+            Kind::Delete => {
+                process.call(now, tag, key, Call::Delete, level);
+                true
+            }
+            _ => {
+                let core = self.clients.rng.usize(..process.core_count());
+                process.request(core, tag, &operation.words(&key), level)
+            }
+        };
+        self.trace.note(self.now, [11, node as u64, tag]);
         self.trace.say(self.now, || {
             let Operation { client, key, kind, level, .. } = &operation;
             let value = String::from_utf8_lossy(&operation.value);
-            format!("n{node} begins {op:?}: client {client} key-{key} {kind:?} {level:?} {value}")
+            format!("n{node} begins {tag}: client {client} key-{key} {kind:?} {level:?} {value}")
         });
-        let before = self.ledger.pending.insert((node, op), index);
-        assert!(before.is_none(), "each operation has its own number");
+        if is_begun {
+            self.ledger.pending.insert(index);
+        } else {
+            operation.completed = Some(self.now);
+            operation.ending = Ending::NotApplied;
+        }
         self.ledger.operations.push(operation);
-        self.turn(node);
+        if is_begun {
+            self.turn(node);
+        } else {
+            self.on_ended(index);
+        }
         index
     }
 
@@ -255,7 +274,8 @@ impl World {
         let seen = match &operation.ending {
             Ending::Found(found) => found.as_ref().map(|it| it.1.clone()).or(Some(None)),
             Ending::Acknowledged(_) => {
-                operation.before.clone().map(|before| operation.apply(&before).unwrap_or(before))
+                let before = operation.before.as_ref().and_then(|it| it.exactly().cloned());
+                before.map(|before| operation.apply(&before).unwrap_or(before))
             }
             _ => None,
         };

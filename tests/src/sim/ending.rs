@@ -184,8 +184,10 @@ impl World {
         for most in &most {
             self.watch.note_held(most);
         }
+        let handed: u64 = self.running().map(|(_, it)| it.handed_count()).sum();
+        self.report.add("commands handed over", handed);
         let disks: Vec<_> =
-            self.nodes.iter().filter_map(|it| Some(it.disk.as_ref()?.counts())).collect();
+            self.nodes.iter().flat_map(|it| &it.disks).map(|it| it.counts()).collect();
         for counts in disks {
             self.report.add("disk: syncs", counts.sync_count);
             self.report.add("disk: failed syncs", counts.failed_sync_count);

@@ -1,12 +1,14 @@
 //! What clients wanted, and what came of it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
 
-use gridkv_cluster::replication::{Computed, Level, OpId, Outcome};
+use gridkv::Outcome;
+use gridkv::simulation::Called;
+use gridkv_cluster::replication::Level;
 use gridkv_cluster::{Instant, Version, WallTime};
 
-use super::process::{End, Functions};
+use super::process::End;
 
 /// What a key is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +49,36 @@ pub(super) enum Ending {
     /// Not yet; or never, for its node has died.
     None,
     Found(Option<(Version, Value)>),
-    Acknowledged(Version),
+    /// With its version, where that is told: not by who was handed the command.
+    Acknowledged(Option<Version>),
     NotApplied,
     Unknown,
+}
+
+/// What a change's client can tell of what it was made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    Exactly(Value),
+    /// So many bytes, or nothing.
+    Bytes(usize),
+}
+
+impl Before {
+    /// Whether it may have been this.
+    pub(super) fn fits(&self, value: &Value) -> bool {
+        match self {
+            Self::Exactly(before) => before == value,
+            Self::Bytes(count) => value.as_ref().map_or(0, Vec::len) == *count,
+        }
+    }
+
+    /// All of it, where that is known.
+    pub(super) fn exactly(&self) -> Option<&Value> {
+        match self {
+            Self::Exactly(before) => Some(before),
+            Self::Bytes(_) => None,
+        }
+    }
 }
 
 /// A value in a few characters.
@@ -69,7 +98,8 @@ impl fmt::Debug for Operation {
         )?;
         write!(f, ", from {} us to {completed:?}", millis(*invoked))?;
         if let Some(before) = before {
-            write!(f, ", made of {:?}", before.as_deref().map(text))?;
+            let exactly = before.exactly().map(|it| it.as_deref().map(text));
+            write!(f, ", made of {exactly:?} {:?}", exactly.is_none().then_some(before))?;
         }
         match ending {
             Ending::Found(Some((version, value))) => {
@@ -98,8 +128,8 @@ pub(super) struct Operation {
     pub(super) expires_at: Option<WallTime>,
     pub(super) invoked: Instant,
     pub(super) completed: Option<Instant>,
-    /// What a change was last made of.
-    pub(super) before: Option<Value>,
+    /// What a change was made of, as its reply tells.
+    pub(super) before: Option<Before>,
     pub(super) ending: Ending,
 }
 
@@ -132,8 +162,55 @@ impl Operation {
     /// Whether it was acknowledged and has changed something: with which version.
     pub(super) fn written(&self) -> Option<Version> {
         let Ending::Acknowledged(version) = self.ending else { return None };
-        let is_kept = self.before.as_ref().is_some_and(|before| self.apply(before).is_none());
-        (!is_kept).then_some(version)
+        version.filter(|_| self.has_changed())
+    }
+
+    /// Whether it has changed something, if it was acknowledged.
+    fn has_changed(&self) -> bool {
+        let before = self.before.as_ref().and_then(Before::exactly);
+        before.is_none_or(|before| self.apply(before).is_some())
+    }
+
+    /// Whether it has changed something.
+    pub(super) fn has_written(&self) -> bool {
+        matches!(self.ending, Ending::Acknowledged(_)) && self.has_changed()
+    }
+
+    /// The words of the command, for what is made of what it replaces.
+    pub(super) fn words<'a>(&'a self, key: &'a [u8]) -> Vec<&'a [u8]> {
+        match (self.kind, &self.expected) {
+            (Kind::Increment, _) => vec![b"INCR", key],
+            (Kind::Append, _) => vec![b"APPEND", key, &self.value],
+            (Kind::CompareAndSet, Some(expected)) => {
+                vec![b"SET", key, &self.value, b"IFEQ", expected, b"GET"]
+            }
+            (Kind::SetIfAbsent | Kind::CompareAndSet, _) => {
+                vec![b"SET", key, &self.value, b"NX", b"GET"]
+            }
+            (Kind::Read | Kind::Write | Kind::Delete, _) => unreachable!("these are calls"),
+        }
+    }
+
+    /// What the reply to that tells.
+    fn on_reply(&mut self, reply: &[u8]) {
+        let number = || {
+            let digits = reply.strip_prefix(b":").and_then(|it| it.strip_suffix(b"\r\n"));
+            let digits = std::str::from_utf8(digits.expect("an integer")).expect("digits");
+            digits.parse::<usize>().expect("an integer")
+        };
+        self.before = Some(match self.kind {
+            Kind::Increment => match number() - 1 {
+                0 => Before::Exactly(None),
+                before => Before::Exactly(Some(before.to_string().into_bytes())),
+            },
+            Kind::Append => Before::Bytes(number() - self.value.len()),
+            _ if reply == b"_\r\n" => Before::Exactly(None),
+            _ => {
+                let end = reply.windows(2).position(|it| it == b"\r\n").expect("a bulk string");
+                Before::Exactly(Some(reply[end + 2..reply.len() - 2].to_vec()))
+            }
+        });
+        self.ending = Ending::Acknowledged(None);
     }
 
     /// Whether it may have changed something, and nobody knows.
@@ -151,49 +228,58 @@ pub(super) fn number(text: &[u8]) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     pub(super) operations: Vec<Operation>,
-    pub(super) pending: BTreeMap<(usize, OpId), usize>,
+    /// By their numbers.
+    pub(super) pending: BTreeSet<usize>,
 }
 
 impl Ledger {
-    /// An operation of a node has ended: which, if a client waits for it.
-    pub(super) fn end(&mut self, node: usize, op: OpId, at: Instant, end: End) -> Option<usize> {
-        let index = self.pending.remove(&(node, op))?;
+    /// An operation has ended: which, if a client waits for it.
+    pub(super) fn end(&mut self, tag: u64, at: Instant, end: End) -> Option<usize> {
+        let index = usize::try_from(tag).expect("an index");
+        if !self.pending.remove(&index) {
+            return None;
+        }
         let operation = &mut self.operations[index];
         assert_eq!(operation.ending, Ending::None, "an operation ends once");
         operation.completed = Some(at);
-        operation.ending = match end {
-            End::Record(found) => Ending::Found(found),
-            End::Done(Outcome::Acknowledged { version, .. }) => Ending::Acknowledged(version),
-            End::Done(Outcome::NotApplied(_)) => Ending::NotApplied,
-            End::Done(Outcome::Unknown(_)) => Ending::Unknown,
-        };
+        match end {
+            End::Called(Ok(Called::Found(version, value))) => {
+                let found = (version > Version::ZERO).then_some((version, value));
+                operation.ending = Ending::Found(found);
+            }
+            End::Called(Ok(Called::Written(version))) => {
+                operation.ending = Ending::Acknowledged(Some(version));
+            }
+            End::Called(Ok(Called::Deleted(version, was_there))) => {
+                operation.before = (!was_there).then_some(Before::Exactly(None));
+                operation.ending = Ending::Acknowledged(Some(version).filter(|_| was_there));
+            }
+            End::Called(Err(error)) => {
+                operation.ending = match error.outcome() {
+                    Outcome::NotApplied => Ending::NotApplied,
+                    Outcome::Unknown => Ending::Unknown,
+                };
+            }
+            End::Replied(Ok(reply)) => operation.on_reply(&reply),
+            End::Replied(Err(text)) => {
+                let is_unknown = text.starts_with("UNKNOWN");
+                operation.ending = if is_unknown { Ending::Unknown } else { Ending::NotApplied };
+            }
+        }
         Some(index)
     }
 
     /// A node has died: what its clients wait for never ends. Whose that was.
     pub(super) fn abandon(&mut self, node: usize) -> Vec<usize> {
         let mut clients = Vec::new();
-        self.pending.retain(|(at, _), index| {
-            if *at == node {
-                clients.push(self.operations[*index].client);
+        let operations = &self.operations;
+        self.pending.retain(|index| {
+            let operation = &operations[*index];
+            if operation.node == node {
+                clients.push(operation.client);
             }
-            *at != node
+            operation.node != node
         });
         clients
-    }
-}
-
-impl Functions for Ledger {
-    fn compute(&mut self, node: usize, op: OpId, before: Option<&[u8]>) -> Computed {
-        // A change whose client has given up is told to nobody.
-        let Some(index) = self.pending.get(&(node, op)) else { return Computed::Keep };
-        let operation = &mut self.operations[*index];
-        let before = before.map(<[u8]>::to_vec);
-        let after = operation.apply(&before);
-        operation.before = Some(before);
-        match after {
-            None => Computed::Keep,
-            Some(value) => Computed::Put { value, expires_at: None },
-        }
     }
 }

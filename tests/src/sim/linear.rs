@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use gridkv_cluster::Instant;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::history::{Ending, Kind, Operation, Value, text};
+use super::history::{Before, Ending, Kind, Operation, Value, text};
 
 /// Places that a search may come to.
 const PLACE_COUNT_MAX: usize = 300_000;
@@ -30,8 +30,13 @@ pub(super) enum Verdict {
 
 /// Whether a key's operations, which started with no value, are linearizable.
 pub(super) fn check(operations: &[&Operation]) -> Verdict {
-    let calls: Vec<Call<'_>> = relevant(operations);
-    Search::new(calls).run()
+    let verdict = Search::new(relevant(operations, false)).run();
+    let tells_length = |it: &&Operation| matches!(it.before, Some(Before::Bytes(_)));
+    if matches!(verdict, Verdict::Not(_)) && operations.iter().any(tells_length) {
+        // What nobody has seen may be in what only the length of is known.
+        return Search::new(relevant(operations, true)).run();
+    }
+    verdict
 }
 
 struct Call<'a> {
@@ -41,13 +46,17 @@ struct Call<'a> {
     completed: Option<Instant>,
 }
 
-/// The operations that say anything, in the order of their calls.
-fn relevant<'a>(operations: &[&'a Operation]) -> Vec<Call<'a>> {
+/// The operations that say anything, in the order of their calls; with `all`, those too that nobody
+/// has seen anything of.
+fn relevant<'a>(operations: &[&'a Operation], all: bool) -> Vec<Call<'a>> {
     let mut seen: HashSet<&[u8]> = HashSet::new();
     for operation in operations {
         let observed = match &operation.ending {
             Ending::Found(Some((_, value))) => value.as_deref(),
-            Ending::Acknowledged(_) => operation.before.as_ref().and_then(|it| it.as_deref()),
+            Ending::Acknowledged(_) => {
+                let before = operation.before.as_ref().and_then(|it| it.exactly());
+                before.and_then(|it| it.as_deref())
+            }
             _ => None,
         };
         // What was appended ends with a comma, and so does each value.
@@ -63,7 +72,8 @@ fn relevant<'a>(operations: &[&'a Operation]) -> Vec<Call<'a>> {
                     Kind::Write | Kind::Append | Kind::SetIfAbsent | Kind::CompareAndSet
                 );
                 let id = operation.value.split(|byte| *byte == b',').next().unwrap_or_default();
-                if operation.kind == Kind::Read || (is_value && !seen.contains(id)) {
+                let is_unseen = is_value && !seen.contains(id) && !all;
+                if operation.kind == Kind::Read || is_unseen {
                     // Nobody has seen it: it can be left out.
                     continue;
                 }
@@ -186,7 +196,7 @@ impl<'a> Search<'a> {
         match &operation.ending {
             Ending::Found(found) => found.as_ref().and_then(|it| it.1.clone()) == self.state,
             Ending::Acknowledged(_) => {
-                operation.before.as_ref().is_none_or(|before| *before == self.state)
+                operation.before.as_ref().is_none_or(|before| before.fits(&self.state))
             }
             // One without effect need not take place.
             _ => operation.apply(&self.state).is_some_and(|after| after != self.state),

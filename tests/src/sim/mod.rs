@@ -1,6 +1,7 @@
 //! Whole clusters in one thread, from one seed: the real machines and the real log of a store, on a
 //! simulated network, simulated disks and simulated clocks.
 //!
+//! What a core does about keys is the engine's own machine, over one or several cores and shards a node.
 //! A run has two parts. While things go wrong, what a cluster promises about *safety* must hold. Then
 //! nothing goes wrong any more, and it must come back to life: *liveness*. What must hold is in
 //! [`properties`], one file for each sentence.
@@ -8,9 +9,11 @@
 //! | room | what it is |
 //! |---|---|
 //! | [`options`] | what a run is like: drawn from its seed |
-//! | `world` | the events, and nodes as they are started and stopped |
-//! | `process` | one process of a node: the driver of the machines |
-//! | `store` | its shard, as a replica |
+//! | `world` | the events |
+//! | `life` | how nodes start, and how they end |
+//! | `process` | one process of a node: its membership and its cores |
+//! | `mail` | what its cores post to each other |
+//! | `store` | the stores of its shards |
 //! | `network` | what lies between nodes |
 //! | `trouble` | what goes wrong |
 //! | `clients`, `history` | what clients want, and what came of it |
@@ -21,7 +24,9 @@
 mod clients;
 mod ending;
 mod history;
+mod life;
 mod linear;
+mod mail;
 mod network;
 pub mod options;
 mod process;
@@ -133,6 +138,7 @@ pub fn assert_busy(report: &Report, seed_count: u64) {
     at_least("frames", seed_count * 200);
     at_least("simulated seconds", seed_count * 20);
     at_least("checked: ", seed_count * 20);
+    at_least("commands handed over", seed_count * 5);
     if seed_count < 50 {
         return;
     }

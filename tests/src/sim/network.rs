@@ -8,28 +8,28 @@ use std::time::Duration;
 use fastrand::Rng;
 use gridkv_cluster::topology::Member;
 use gridkv_cluster::{Instant, MemberId, WallTime};
-use rkyv::util::AlignedVec;
 
 use super::options::Network as Options;
+use super::process::{Frame, Port};
 
-/// Messages that travel together.
-pub(super) struct Frame {
+/// A frame on its way.
+pub(super) struct Sent {
     pub(super) arrives: Instant,
     /// The sender's clock when it was sent.
     pub(super) wall: WallTime,
-    pub(super) body: AlignedVec,
+    pub(super) frame: Frame,
 }
 
 /// One way of a connection.
 #[derive(Default)]
 pub(super) struct Lane {
-    pub(super) frames: VecDeque<Frame>,
+    pub(super) frames: VecDeque<Sent>,
     latest: Instant,
     /// An event will deliver what is in it.
     pub(super) is_scheduled: bool,
 }
 
-/// A connection from a coordinator's node to a replica's.
+/// A connection from a coordinator's core to a replica's shard.
 pub(super) struct Link {
     pub(super) generation: u64,
     pub(super) is_up: bool,
@@ -59,7 +59,7 @@ pub(super) struct Network {
     cuts: Vec<Vec<u32>>,
     /// What a node's messages take longer.
     pub(super) stalls: Vec<Duration>,
-    pub(super) links: BTreeMap<(usize, usize), Link>,
+    pub(super) links: BTreeMap<(Port, Port), Link>,
     controls: BTreeMap<(usize, usize), Instant>,
     pub(super) is_calm: bool,
 }
@@ -135,22 +135,22 @@ impl Network {
     pub(super) fn put(
         &mut self,
         now: Instant,
-        (initiator, acceptor): (usize, usize),
+        (initiator, acceptor): (Port, Port),
         lane: usize,
         wall: WallTime,
-        body: AlignedVec,
+        frame: Frame,
     ) -> Option<Instant> {
-        let delay = self.delay(initiator, acceptor);
+        let delay = self.delay(initiator.0, acceptor.0);
         let link = self.links.entry((initiator, acceptor)).or_default();
         assert!(link.is_up);
         let lane = &mut link.lanes[lane];
         lane.latest = (now + delay).max(lane.latest);
-        lane.frames.push_back(Frame { arrives: lane.latest, wall, body });
+        lane.frames.push_back(Sent { arrives: lane.latest, wall, frame });
         if lane.is_scheduled {
             return None;
         }
         lane.is_scheduled = true;
-        lane.frames.front().map(|frame| frame.arrives)
+        lane.frames.front().map(|sent| sent.arrives)
     }
 
     /// Whether a frame is damaged on its way.
@@ -170,7 +170,7 @@ pub(super) fn address(node: usize) -> SocketAddr {
 }
 
 /// What a node says of itself to the cluster.
-pub(super) fn member_of(node: usize, id: MemberId, store: u64) -> Member {
+pub(super) fn member_of(node: usize, id: MemberId, store: u64, shard_count: u16) -> Member {
     Member {
         id: id.0,
         node: 0,
@@ -180,7 +180,7 @@ pub(super) fn member_of(node: usize, id: MemberId, store: u64) -> Member {
         address: address(node),
         zone: String::new(),
         weight: 16,
-        shard_count: 1,
+        shard_count,
         store,
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+pub use super::mail::Options as Mail;
 use super::stream::stream;
 
 /// Where nodes keep their records.
@@ -62,13 +63,26 @@ pub struct Network {
     pub damage_per_100k: u32,
 }
 
-/// One run.
+/// How a node is made.
 #[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Its shards.
+    pub shards: u16,
+    /// The cores that run them.
+    pub cores: usize,
+}
+
+/// One run.
+#[derive(Clone, Debug)]
 pub struct Options {
     /// From which everything derives.
     pub seed: u64,
     /// Nodes.
     pub node_count: usize,
+    /// How they are made.
+    pub layouts: Vec<Layout>,
+    /// What their cores post to each other.
+    pub mail: Mail,
     /// Copies of each key.
     pub replica_count: u8,
     /// Where they are.
@@ -131,6 +145,8 @@ impl Options {
         Self {
             seed,
             node_count,
+            layouts: draw_layouts(seed, node_count),
+            mail: draw_mail(seed),
             replica_count,
             backend,
             trouble: Duration::from_millis(if is_brisk {
@@ -168,6 +184,25 @@ impl Options {
     pub fn has_true_clocks(&self) -> bool {
         let Faults { jump, wild_jump, .. } = self.faults;
         self.clock_spread.is_zero() && self.drift_ppm == 0 && jump.is_none() && wild_jump.is_none()
+    }
+}
+
+/// Some nodes are one core, some have several, with as many shards or more.
+fn draw_layouts(seed: u64, node_count: usize) -> Vec<Layout> {
+    let rng = &mut stream(seed, "layouts");
+    let max = [1, 2, 3, 4][rng.usize(..4)];
+    let layout = |_| {
+        let shards = rng.u16(1..=max);
+        Layout { shards, cores: rng.usize(1..=usize::from(shards).min(3)) }
+    };
+    (0..node_count).map(layout).collect()
+}
+
+fn draw_mail(seed: u64) -> Mail {
+    let rng = &mut stream(seed, "mail");
+    Mail {
+        delay_max: Duration::from_micros([0, 50, 1_000, 20_000][rng.usize(..4)]),
+        capacity: [2, 8, 1_024][rng.usize(..3)],
     }
 }
 

@@ -1,44 +1,55 @@
-//! One process of a node: the machines, and what drives them.
+//! One process of a node: its membership and its cores, and what drives them.
 //!
-//! It takes in what happens to it and hands out [`Effect`]s, which the world carries out. It is the
-//! second driver of the same machines: what the real one does with rings and sockets, this one does
-//! with values.
+//! It takes in what happens to it and hands out [`Effect`]s, which the world carries out. What a core
+//! does about keys is the engine's; this carries frames, mail and time to it.
 //!
 //! # Invariants
 //!
-//! - An answer to a coordinator leaves when the log is durable as far as the answer says.
 //! - What an agreement keeps is kept before anything after it is done.
-//! - Messages about a key that waits for the disk wait behind it, in order.
+//! - Mail of one core to another arrives in order; between different cores, in any.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
+use gridkv::Error;
+use gridkv::simulation::{Call, Called, Core, Effect as CoreEffect, Peer, Setup, core_of_shard};
 use gridkv_cluster::member::{self, Member};
-use gridkv_cluster::message::{self, Ask, Message, Reply};
-use gridkv_cluster::replication::{
-    Archive, Computed, Config, Context, Coordinator, Level, OpId, Outcome, Output, Standing, View,
-    Work,
-};
-use gridkv_cluster::topology::Topology;
+use gridkv_cluster::message;
+use gridkv_cluster::replication::{Config, Level, Missed, Standing};
 use gridkv_cluster::topology::agreement::{self, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::placement::Placement;
-use gridkv_cluster::{HybridClock, Instant, Mutation, NodeId, Now, Version, WallTime, mutation};
-use gridkv_storage::replicated::{Answer, Replicated};
-use gridkv_storage::sync_log::{SyncLog, SyncReader, sync_log};
+use gridkv_cluster::topology::{Change, Topology};
+use gridkv_cluster::{Instant, NodeId, Now, Token, WallTime};
+use gridkv_storage::{Durability, Storage};
 use rkyv::util::AlignedVec;
 
-/// Operations under way, at most.
+use super::mail::{Inboxes, Item, Options as MailOptions};
+
+/// Operations under way on a core, at most.
 pub(super) const OP_COUNT_MAX: usize = 4_096;
 
-/// The way between a coordinator's node and a replica's, as it was when a request came over it.
+/// An end of a connection: a node, with its core that has made it, or its shard that it is made for.
+pub(super) type Port = (usize, usize);
+
+/// The way between a coordinator's core and a replica's, as it was when a request came over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Way {
-    /// The coordinator's node.
-    pub(super) initiator: usize,
+    /// The coordinator's node and core.
+    pub(super) initiator: Port,
+    /// The replica's shard.
+    pub(super) shard: usize,
     /// Which connection.
     pub(super) generation: u64,
+}
+
+/// What travels together over a connection.
+#[derive(Debug, Default)]
+pub(super) struct Frame {
+    /// What is asked, or replied.
+    pub(super) messages: AlignedVec,
+    /// Commands that are handed over, or replies to them.
+    pub(super) commands: Vec<u8>,
 }
 
 /// What a process wants done.
@@ -60,19 +71,21 @@ pub(super) enum Effect {
         to: usize,
         bytes: Vec<u8>,
     },
-    /// Messages to a replica's node.
+    /// A frame to a peer's shard.
     Ask {
+        core: usize,
         to: SocketAddr,
-        body: AlignedVec,
+        shard: usize,
+        frame: Frame,
     },
-    /// Messages back to a coordinator's.
+    /// A frame back to a coordinator's core.
     Reply {
         way: Way,
-        body: AlignedVec,
+        frame: Frame,
     },
-    /// An operation has ended.
+    /// What a client has asked for has ended.
     Ended {
-        op: OpId,
+        tag: u64,
         end: End,
     },
     /// A topology holds here.
@@ -85,34 +98,23 @@ pub(super) enum Effect {
     Keep(Vec<u8>),
 }
 
-/// How an operation has ended.
+/// How something has ended.
 #[derive(Clone, Debug)]
 pub(super) enum End {
-    /// With a record, deletions included.
-    Record(Option<(Version, Option<Vec<u8>>)>),
-    Done(Outcome),
-}
-
-/// Makes what replaces a record, for a change.
-pub(super) trait Functions {
-    /// `before` is what is live.
-    fn compute(&mut self, node: usize, op: OpId, before: Option<&[u8]>) -> Computed;
-}
-
-/// Where an answer goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    Own,
-    Way(Way),
+    Called(Result<Called, Error>),
+    Replied(Result<Vec<u8>, String>),
 }
 
 /// What a process is started with.
 pub(super) struct Start {
-    pub(super) node: usize,
     pub(super) member: Member,
-    pub(super) shard: Replicated<Source>,
+    /// The stores of its shards.
+    pub(super) stores: Vec<Box<dyn Storage>>,
+    pub(super) durability: Durability,
+    pub(super) core_count: usize,
     pub(super) config: Config,
     pub(super) sync_log_bytes: usize,
+    pub(super) mail: MailOptions,
     pub(super) seed: u64,
 }
 
@@ -125,52 +127,71 @@ pub(super) struct Held {
     pub(super) answers: usize,
 }
 
+/// What could not be sent.
+#[derive(Debug, PartialEq, Eq)]
+enum Unsent {
+    To(NodeId),
+    Command(u64),
+}
+
+/// A survey of all cores. The same request may be surveyed again meanwhile.
+struct Surveyed {
+    via: Via,
+    left: usize,
+    is_empty: bool,
+}
+
 pub(super) struct Process {
-    node: usize,
     pub(super) member: Member,
-    pub(super) coordinator: Coordinator,
-    pub(super) shard: Replicated<Source>,
-    log: SyncLog,
-    reader: SyncReader,
-    /// Everything up to here is still to be removed.
-    to_clear: Option<Version>,
-    /// Nodes to which the connection is known to be broken.
-    broken: BTreeSet<SocketAddr>,
-    is_view_stale: bool,
-    local: VecDeque<(Ask, Archive)>,
-    /// What this node's own replica answers its own coordinator.
-    own_answers: VecDeque<(Reply, Option<AlignedVec>)>,
-    asks: BTreeMap<SocketAddr, AlignedVec>,
-    replies: BTreeMap<Way, AlignedVec>,
+    cores: Vec<Core>,
+    shard_count: u16,
+    inboxes: Inboxes,
+    /// Of each core, the peers to which a connection is known to be broken.
+    broken: Vec<BTreeSet<(SocketAddr, usize)>>,
+    unsent: VecDeque<(usize, Unsent)>,
+    asks: BTreeMap<(usize, SocketAddr, usize), Frame>,
+    replies: BTreeMap<Way, Frame>,
+    /// The ways over which something has come, by their numbers.
+    ways: Vec<Way>,
     vias: BTreeMap<Via, usize>,
     via_count: u64,
+    surveys: Vec<Surveyed>,
     effects: Vec<Effect>,
     pub(super) most: Held,
 }
 
 impl Process {
     pub(super) fn new(start: Start) -> Self {
-        let Start { node, member, shard, config, sync_log_bytes, seed } = start;
-        let mut clock =
-            HybridClock::new(NodeId(0), shard.resume_after().timestamp, config.drift_max);
-        clock.pass(shard.resume_after().timestamp);
-        let (log, reader) = sync_log(sync_log_bytes);
+        let Start { member, stores, durability, core_count, config, .. } = start;
+        let shard_count = u16::try_from(stores.len()).expect("few shards");
+        let mut stores = stores.into_iter();
+        let core = |core: usize| {
+            let count = gridkv::simulation::shards_of(core, shard_count, core_count).len();
+            Core::new(Setup {
+                config,
+                token_key: crate::sim::token_key(),
+                shard_count,
+                core_count,
+                core,
+                stores: stores.by_ref().take(count).collect(),
+                durability,
+                sync_log_bytes: start.sync_log_bytes,
+                seed: start.seed.wrapping_add(core as u64),
+            })
+        };
         Self {
-            node,
             member,
-            coordinator: Coordinator::new(config, clock, seed),
-            shard,
-            log,
-            reader,
-            to_clear: None,
-            broken: BTreeSet::new(),
-            is_view_stale: false,
-            local: VecDeque::new(),
-            own_answers: VecDeque::new(),
+            cores: (0..core_count).map(core).collect(),
+            shard_count,
+            inboxes: Inboxes::new(core_count, start.mail, start.seed),
+            broken: vec![BTreeSet::new(); core_count],
+            unsent: VecDeque::new(),
             asks: BTreeMap::new(),
             replies: BTreeMap::new(),
+            ways: Vec::new(),
             vias: BTreeMap::new(),
             via_count: 0,
+            surveys: Vec::new(),
             effects: Vec::new(),
             most: Held::default(),
         }
@@ -190,51 +211,79 @@ impl Process {
         self.member.state()?.own
     }
 
-    /// Whether the node serves its copies.
+    /// Whether all cores of the node serve their copies.
     pub(super) fn standing(&self) -> Standing {
-        match self.member.state() {
-            None => Standing::Frozen,
-            Some(_) if self.to_clear.is_some() => Standing::Frozen,
-            Some(state) => state.standing,
-        }
+        let mut standings = self.cores.iter().map(Core::standing);
+        let odd = standings.find(|standing| *standing != Standing::Serving);
+        odd.unwrap_or(Standing::Serving)
+    }
+
+    pub(super) fn core_count(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// Whether the log of a shard has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.cores.iter().any(Core::has_failed)
+    }
+
+    /// The store that has a token.
+    pub(super) fn store_mut(&mut self, token: Token) -> &mut dyn Storage {
+        let core = self.cores.iter_mut().find(|core| core.owns(token));
+        core.expect("one core has it").store_mut(token)
+    }
+
+    /// What each peer has missed, as the cores know it.
+    pub(super) fn lags(&self) -> impl Iterator<Item = (NodeId, Missed)> {
+        self.cores.iter().flat_map(|core| core.coordinator().lags())
+    }
+
+    /// Commands that other nodes were handed.
+    pub(super) fn handed_count(&self) -> u64 {
+        self.cores.iter().map(Core::handed_count).sum()
     }
 
     pub(super) fn held_now(&self) -> Held {
-        Held {
-            ops: self.coordinator.op_count(),
-            promises: self.shard.promise_count(),
-            parked: self.shard.waiting_count(),
-            answers: self.shard.held_count(),
+        let mut held = Held::default();
+        for core in &self.cores {
+            let (parked, answers) = core.held_counts();
+            held.ops += core.coordinator().op_count();
+            held.promises += core.promise_count();
+            held.parked += parked;
+            held.answers += answers;
         }
+        held
     }
 
-    /// A client wants something.
-    pub(super) fn begin(&mut self, now: Now, key: &[u8], level: Level, work: Work<'_>) -> OpId {
-        self.coordinator.begin(now, (crate::sim::token_of(key), key), level, work)
+    /// A client of a core wants something. Whether it was begun.
+    #[must_use]
+    pub(super) fn request(&mut self, core: usize, tag: u64, words: &[&[u8]], level: Level) -> bool {
+        self.cores[core].request(tag, words, level)
+    }
+
+    /// Somebody calls the API.
+    pub(super) fn call(&mut self, now: Now, tag: u64, key: Vec<u8>, call: Call, level: Level) {
+        let token = crate::sim::token_of(&key);
+        let core = self.cores.iter().position(|core| core.owns(token)).expect("one core has it");
+        self.inboxes.post_from_outside(now.at, core, Item::Call { tag, key, call, level });
     }
 
     /// A member wants everything removed.
     pub(super) fn flush(&mut self, now: Now, tag: Tag) {
-        let version = self.coordinator.clock_mut().tick(now.wall);
-        let change = gridkv_cluster::topology::Change::Clear(version.timestamp.0, version.node.0);
+        let version = self.cores[0].tick(now);
+        let change = Change::Clear(version.timestamp.0, version.node.0);
         self.on_member(now, member::Input::Wish(tag, change));
     }
 
     /// Something happens to the node's membership.
     pub(super) fn on_member(&mut self, now: Now, input: member::Input<'_>) {
-        let mut surveys = self.drain_member();
+        self.drain_member(now);
         self.member.handle(now, input);
-        surveys.extend(self.drain_member());
-        while let Some(via) = surveys.pop_front() {
-            let survey = Survey { is_empty: self.shard.is_empty() };
-            self.member.handle(now, member::Input::Surveyed(via, survey));
-            surveys.extend(self.drain_member());
-        }
+        self.drain_member(now);
     }
 
-    /// Does what the membership wants done. Returns who wants to know whether there is data.
-    fn drain_member(&mut self) -> VecDeque<Via> {
-        let mut surveys = VecDeque::new();
+    /// Does what the membership wants done.
+    fn drain_member(&mut self, now: Now) {
         while let Some(output) = self.member.poll_output() {
             let effect = match output {
                 member::Output::Keep(bytes) => Effect::Keep(bytes),
@@ -246,11 +295,13 @@ impl Process {
                     Effect::Answer { to, bytes: answer.encode() }
                 }
                 member::Output::Survey(via) => {
-                    surveys.push_back(via);
+                    let number = self.surveys.len();
+                    self.surveys.push(Surveyed { via, left: self.cores.len(), is_empty: true });
+                    self.post_to_all(now, &|| Item::Survey(number));
                     continue;
                 }
                 member::Output::State(state) => {
-                    self.on_state(&state);
+                    self.post_to_all(now, &|| Item::State(Box::new(state.clone())));
                     continue;
                 }
                 member::Output::Installed(topology) => Effect::Installed((*topology).clone()),
@@ -263,16 +314,12 @@ impl Process {
             };
             self.effects.push(effect);
         }
-        surveys
     }
 
-    fn on_state(&mut self, state: &member::State) {
-        let cleared = state.topology.cleared();
-        if cleared > self.shard.store().floor() {
-            self.to_clear = Some(cleared);
+    fn post_to_all(&mut self, now: Now, item: &dyn Fn() -> Item) {
+        for core in 0..self.cores.len() {
+            self.inboxes.post(now.at, (0, core), item());
         }
-        self.coordinator.clock_mut().pass(cleared.timestamp);
-        self.is_view_stale = true;
     }
 
     pub(super) fn on_request(&mut self, now: Now, from: usize, request: Request) {
@@ -286,90 +333,206 @@ impl Process {
         self.on_member(now, member::Input::Answer(from, answer));
     }
 
-    /// Messages from the coordinator of another node.
+    /// A frame from the coordinator of another node.
     pub(super) fn on_asked(
         &mut self,
         now: Now,
         way: Way,
         remote: (SocketAddr, WallTime),
-        body: &[u8],
+        frame: &Frame,
     ) {
-        self.hear(now, remote);
-        for message in message::read(body) {
-            let Ok(Message::Ask(ask, mutation)) = message else {
-                panic!("nobody damages what is delivered")
-            };
-            self.ask_replica(now, Source::Way(way), ask, &mutation);
+        let link = self.ways.iter().position(|it| *it == way).unwrap_or_else(|| {
+            self.ways.push(way);
+            self.ways.len() - 1
+        });
+        let link = u32::try_from(link).expect("few");
+        let shard = u16::try_from(way.shard).expect("few");
+        if shard >= self.shard_count {
+            return;
         }
+        let core = core_of_shard(shard, self.shard_count, self.cores.len());
+        self.take_frame(now, core, link, remote, &frame.messages);
+        let taken = self.cores[core].on_commands(now, link, &frame.commands);
+        taken.expect("nobody damages what is delivered");
+        self.drain_core(core);
     }
 
-    /// Answers of a replica on another node.
+    /// A frame that answers a core of this node.
     pub(super) fn on_replied(
         &mut self,
         now: Now,
-        functions: &mut impl Functions,
+        core: usize,
         remote: (SocketAddr, WallTime),
+        frame: &Frame,
+    ) {
+        self.take_frame(now, core, 0, remote, &frame.messages);
+        let taken = self.cores[core].on_command_replies(now, &frame.commands);
+        taken.expect("nobody damages what is delivered");
+        self.drain_core(core);
+    }
+
+    fn take_frame(
+        &mut self,
+        now: Now,
+        core: usize,
+        link: u32,
+        (from, wall): (SocketAddr, WallTime),
         body: &[u8],
     ) {
-        let Some(from) = self.hear(now, remote) else { return };
-        for message in message::read(body) {
-            let Ok(Message::Reply(reply, record)) = message else {
-                panic!("nobody damages what is delivered")
-            };
-            self.coordinator.on_answer(now, from, reply, record.as_ref());
-            self.drain_coordinator(now, functions);
-        }
+        // As on a link: who is no member is not listened to.
+        let Some(node) = self.node_at(core, from) else { return };
+        let taken = self.cores[core].on_messages(now, (node, link, wall), body);
+        taken.expect("nobody damages what is delivered");
+        self.drain_core(core);
     }
 
-    fn hear(&mut self, now: Now, (from, remote): (SocketAddr, WallTime)) -> Option<NodeId> {
-        let node = self.node_at(from)?;
-        self.coordinator.on_heard(now, node, remote);
-        Some(node)
+    /// Whose address that is, as a core knows it.
+    fn node_at(&self, core: usize, address: SocketAddr) -> Option<NodeId> {
+        let topology = &self.cores[core].state()?.topology;
+        topology.members.iter().find(|it| it.address == address).map(|it| it.node())
     }
 
-    fn node_at(&self, address: SocketAddr) -> Option<NodeId> {
-        self.topology()?.members.iter().find(|it| it.address == address).map(|it| it.node())
-    }
-
-    /// The connection to a node is known to be broken, or there again.
-    pub(super) fn on_link(&mut self, now: Now, peer: SocketAddr, is_up: bool) {
+    /// A core's connection to a peer's shard is known to be broken, or there again.
+    pub(super) fn on_link(
+        &mut self,
+        now: Now,
+        core: usize,
+        (peer, shard): (SocketAddr, usize),
+        is_up: bool,
+    ) {
         if is_up {
-            self.broken.remove(&peer);
+            self.broken[core].remove(&(peer, shard));
         } else {
-            self.broken.insert(peer);
-            if let Some(node) = self.node_at(peer) {
-                self.coordinator.on_lost(now, node);
+            self.broken[core].insert((peer, shard));
+            if let Some(node) = self.node_at(core, peer) {
+                self.cores[core].on_lost(now, node);
+                self.drain_core(core);
             }
         }
-        self.is_view_stale = true;
+        self.tell_failing(now, core);
+    }
+
+    fn tell_failing(&mut self, now: Now, core: usize) {
+        let failing = self.broken[core].iter().filter_map(|(peer, _)| self.node_at(core, *peer));
+        let failing = failing.collect();
+        self.cores[core].on_links(now, failing);
+        self.drain_core(core);
     }
 
     /// Does all there is to do.
-    pub(super) fn turn(&mut self, now: Now, functions: &mut impl Functions) -> Vec<Effect> {
-        self.shard.store_mut().turn(now.at);
+    pub(super) fn turn(&mut self, now: Now) -> Vec<Effect> {
         // What a node that starts wants done.
-        let surveys = self.drain_member();
-        assert!(surveys.is_empty(), "nobody has asked yet");
-        self.run_timers(now);
+        self.drain_member(now);
+        if self.member.poll_timeout().is_some_and(|at| at <= now.at) {
+            self.on_member(now, member::Input::Timeout);
+        }
         loop {
             let mut has_done = false;
-            if std::mem::take(&mut self.is_view_stale) {
-                self.refresh_view(now);
+            while let Some((core, item)) = self.inboxes.take(now.at) {
+                has_done = true;
+                self.on_item(now, core, item);
             }
-            has_done |= self.drain_coordinator(now, functions);
-            has_done |= self.drain_local(now);
-            has_done |= self.drain_store(now);
-            has_done |= self.drain_own_answers(now, functions);
-            if !has_done && !self.is_view_stale {
+            for core in 0..self.cores.len() {
+                self.turn_core(now, core);
+            }
+            while let Some((core, unsent)) = self.unsent.pop_front() {
+                has_done = true;
+                match unsent {
+                    Unsent::To(node) => self.cores[core].on_lost(now, node),
+                    Unsent::Command(id) => self.cores[core].on_unsent(now, id),
+                }
+                self.drain_core(core);
+            }
+            if !has_done {
                 break;
             }
         }
         let asks = std::mem::take(&mut self.asks).into_iter();
-        self.effects.extend(asks.map(|(to, body)| Effect::Ask { to, body }));
+        let ask = |((core, to, shard), frame)| Effect::Ask { core, to, shard, frame };
+        self.effects.extend(asks.map(ask));
         let replies = std::mem::take(&mut self.replies).into_iter();
-        self.effects.extend(replies.map(|(way, body)| Effect::Reply { way, body }));
+        self.effects.extend(replies.map(|(way, frame)| Effect::Reply { way, frame }));
         self.note_most();
         std::mem::take(&mut self.effects)
+    }
+
+    fn on_item(&mut self, now: Now, core: usize, item: Item) {
+        match item {
+            Item::Mail(mail) => self.cores[core].take(now, mail),
+            Item::State(state) => {
+                self.cores[core].on_state(now, *state);
+                self.drain_core(core);
+                return self.tell_failing(now, core);
+            }
+            Item::Call { tag, key, call, level } => self.cores[core].call(tag, &key, call, level),
+            Item::Survey(number) => {
+                let is_empty = self.cores[core].survey();
+                let survey = &mut self.surveys[number];
+                survey.left -= 1;
+                survey.is_empty &= is_empty;
+                if survey.left == 0 {
+                    let Surveyed { via, is_empty, .. } = *survey;
+                    self.inboxes.post(now.at, (core, 0), Item::Surveyed(via, Survey { is_empty }));
+                }
+            }
+            Item::Surveyed(via, survey) => {
+                return self.on_member(now, member::Input::Surveyed(via, survey));
+            }
+        }
+        self.drain_core(core);
+    }
+
+    fn turn_core(&mut self, now: Now, core: usize) {
+        self.cores[core].turn(now);
+        self.drain_core(core);
+        let inboxes = &mut self.inboxes;
+        self.cores[core].post(|to, mail| inboxes.try_post(now.at, (core, to), mail));
+    }
+
+    /// Does what a core wants done.
+    fn drain_core(&mut self, core: usize) {
+        while let Some(effect) = self.cores[core].poll_effect() {
+            match effect {
+                CoreEffect::Ask { to: Peer { node, address, shard }, ask, mutation } => {
+                    let shard = usize::from(shard);
+                    if self.broken[core].contains(&(address, shard)) {
+                        let unsent = (core, Unsent::To(node));
+                        if !self.unsent.contains(&unsent) {
+                            self.unsent.push_back(unsent);
+                        }
+                        continue;
+                    }
+                    let frame = self.asks.entry((core, address, shard)).or_default();
+                    message::push_ask(ask, &mutation, &mut frame.messages);
+                }
+                CoreEffect::Command { to: Peer { address, shard, .. }, id, entry } => {
+                    let shard = usize::from(shard);
+                    if self.broken[core].contains(&(address, shard)) {
+                        self.unsent.push_back((core, Unsent::Command(id)));
+                        continue;
+                    }
+                    let frame = self.asks.entry((core, address, shard)).or_default();
+                    frame.commands.extend_from_slice(&entry);
+                }
+                CoreEffect::Answer { link, reply, record } => {
+                    let record = record.as_deref().unwrap_or_default();
+                    message::push_reply(reply, record, &mut self.reply_frame(link).messages);
+                }
+                CoreEffect::CommandReply { link, entry } => {
+                    self.reply_frame(link).commands.extend_from_slice(&entry);
+                }
+                CoreEffect::Replied { tag, reply } => {
+                    self.effects.push(Effect::Ended { tag, end: End::Replied(reply) });
+                }
+                CoreEffect::Called { tag, result } => {
+                    self.effects.push(Effect::Ended { tag, end: End::Called(result) });
+                }
+            }
+        }
+    }
+
+    fn reply_frame(&mut self, link: u32) -> &mut Frame {
+        self.replies.entry(self.ways[link as usize]).or_default()
     }
 
     fn note_most(&mut self) {
@@ -382,162 +545,15 @@ impl Process {
         };
     }
 
-    fn run_timers(&mut self, now: Now) {
-        if self.member.poll_timeout().is_some_and(|at| at <= now.at) {
-            self.on_member(now, member::Input::Timeout);
-        }
-        if self.coordinator.poll_timeout().is_some_and(|at| at <= now.at) {
-            self.coordinator.handle_timeout(now);
-        }
-    }
-
     /// When there is something to do, if nothing else happens first; what the disk needs apart.
     pub(super) fn due_at(&self) -> Option<Instant> {
-        let times = [
-            self.member.poll_timeout(),
-            self.coordinator.poll_timeout(),
-            self.shard.store().turn_due_at(),
-        ];
-        times.into_iter().flatten().min()
+        let cores = self.cores.iter().filter_map(Core::poll_timeout);
+        let others = [self.member.poll_timeout(), self.inboxes.due_at()];
+        cores.chain(others.into_iter().flatten()).min()
     }
 
-    /// Tells the coordinator who can be sent to.
-    fn refresh_view(&mut self, now: Now) {
-        let Some(state) = self.member.state() else { return };
-        let (topology, placement) = (Arc::clone(&state.topology), Arc::clone(&state.placement));
-        let mut view = View::new(topology, placement, state.own);
-        view.reachable.retain(|node| {
-            let member = state.topology.by_node(*node).expect("the reachable are members");
-            let is_broken = self.broken.contains(&member.address);
-            state.own == Some(*node) || (state.alive.contains(node) && !is_broken)
-        });
-        self.coordinator.on_view(now, view);
+    /// Whether nobody waits for anything here.
+    pub(super) fn is_settled(&self) -> bool {
+        self.inboxes.is_empty() && self.cores.iter().all(Core::is_settled)
     }
-
-    fn drain_coordinator(&mut self, now: Now, functions: &mut impl Functions) -> bool {
-        let mut has_done = false;
-        while let Some(output) = self.coordinator.poll_output() {
-            has_done = true;
-            match output {
-                Output::Send { to, ask, mutation } => {
-                    for node in to {
-                        self.send(now, node, ask, &mutation);
-                    }
-                }
-                Output::Record { op, record } => {
-                    let end = End::Record(record.map(|it| told(&it, now.wall)));
-                    self.effects.push(Effect::Ended { op, end });
-                }
-                Output::Compute { op, record, .. } => {
-                    let before = record.and_then(|it| told(&it, now.wall).1);
-                    let computed = functions.compute(self.node, op, before.as_deref());
-                    self.coordinator.computed(now, op, computed);
-                }
-                Output::Log { sequence, mutation } => {
-                    let given = self.log.push(&mutation);
-                    assert_eq!(given.0, sequence, "the log and the coordinator count alike");
-                }
-                Output::Feed { peer, from } => {
-                    let excerpt = self.reader.excerpt(from);
-                    self.coordinator.fed(now, peer, &excerpt);
-                }
-                Output::Done { op, outcome } => {
-                    self.effects.push(Effect::Ended { op, end: End::Done(outcome) });
-                }
-            }
-        }
-        has_done
-    }
-
-    fn send(&mut self, now: Now, node: NodeId, ask: Ask, archive: &Archive) {
-        if self.own() == Some(node) {
-            return self.local.push_back((ask, Rc::clone(archive)));
-        }
-        let Some(address) = self.topology().and_then(|it| Some(it.by_node(node)?.address)) else {
-            return;
-        };
-        if self.broken.contains(&address) {
-            return self.coordinator.on_lost(now, node);
-        }
-        message::push_ask(ask, archive, self.asks.entry(address).or_default());
-    }
-
-    fn drain_local(&mut self, now: Now) -> bool {
-        let mut has_done = false;
-        while let Some((ask, archive)) = self.local.pop_front() {
-            has_done = true;
-            let mutation = mutation::access(&archive).expect("it was encoded here");
-            self.ask_replica(now, Source::Own, ask, &mutation);
-        }
-        has_done
-    }
-
-    fn ask_replica(&mut self, now: Now, source: Source, ask: Ask, mutation: &Mutation<'_>) {
-        let token = crate::sim::token_of(mutation.key);
-        let standing = self.standing();
-        let Some(view) = self.coordinator.view().cloned() else { return };
-        let context = Context { view: &view, standing, wall: now.wall };
-        let clock = self.coordinator.clock_mut();
-        self.shard.ask(clock, &context, source, token, ask, mutation);
-        self.deliver_answers();
-    }
-
-    /// Hands answers to who waits for them. Whether there were any.
-    fn deliver_answers(&mut self) -> bool {
-        let mut has_done = false;
-        while let Some(Answer { source, reply, record }) = self.shard.poll_answer() {
-            has_done = true;
-            match source {
-                Source::Way(way) => {
-                    let record = record.as_deref().unwrap_or_default();
-                    message::push_reply(reply, record, self.replies.entry(way).or_default());
-                }
-                Source::Own => self.own_answers.push_back((reply, record)),
-            }
-        }
-        has_done
-    }
-
-    /// One at a time: what the coordinator wants done because of it is done before the next.
-    fn drain_own_answers(&mut self, now: Now, functions: &mut impl Functions) -> bool {
-        let mut has_done = false;
-        while let Some((reply, record)) = self.own_answers.pop_front() {
-            has_done = true;
-            let Some(own) = self.own() else { continue };
-            let record =
-                record.as_ref().map(|it| mutation::access(it).expect("it was encoded here"));
-            self.coordinator.on_answer(now, own, reply, record.as_ref());
-            self.drain_coordinator(now, functions);
-        }
-        has_done
-    }
-
-    /// Does what the store has become ready for.
-    fn drain_store(&mut self, now: Now) -> bool {
-        let mut has_done = false;
-        if let Some(version) = self.to_clear
-            && self.shard.clear_through(version).is_ok()
-        {
-            self.to_clear = None;
-        }
-        while let Some((ticket, result)) = self.shard.store_mut().poll_ready() {
-            has_done = true;
-            let standing = self.standing();
-            let view = self.coordinator.view().cloned().expect("what waits was asked with a view");
-            let context = Context { view: &view, standing, wall: now.wall };
-            let clock = self.coordinator.clock_mut();
-            let is_its = self.shard.on_ready(clock, &context, ticket, &result);
-            assert!(is_its, "only messages wait for the store");
-            self.deliver_answers();
-        }
-        self.shard.settle();
-        self.deliver_answers() || has_done
-    }
-}
-
-/// What a record tells a client.
-fn told(archive: &AlignedVec, wall: WallTime) -> (Version, Option<Vec<u8>>) {
-    let record = mutation::access(archive).expect("it was encoded here");
-    let is_past = record.expires_at.is_some_and(|at| at <= wall);
-    (record.version, record.value.filter(|_| !is_past).map(<[u8]>::to_vec))
 }

@@ -1,43 +1,45 @@
-//! A node's one shard: its store, and the replica on it.
+//! The stores of a node's shards.
 
-use gridkv_cluster::{ShardRange, WallTime};
+use gridkv::simulation::range_of;
+use gridkv_cluster::WallTime;
 use gridkv_storage::disk::SimulatedDisk;
 use gridkv_storage::file::{FileStorage, OpenFailure, Setup};
-use gridkv_storage::replicated::Replicated;
-use gridkv_storage::{Durability, Eviction, MemoryStorage, Options, Tombstones};
+use gridkv_storage::{Durability, Eviction, MemoryStorage, Options, Storage, Tombstones};
 
-use super::process::Source;
+/// One of a node's shards: its number, and how many there are.
+pub(super) type Shard = (u16, u16);
 
 /// Size of a file of the log.
 const SEGMENT_BYTES: u32 = 1 << 17;
 
-/// A shard whose records are in memory.
-pub(super) fn in_memory(seed: u64) -> Replicated<Source> {
-    Replicated::new(Box::new(MemoryStorage::new(&options(seed))), Durability::None)
+/// The store of a shard whose records are in memory.
+pub(super) fn in_memory(shard: Shard, seed: u64) -> Box<dyn Storage> {
+    Box::new(MemoryStorage::new(&options(shard, seed)))
 }
 
-/// A shard whose records are on a disk.
+/// The store of a shard whose records are on a disk.
 pub(super) fn on_disk(
+    shard: Shard,
     disk: SimulatedDisk,
     cache_bytes_max: u64,
     seed: u64,
     now: WallTime,
-) -> Result<Replicated<Source>, OpenFailure> {
+) -> Result<Box<dyn Storage>, OpenFailure> {
     let setup = Setup {
         cache_bytes_max,
         durability: Durability::Commit,
         segment_bytes: SEGMENT_BYTES,
         directory: "simulated".to_owned(),
     };
-    let (store, recovered) = FileStorage::open(disk, setup, &options(seed), now)?;
+    let (store, recovered) = FileStorage::open(disk, setup, &options(shard, seed), now)?;
     assert!(recovered.damages.is_empty(), "{:?}", recovered.damages);
-    Ok(Replicated::new(Box::new(store), Durability::Commit))
+    Ok(Box::new(store))
 }
 
-fn options(seed: u64) -> Options {
+fn options((index, count): Shard, seed: u64) -> Options {
     Options {
         token_key: crate::sim::token_key(),
-        range: ShardRange::WHOLE,
+        range: range_of(index, count),
         disk: None,
         memory_bytes_max: None,
         eviction: Eviction::Refuse,

@@ -7,6 +7,7 @@ use gridkv_cluster::topology::agreement::Tag;
 use gridkv_storage::disk::Faults as DiskFaults;
 
 use super::options::{Every, Faults, Options};
+use super::process::Port;
 use super::stream::stream;
 use super::world::{Event, World};
 
@@ -179,7 +180,7 @@ impl World {
         for (from, to) in &cuts {
             self.network.cut(*from, *to);
             if breaks {
-                self.break_link((*from, *to), Duration::from_secs(3));
+                self.break_links((*from, *to), Duration::from_secs(3));
             }
         }
         self.trace.say(self.now, || format!("cut: {cuts:?}"));
@@ -190,7 +191,16 @@ impl World {
     fn reset(&mut self, node: usize) {
         let other = self.trouble.rng.usize(..self.options.node_count);
         if other != node {
-            self.break_link((node, other), Duration::from_millis(200));
+            self.break_links((node, other), Duration::from_millis(200));
+        }
+    }
+
+    /// All connections from one node to another break.
+    fn break_links(&mut self, (from, to): (usize, usize), noticed: Duration) {
+        let is_between = |ends: &&(Port, Port)| ends.0.0 == from && ends.1.0 == to;
+        let links: Vec<_> = self.network.links.keys().filter(is_between).copied().collect();
+        for ends in links {
+            self.break_link(ends, noticed);
         }
     }
 
@@ -221,8 +231,8 @@ impl World {
                 _ => faults.capacity_bytes = Some(rng.u64(1..6) << 17),
             }
         }
-        let Some(disk) = &self.nodes[node].disk else { return };
-        disk.set_faults(faults);
+        // All its shards are on one disk.
+        self.nodes[node].disks.iter().for_each(|disk| disk.set_faults(faults));
         let time = self.trouble.up_to(12_000);
         self.after(time, Event::Mend(Mend::Disk(node)));
     }
@@ -249,15 +259,11 @@ impl World {
             Mend::Clock(node, ms) if self.trouble.is_on => self.nodes[node].clock_ms += ms,
             Mend::Clock(..) => {}
             Mend::Disk(node) => {
-                if let Some(disk) = &self.nodes[node].disk {
-                    disk.set_faults(DiskFaults::NONE);
-                }
+                self.nodes[node].mend_disks();
             }
             Mend::Doomed(node, run) => {
                 if self.nodes[node].run == run && self.nodes[node].process.is_some() {
-                    if let Some(disk) = &self.nodes[node].disk {
-                        disk.set_faults(DiskFaults::NONE);
-                    }
+                    self.nodes[node].mend_disks();
                     self.stop(node, true);
                     self.start_later(node, 500);
                 }
@@ -275,9 +281,7 @@ impl World {
             let it = &mut self.nodes[node];
             it.clock_ppm = 0;
             it.clock_ms = it.clock_ms.clamp(-third, third);
-            if let Some(disk) = &it.disk {
-                disk.set_faults(DiskFaults::NONE);
-            }
+            it.mend_disks();
             if it.process.is_none() {
                 let time = self.trouble.up_to(500);
                 self.after(time, Event::Start(node));

@@ -13,24 +13,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use fastrand::Rng;
-use gridkv_cluster::member::{self, Member};
+use gridkv_cluster::member;
 use gridkv_cluster::message::{self, Message};
-use gridkv_cluster::replication::Config;
-use gridkv_cluster::swim::{self, Swim};
-use gridkv_cluster::topology::agreement::{Agreement, Answer, Own, Request};
-use gridkv_cluster::{Instant, MemberId, Mutation, Now, WallTime};
+use gridkv_cluster::topology::agreement::{Answer, Request};
+use gridkv_cluster::{Instant, Mutation, Now, WallTime};
 use gridkv_storage::disk::{Faults as DiskFaults, SimulatedDisk};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::clients::Clients;
 use super::history::Ledger;
-use super::network::{Network, address, member_of};
+use super::life::new_disks;
+use super::network::{Network, Sent, address};
 use super::options::{Backend, Options};
-use super::process::{Effect, OP_COUNT_MAX, Process, Start, Way};
+use super::process::{Effect, Frame, Port, Process, Way};
 use super::properties::watch::Watch;
 use super::report::Report;
-use super::store;
-use super::stream::{seed_of, stream};
+use super::stream::stream;
 use super::trace::Trace;
 use super::trouble::{Fault, Trouble};
 
@@ -65,21 +63,21 @@ pub(super) enum Event {
     },
     /// What has arrived on a lane of a connection is delivered.
     Lane {
-        initiator: usize,
-        acceptor: usize,
+        initiator: Port,
+        acceptor: Port,
         lane: usize,
         generation: u64,
     },
     /// A node notices that its connection is broken.
     Lost {
-        initiator: usize,
-        acceptor: usize,
+        initiator: Port,
+        acceptor: Port,
         generation: u64,
     },
     /// A node tries to make its connection anew.
     Connect {
-        initiator: usize,
-        acceptor: usize,
+        initiator: Port,
+        acceptor: Port,
         generation: u64,
     },
     Client(usize),
@@ -98,9 +96,9 @@ impl Event {
             Self::Wake { node } => Some(node),
             Self::Datagram { to, .. } | Self::Control { to, .. } => Some(to),
             Self::Lane { initiator, acceptor, lane, .. } => {
-                Some(if lane == 0 { acceptor } else { initiator })
+                Some(if lane == 0 { acceptor.0 } else { initiator.0 })
             }
-            Self::Lost { initiator, .. } | Self::Connect { initiator, .. } => Some(initiator),
+            Self::Lost { initiator, .. } | Self::Connect { initiator, .. } => Some(initiator.0),
             Self::Client(_) | Self::Start(_) | Self::Resume(_) | Self::Fault(_) | Self::Mend(_) => {
                 None
             }
@@ -136,8 +134,9 @@ pub(super) struct Node {
     pub(super) process: Option<Process>,
     /// Processes so far.
     pub(super) run: u64,
-    kept: Option<Vec<u8>>,
-    pub(super) disk: Option<SimulatedDisk>,
+    pub(super) kept: Option<Vec<u8>>,
+    /// One for each shard; none where records are in memory.
+    pub(super) disks: Vec<SimulatedDisk>,
     /// Names what it has in store.
     pub(super) store: u64,
     /// How far its clock is ahead, in milliseconds.
@@ -145,12 +144,19 @@ pub(super) struct Node {
     /// How much faster it is.
     pub(super) clock_ppm: i64,
     pub(super) is_paused: bool,
-    backlog: Vec<Event>,
-    wake_at: Option<Instant>,
+    pub(super) backlog: Vec<Event>,
+    pub(super) wake_at: Option<Instant>,
     /// It will be started.
     pub(super) is_starting: bool,
     /// Its log has failed, and it will be ended.
     pub(super) is_doomed: bool,
+}
+
+impl Node {
+    /// Its disks fail no more.
+    pub(super) fn mend_disks(&self) {
+        self.disks.iter().for_each(|disk| disk.set_faults(DiskFaults::NONE));
+    }
 }
 
 /// Everything.
@@ -307,8 +313,8 @@ impl World {
         self.turn(to);
     }
 
-    fn on_lane(&mut self, ends: (usize, usize), lane: usize, generation: u64) {
-        let (from, to) = if lane == 0 { ends } else { (ends.1, ends.0) };
+    fn on_lane(&mut self, ends: (Port, Port), lane: usize, generation: u64) {
+        let (from, to) = if lane == 0 { (ends.0.0, ends.1.0) } else { (ends.1.0, ends.0.0) };
         loop {
             let is_cut = self.network.is_cut(from, to);
             let link = self.network.links.get_mut(&ends).expect("it was made");
@@ -326,27 +332,23 @@ impl World {
                 let (initiator, acceptor) = ends;
                 return self.at(arrives, Event::Lane { initiator, acceptor, lane, generation });
             }
-            let frame = frames.frames.pop_front().expect("there is one");
+            let sent = frames.frames.pop_front().expect("there is one");
             if self.nodes[to].process.is_none() || self.network.is_damaged() {
                 self.report.count("connections broken");
                 return self.break_link(ends, Duration::from_millis(100));
             }
-            self.deliver(ends, lane, generation, &frame);
+            self.deliver(ends, lane, generation, &sent);
         }
     }
 
-    fn deliver(
-        &mut self,
-        ends: (usize, usize),
-        lane: usize,
-        generation: u64,
-        frame: &super::network::Frame,
-    ) {
-        let (from, to) = if lane == 0 { ends } else { (ends.1, ends.0) };
-        self.trace.note(self.now, [5 + lane as u64, to as u64, xxh3_64(&frame.body)]);
+    fn deliver(&mut self, ends: (Port, Port), lane: usize, generation: u64, sent: &Sent) {
+        let (from, to) = if lane == 0 { (ends.0.0, ends.1.0) } else { (ends.1.0, ends.0.0) };
+        let Sent { frame, wall, .. } = sent;
+        let hash = xxh3_64(&frame.messages) ^ xxh3_64(&frame.commands);
+        self.trace.note(self.now, [5 + lane as u64, to as u64, hash]);
         self.report.count("frames");
         if self.trace.is_on() {
-            for message in message::read(&frame.body).flatten() {
+            for message in message::read(&frame.messages).flatten() {
                 let text = match message {
                     Message::Ask(ask, mutation) => format!("{ask:?} {}", brief(Some(&mutation))),
                     Message::Reply(reply, record) => {
@@ -358,24 +360,26 @@ impl World {
         }
         let now = self.node_now(to);
         let process = self.nodes[to].process.as_mut().expect("it was looked at");
-        let remote = (address(from), frame.wall);
+        let remote = (address(from), *wall);
         if lane == 0 {
-            process.on_asked(now, Way { initiator: from, generation }, remote, &frame.body);
+            let way = Way { initiator: ends.0, shard: ends.1.1, generation };
+            process.on_asked(now, way, remote, frame);
         } else {
-            process.on_replied(now, &mut self.ledger, remote, &frame.body);
+            process.on_replied(now, ends.0.1, remote, frame);
         }
         self.turn(to);
     }
 
     /// A connection breaks: who has made it notices within so long.
-    pub(super) fn break_link(&mut self, ends: (usize, usize), noticed: Duration) {
+    pub(super) fn break_link(&mut self, ends: (Port, Port), noticed: Duration) {
         let delay = self.network.up_to(noticed);
         let link = self.network.links.entry(ends).or_default();
         link.cut_off();
         let (initiator, acceptor) = ends;
         if std::mem::replace(&mut link.is_up, false) {
             let generation = link.generation;
-            self.trace.say(self.now, || format!("connection n{initiator} - n{acceptor} breaks"));
+            self.trace
+                .say(self.now, || format!("connection n{initiator:?} - n{acceptor:?} breaks"));
             self.after(delay, Event::Lost { initiator, acceptor, generation });
         } else {
             // Whatever was under way about it goes on with it.
@@ -383,37 +387,38 @@ impl World {
         }
     }
 
-    fn on_lost(&mut self, (initiator, acceptor): (usize, usize), generation: u64) {
+    fn on_lost(&mut self, (initiator, acceptor): (Port, Port), generation: u64) {
         if self.network.links[&(initiator, acceptor)].generation != generation {
             return;
         }
-        let now = self.node_now(initiator);
-        let Some(process) = &mut self.nodes[initiator].process else { return };
-        self.trace.note(self.now, [7, initiator as u64, acceptor as u64]);
-        self.trace.say(self.now, || format!("n{initiator} notices that n{acceptor} is gone"));
-        process.on_link(now, address(acceptor), false);
-        self.turn(initiator);
+        let now = self.node_now(initiator.0);
+        let Some(process) = &mut self.nodes[initiator.0].process else { return };
+        self.trace.note(self.now, [7, initiator.0 as u64, acceptor.0 as u64]);
+        self.trace.say(self.now, || format!("n{initiator:?} notices that n{acceptor:?} is gone"));
+        let peer = (address(acceptor.0), acceptor.1);
+        process.on_link(now, initiator.1, peer, false);
+        self.turn(initiator.0);
         let pause = self.network.up_to(Duration::from_millis(500));
         self.after(pause, Event::Connect { initiator, acceptor, generation });
     }
 
-    fn on_connect(&mut self, (initiator, acceptor): (usize, usize), generation: u64) {
+    fn on_connect(&mut self, (initiator, acceptor): (Port, Port), generation: u64) {
         if self.network.links[&(initiator, acceptor)].generation != generation {
             return;
         }
-        let can = self.network.is_open(initiator, acceptor)
-            && self.nodes[acceptor].process.is_some()
-            && !self.nodes[acceptor].is_paused;
-        let now = self.node_now(initiator);
-        let Some(process) = &mut self.nodes[initiator].process else { return };
+        let can = self.network.is_open(initiator.0, acceptor.0)
+            && self.nodes[acceptor.0].process.is_some()
+            && !self.nodes[acceptor.0].is_paused;
+        let now = self.node_now(initiator.0);
+        let Some(process) = &mut self.nodes[initiator.0].process else { return };
         if !can {
             let pause = Duration::from_millis(200);
             return self.after(pause, Event::Connect { initiator, acceptor, generation });
         }
-        self.trace.note(self.now, [8, initiator as u64, acceptor as u64]);
+        self.trace.note(self.now, [8, initiator.0 as u64, acceptor.0 as u64]);
         self.network.links.get_mut(&(initiator, acceptor)).expect("it was made").is_up = true;
-        process.on_link(now, address(acceptor), true);
-        self.turn(initiator);
+        process.on_link(now, initiator.1, (address(acceptor.0), acceptor.1), true);
+        self.turn(initiator.0);
     }
 
     /// What waits behind cuts that are mended goes on.
@@ -438,15 +443,15 @@ impl World {
     pub(super) fn turn(&mut self, node: usize) {
         let now = self.node_now(node);
         let Some(process) = &mut self.nodes[node].process else { return };
-        let effects = process.turn(now, &mut self.ledger);
+        let effects = process.turn(now);
         for effect in effects {
             self.perform(node, now, effect);
         }
         let it = &mut self.nodes[node];
         let Some(process) = &it.process else { return };
-        let is_failed = process.shard.store().has_failed();
-        let step = it.disk.as_ref().filter(|disk| disk.under_way_count() > 0);
-        let step = step.map(|_| self.now + self.options.disk_step);
+        let is_failed = process.has_failed();
+        let is_busy = it.disks.iter().any(|disk| disk.under_way_count() > 0);
+        let step = is_busy.then(|| self.now + self.options.disk_step);
         let due = [process.due_at(), step].into_iter().flatten().min();
         if let Some(at) = due.map(|at| at.max(self.now + Duration::from_micros(1)))
             && it.wake_at.is_none_or(|set| at < set)
@@ -475,22 +480,22 @@ impl World {
                 self.send_control(node, node_of(to), Control::Request(bytes));
             }
             Effect::Answer { to, bytes } => self.send_control(node, to, Control::Answer(bytes)),
-            Effect::Ask { to, body } => {
-                let ends = (node, node_of(to));
+            Effect::Ask { core, to, shard, frame } => {
+                let ends = ((node, core), (node_of(to), shard));
                 if self.network.links.entry(ends).or_default().is_up {
-                    self.put(ends, 0, now, body);
+                    self.put(ends, 0, now, frame);
                 }
             }
-            Effect::Reply { way, body } => {
-                let ends = (way.initiator, node);
+            Effect::Reply { way, frame } => {
+                let ends = (way.initiator, (node, way.shard));
                 let link = self.network.links.entry(ends).or_default();
                 if link.is_up && link.generation == way.generation {
-                    self.put(ends, 1, now, body);
+                    self.put(ends, 1, now, frame);
                 }
             }
-            Effect::Ended { op, end } => {
-                self.trace.say(self.now, || format!("n{node} ends {op:?} {end:?}"));
-                if let Some(index) = self.ledger.end(node, op, self.now, end) {
+            Effect::Ended { tag, end } => {
+                self.trace.say(self.now, || format!("n{node} ends {tag} {end:?}"));
+                if let Some(index) = self.ledger.end(tag, self.now, end) {
                     self.on_ended(index);
                 }
             }
@@ -502,8 +507,8 @@ impl World {
         }
     }
 
-    fn put(&mut self, ends: (usize, usize), lane: usize, now: Now, body: rkyv::util::AlignedVec) {
-        if let Some(at) = self.network.put(self.now, ends, lane, now.wall, body) {
+    fn put(&mut self, ends: (Port, Port), lane: usize, now: Now, frame: Frame) {
+        if let Some(at) = self.network.put(self.now, ends, lane, now.wall, frame) {
             let generation = self.network.links[&ends].generation;
             let (initiator, acceptor) = ends;
             self.at(at, Event::Lane { initiator, acceptor, lane, generation });
@@ -514,122 +519,6 @@ impl World {
         self.report.count("control messages");
         let at = self.network.control(self.now, from, to);
         self.at(at, Event::Control { from, to, control });
-    }
-
-    /// Starts a process on a node that has none.
-    pub(super) fn start(&mut self, node: usize) {
-        if self.nodes[node].process.is_some() {
-            return;
-        }
-        let now = self.node_now(node);
-        let it = &mut self.nodes[node];
-        it.run += 1;
-        it.is_starting = false;
-        it.is_doomed = false;
-        it.wake_at = None;
-        let (run, options) = (it.run, &self.options);
-        let seed = |name: &str| seed_of(options.seed, name, (node as u64) << 32 | run);
-        let opened = match &it.disk {
-            None => Ok(store::in_memory(seed("store"))),
-            Some(disk) => {
-                let cache = options.cache_bytes_max;
-                store::on_disk(disk.clone(), cache, seed("store"), now.wall)
-            }
-        };
-        let shard = match opened {
-            Ok(shard) => shard,
-            // Somebody tries again later.
-            Err(_) if it.disk.as_ref().is_some_and(|it| it.faults() != DiskFaults::NONE) => {
-                self.report.count("starts that a disk has refused");
-                return self.start_later(node, 3_000);
-            }
-            Err(error) => panic!("node {node} cannot open its store: {error}"),
-        };
-        let id = MemberId(node as u64 * 1_000_003 + 17);
-        let own = swim::Own { id, address: address(node), run: now.wall.as_millis(), cluster: 1 };
-        let swim = Swim::new(swim::Config::lan(), own, seed("swim"), self.now);
-        let member = member_of(node, id, it.store);
-        let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
-        let replica_count = options.replica_count;
-        let own = Own { member, seeds, replica_count, token_secret: super::TOKEN_SECRET };
-        let kept = it.kept.as_deref();
-        let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
-            .expect("what was kept is what was kept");
-        let config = Config {
-            request_timeout: options.request_timeout,
-            write_quorum: None,
-            read_quorum: None,
-            drift_max: options.drift_max,
-            op_count_max: OP_COUNT_MAX,
-        };
-        let sync_log_bytes = options.sync_log_bytes;
-        let seed = seed("coordinator");
-        let others = (0..self.options.node_count).filter(|it| *it != node).map(address);
-        let own =
-            member::Own { id, address: address(node), store: it.store, seeds: others.collect() };
-        let member = Member::new(now, own, swim, agreement);
-        let start = Start { node, member, shard, config, sync_log_bytes, seed };
-        self.nodes[node].process = Some(Process::new(start));
-        self.trace.note(self.now, [9, node as u64, run]);
-        self.trace.say(self.now, || format!("n{node} starts its run {run}"));
-        self.report.count("starts");
-        for (ends, link) in &mut self.network.links {
-            if ends.0 == node {
-                link.cut_off();
-                link.is_up = true;
-            }
-        }
-        self.turn(node);
-    }
-
-    /// Ends a process, perhaps with its machine.
-    pub(super) fn stop(&mut self, node: usize, with_machine: bool) {
-        let it = &mut self.nodes[node];
-        let Some(process) = it.process.take() else { return };
-        self.report.raise("most operations", process.most.ops as u64);
-        self.watch.note_held(&process.most);
-        self.trace.note(self.now, [10, node as u64, u64::from(with_machine)]);
-        self.trace.say(self.now, || format!("n{node} dies, with its machine: {with_machine}"));
-        it.is_paused = false;
-        it.backlog.clear();
-        match &it.disk {
-            Some(disk) if with_machine => disk.crash(),
-            Some(disk) => disk.kill(),
-            None => {
-                it.store += 1 << 20;
-                self.watch.losses.push((self.now, node));
-            }
-        }
-        // The process goes after its disk: what it drops does no harm.
-        drop(process);
-        for client in self.ledger.abandon(node) {
-            self.report.count("operations cut off");
-            self.clients.release(client);
-            let pause = self.clients.think();
-            self.after(pause, Event::Client(client));
-        }
-        // Without a machine nobody says that a connection is gone.
-        let noticed = Duration::from_millis(if with_machine { 4_000 } else { 50 });
-        let all: Vec<(usize, usize)> = self.network.links.keys().copied().collect();
-        for ends in all {
-            if ends.1 == node {
-                self.break_link(ends, noticed);
-            } else if ends.0 == node {
-                self.network.links.get_mut(&ends).expect("it is listed").cut_off();
-            }
-        }
-    }
-
-    /// Takes a node's disk away, and gives it an empty one. It has no process.
-    pub(super) fn erase(&mut self, node: usize) {
-        let it = &mut self.nodes[node];
-        assert!(it.process.is_none());
-        if it.disk.is_some() {
-            it.store += 1 << 20;
-            let seed = seed_of(self.options.seed, "disk", it.store);
-            it.disk = Some(SimulatedDisk::new(seed, DiskFaults::NONE));
-            self.watch.losses.push((self.now, node));
-        }
     }
 
     fn resume(&mut self, node: usize) {
@@ -669,13 +558,15 @@ fn new_node(options: &Options, node: usize, clocks: &mut Rng) -> Node {
     let spread = i64::try_from(options.clock_spread.as_millis()).expect("it is short");
     let ppm = i64::from(options.drift_ppm);
     let store = node as u64 + 1;
-    let disk = (options.backend == Backend::File)
-        .then(|| SimulatedDisk::new(seed_of(options.seed, "disk", store), DiskFaults::NONE));
+    let disks = match options.backend {
+        Backend::File => new_disks(options, node, store),
+        Backend::Memory => Vec::new(),
+    };
     Node {
         process: None,
         run: 0,
         kept: None,
-        disk,
+        disks,
         store,
         clock_ms: clocks.i64(-spread..=spread),
         clock_ppm: clocks.i64(-ppm..=ppm),

@@ -142,7 +142,7 @@ impl Machine {
                 if self.handing.must_wait(token, false) {
                     self.handing.wait(token, Incoming { runner, level, stays });
                 } else {
-                    self.finish(runner, Ok(()));
+                    self.finish(runner, Ok(()), Version::ZERO);
                 }
                 return;
             }
@@ -178,7 +178,8 @@ impl Machine {
         let (key, token) = (pending.runner.key(), pending.runner.token());
         if shards.was_rekeyed() && shards.token_key().token(key) != token {
             // It was asked before the node was a member.
-            return self.end(pending.runner, Err(Error::NotApplied { why: Why::NoCluster }));
+            let error = Error::NotApplied { why: Why::NoCluster };
+            return self.end(pending.runner, Err(error), Version::ZERO);
         }
         let op = self.coordinator.begin(now, (token, key), pending.level, work);
         self.pending.insert(op, pending);
@@ -203,7 +204,10 @@ impl Machine {
                 let work = Work::Write { value: value.as_deref(), expires_at };
                 self.begin_op(now, shards, pending, work);
             }
-            Staged::Nothing | Staged::WantsRecord => self.end(pending.runner, Ok(())),
+            Staged::Nothing | Staged::WantsRecord => {
+                let found = record.map_or(Version::ZERO, |record| record.version);
+                self.end(pending.runner, Ok(()), found);
+            }
         }
     }
 
@@ -235,26 +239,31 @@ impl Machine {
     /// An operation has ended.
     pub(super) fn on_done(&mut self, op: OpId, outcome: Outcome) {
         let pending = self.pending.remove(&op).expect("an operation ends once");
-        let result = match outcome {
-            Outcome::Acknowledged { .. } => Ok(()),
-            Outcome::NotApplied(Why::Refused(Reason::DiskFull)) => Err(Error::DiskFull),
-            Outcome::NotApplied(why) => Err(Error::NotApplied { why }),
-            Outcome::Unknown(why) => Err(Error::Unknown { why }),
+        let (result, version) = match outcome {
+            Outcome::Acknowledged { version, .. } => (Ok(()), version),
+            Outcome::NotApplied(Why::Refused(Reason::DiskFull)) => {
+                (Err(Error::DiskFull), Version::ZERO)
+            }
+            Outcome::NotApplied(why) => (Err(Error::NotApplied { why }), Version::ZERO),
+            Outcome::Unknown(why) => (Err(Error::Unknown { why }), Version::ZERO),
         };
-        self.end(pending.runner, result);
+        self.end(pending.runner, result, version);
     }
 
     /// What was begun here has ended: tells the client, and goes on with what has waited for it.
-    fn end(&mut self, runner: Runner, result: Result<(), Error>) {
+    fn end(&mut self, runner: Runner, result: Result<(), Error>, version: Version) {
         let waiting = self.handing.end_here(runner.token());
-        self.finish(runner, result);
+        self.finish(runner, result, version);
         self.ask_first(waiting);
     }
 
     /// Tells the client.
-    fn finish(&mut self, runner: Runner, result: Result<(), Error>) {
+    fn finish(&mut self, runner: Runner, result: Result<(), Error>, version: Version) {
         match runner {
-            Runner::Job(job) => self.outputs.push_back(Output::Finished { job, end: result }),
+            Runner::Job(mut job) => {
+                job.told(version);
+                self.outputs.push_back(Output::Finished { job, end: result });
+            }
             Runner::Request { request, part, out } => match result {
                 Ok(()) => self.reply(request.asker, part, out),
                 Err(error) => self.fail(request.asker, error),

@@ -350,7 +350,7 @@ impl Machine {
     }
 
     /// Whether the core serves its copies.
-    fn standing(&self) -> Standing {
+    pub(crate) fn standing(&self) -> Standing {
         match &self.state {
             None => Standing::Frozen,
             Some(_) if !self.clearing.is_done() => Standing::Frozen,

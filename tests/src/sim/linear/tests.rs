@@ -22,7 +22,7 @@ fn operation(kind: Kind, value: &str, from: u64, to: Option<u64>, ending: Ending
 }
 
 fn write(value: &str, from: u64, to: u64) -> Operation {
-    operation(Kind::Write, value, from, Some(to), Ending::Acknowledged(Version::ZERO))
+    operation(Kind::Write, value, from, Some(to), Ending::Acknowledged(None))
 }
 
 fn lost(value: &str, from: u64) -> Operation {
@@ -35,8 +35,8 @@ fn read(value: Option<&str>, from: u64, to: u64) -> Operation {
 }
 
 fn change(kind: Kind, value: &str, before: Option<&str>, from: u64, to: u64) -> Operation {
-    let before = Some(before.map(|it| it.as_bytes().to_vec()));
-    let ending = Ending::Acknowledged(Version::ZERO);
+    let before = Some(Before::Exactly(before.map(|it| it.as_bytes().to_vec())));
+    let ending = Ending::Acknowledged(None);
     Operation { before, ..operation(kind, value, from, Some(to), ending) }
 }
 
@@ -53,7 +53,7 @@ fn what_follows_one_another_is_linearizable() {
         change(Kind::Append, "b,", Some("a,"), 6, 7),
         read(Some("a,b,"), 8, 9),
         change(Kind::SetIfAbsent, "c,", Some("a,b,"), 10, 11),
-        operation(Kind::Delete, "", 12, Some(13), Ending::Acknowledged(Version::ZERO)),
+        operation(Kind::Delete, "", 12, Some(13), Ending::Acknowledged(None)),
         change(Kind::SetIfAbsent, "d,", None, 14, 15),
         read(Some("d,"), 16, 17),
     ];

@@ -18,7 +18,7 @@ pub(super) fn acknowledged_writes_survive(world: &mut World) {
         for node in &mut world.nodes {
             let Some(process) = &mut node.process else { continue };
             if process.own().is_some_and(|own| placement.replicas(token).contains(&own)) {
-                let version = process.shard.store_mut().accepted(token, &name, far).version();
+                let version = process.store_mut(token).accepted(token, &name, far).version();
                 newest = newest.max(version.unwrap_or_default());
             }
         }

@@ -36,5 +36,5 @@ pub(super) fn increments_add_up(world: &mut World) {
 }
 
 fn is_done_before(increment: &Operation, read: &Operation) -> bool {
-    increment.written().is_some() && increment.completed.is_some_and(|at| at < read.invoked)
+    increment.has_written() && increment.completed.is_some_and(|at| at < read.invoked)
 }

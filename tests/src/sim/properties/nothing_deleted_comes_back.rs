@@ -34,7 +34,7 @@ fn is_before(world: &World, operation: &Operation, delete: &Operation) -> bool {
     }
     match operation.written() {
         Some(version) => version < deleted,
-        None if !operation.is_uncertain() => true,
+        None if !operation.is_uncertain() && !operation.has_written() => true,
         // Of what nobody knows the version of, true clocks tell it.
         None => {
             world.options.has_true_clocks()

@@ -16,13 +16,12 @@ pub(super) fn operations_end(world: &World) -> Result<(), String> {
         }
     }
     for (node, process) in world.running() {
-        let held = process.held_now();
-        if held.parked + held.answers > 0 {
-            return Err(format!("n{node} holds {held:?}"));
+        if !process.is_settled() {
+            return Err(format!("somebody waits at n{node}, which holds {:?}", process.held_now()));
         }
         // Who has lost its store takes in nothing; what a wild clock has written nobody takes in.
         let is_wild = world.options.faults.wild_jump.is_some();
-        let lag = process.coordinator.lags().find(|(peer, _)| !empty.contains(peer) && !is_wild);
+        let lag = process.lags().find(|(peer, _)| !empty.contains(peer) && !is_wild);
         if let Some((peer, missed)) = lag {
             return Err(format!("n{node} has not sent {peer:?} what it has missed: {missed:?}"));
         }

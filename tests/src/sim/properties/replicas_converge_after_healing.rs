@@ -31,7 +31,7 @@ pub(super) fn replicas_converge_after_healing(world: &mut World) {
             if !is_replica || process.standing() != Standing::Serving {
                 continue;
             }
-            let storage = process.shard.store_mut();
+            let storage = process.store_mut(token);
             let mut ticket = None;
             if matches!(storage.accepted(token, &name, late), Accepted::OnDisk(_)) {
                 ticket = storage.load_now(token, &name).ok();

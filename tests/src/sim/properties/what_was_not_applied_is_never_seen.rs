@@ -30,7 +30,7 @@ fn seen(operation: &Operation) -> &[u8] {
         Ending::Found(Some((_, value))) => value.as_ref(),
         // What was made beside it in one round was not applied either.
         Ending::NotApplied => None,
-        _ => operation.before.as_ref().and_then(|it| it.as_ref()),
+        _ => operation.before.as_ref().and_then(|it| it.exactly()?.as_ref()),
     };
     value.map_or(&[], |value| value)
 }
