@@ -28,7 +28,9 @@
 #![allow(missing_docs, reason = "what rkyv derives beside an enum has none")]
 
 mod acceptor;
+mod joining;
 mod proposal;
+mod proposing;
 mod request;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -38,7 +40,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use self::acceptor::{Kept, Vote};
-use self::proposal::{Progress, Promise, Proposal};
+use self::proposal::{Promise, Proposal};
 use super::{Change, DecodeError, Epoch, Member, Refusal, Topology};
 use crate::model::MemberId;
 use crate::time::{Instant, WallTime};
@@ -356,66 +358,6 @@ impl Agreement {
         self.answer(via, Answer::Promised { ballot, accepted, is_empty });
     }
 
-    fn on_join(&mut self, now: Instant, via: Via, member: Member, cluster: u64) {
-        let Some(current) = &self.kept.current else {
-            return self.answer(via, Answer::Current(None));
-        };
-        if cluster != 0 && cluster != current.cluster {
-            return self.answer(via, Answer::Rejected(Refusal::OtherCluster));
-        }
-        let id = member.id();
-        let change = Change::Join(member);
-        match current.after(&change) {
-            Ok(None) => self.answer(via, Answer::Current(self.kept.current.clone())),
-            Err(refusal) => self.answer(via, Answer::Rejected(refusal)),
-            Ok(Some(next)) if current.moves_data(&next) && self.is_full(now) => {
-                self.answer(via, Answer::Rejected(Refusal::HoldsData));
-            }
-            Ok(Some(next)) if current.moves_data(&next) && self.is_resting(now) => {
-                self.answer(via, Answer::Rejected(Refusal::NotAllAnswer));
-            }
-            Ok(Some(_)) => {
-                let answer = self.rejected.remove(&id).map_or(Answer::Pending, Answer::Rejected);
-                self.answer(via, answer);
-                if !self.wishes.iter().any(|wish| wish.change == change) {
-                    self.wish(now, None, change);
-                }
-            }
-        }
-    }
-
-    fn is_resting(&self, now: Instant) -> bool {
-        self.rest_until.is_some_and(|until| now < until)
-    }
-
-    /// The attempt has found a member that holds data: who has stopped taking writes for it goes on.
-    fn drop_attempt(&mut self, now: Instant) {
-        self.note_full(now);
-        let Some((proposal, _)) = &self.proposal else { return };
-        let own = self.own.member.address;
-        for member in proposal.base.members.iter().filter(|member| member.address != own) {
-            let dropped = Request::Dropped(proposal.ballot);
-            self.outputs.push_back(Output::Ask(member.address, dropped));
-        }
-    }
-
-    fn is_full(&self, now: Instant) -> bool {
-        self.full_until.is_some_and(|until| now < until)
-    }
-
-    fn wish(&mut self, now: Instant, tag: Option<Tag>, change: Change) {
-        if self.wishes.len() >= WISH_COUNT_MAX {
-            if let Some(tag) = tag {
-                self.outputs.push_back(Output::Done(tag, Err(Refusal::Busy)));
-            }
-            return;
-        }
-        self.wishes.push_back(Wish { tag, change, until: now + WISH });
-        if self.proposal.is_none() && self.retry_at.is_none() {
-            self.retry_at = Some(now);
-        }
-    }
-
     fn on_answer(&mut self, now: Instant, from: SocketAddr, answer: Answer) {
         match answer {
             Answer::Current(Some(topology)) => {
@@ -448,68 +390,6 @@ impl Agreement {
         }
     }
 
-    /// The attempt of that ballot, and the member at that address.
-    fn proposal_of(
-        &mut self,
-        from: SocketAddr,
-        ballot: Ballot,
-    ) -> Option<(&mut Proposal, crate::model::NodeId)> {
-        let (proposal, _) = self.proposal.as_mut()?;
-        let at_address = |member: &&Member| member.address == from;
-        let member = proposal.value.members.iter().find(at_address);
-        let node = member.or_else(|| proposal.base.members.iter().find(at_address))?.node();
-        (proposal.ballot == ballot).then_some((proposal, node))
-    }
-
-    fn on_progress(&mut self, now: Instant, progress: Progress) {
-        match progress {
-            Progress::Pending => {}
-            Progress::Promised => self.ask_targets(),
-            Progress::Failed(Refusal::Busy) => {
-                self.ask_all = true;
-                self.give_up(now, Refusal::Busy);
-            }
-            Progress::Failed(refusal) => {
-                if refusal == Refusal::HoldsData {
-                    self.drop_attempt(now);
-                }
-                self.give_up(now, refusal);
-            }
-            Progress::Chosen => {
-                let (proposal, _) = self.proposal.take().expect("it has progressed");
-                self.ask_all = false;
-                let old = proposal.base.members.iter().map(|member| member.address);
-                let new = proposal.value.members.iter().map(|member| member.address);
-                let mut addresses: Vec<SocketAddr> = old.chain(new).collect();
-                addresses.sort_unstable();
-                addresses.dedup();
-                for address in addresses {
-                    if address != self.own.member.address {
-                        let chosen = Request::Chosen(proposal.value.clone());
-                        self.outputs.push_back(Output::Ask(address, chosen));
-                    }
-                }
-                self.learn(now, &proposal.value);
-            }
-        }
-    }
-
-    /// Sends the present round of the attempt to whom it asks.
-    fn ask_targets(&mut self) {
-        let (proposal, _) = self.proposal.as_ref().expect("there is one");
-        for node in proposal.targets() {
-            let member = proposal.value.by_node(node).or_else(|| proposal.base.by_node(node));
-            let address = member.expect("targets are members").address;
-            let (base, ballot) = (proposal.base.clone(), proposal.ballot);
-            let request = if proposal.is_accepting() {
-                Request::Accept { base, ballot, value: proposal.value.clone() }
-            } else {
-                Request::Prepare { base, ballot, must_be_empty: proposal.must_be_empty }
-            };
-            self.outputs.push_back(Output::Ask(address, request));
-        }
-    }
-
     /// A topology was decided.
     fn learn(&mut self, now: Instant, topology: &Topology) {
         let is_other = |current: &Topology| current.cluster != topology.cluster;
@@ -534,43 +414,6 @@ impl Agreement {
             }
         }
         self.retry_at = (!self.wishes.is_empty()).then_some(now);
-    }
-
-    fn end_wish(&mut self, wish: &Wish, result: Result<Epoch, Refusal>) {
-        if let (Change::Join(member), Err(refusal)) = (&wish.change, result) {
-            while self.rejected.len() >= WISH_COUNT_MAX {
-                self.rejected.pop_first();
-            }
-            self.rejected.insert(member.id(), refusal);
-        }
-        if let Some(tag) = wish.tag {
-            self.outputs.push_back(Output::Done(tag, result));
-        }
-    }
-
-    /// Ends the attempt. The wish is tried again, unless that cannot help.
-    fn give_up(&mut self, now: Instant, refusal: Refusal) {
-        self.proposal = None;
-        let is_final = refusal == Refusal::HoldsData;
-        let is_late = self.wishes.front().is_some_and(|wish| wish.until <= now);
-        if is_late && refusal == Refusal::NotAllAnswer {
-            // Each attempt keeps the others from taking writes for a while.
-            self.rest_until = Some(now + REST);
-        }
-        if is_final || is_late {
-            if let Some(wish) = self.wishes.pop_front() {
-                self.end_wish(&wish, Err(refusal));
-            }
-            self.ask_all = false;
-        }
-        let pause = Duration::from_millis(self.rng.u64(20..200));
-        let has_more = !self.wishes.is_empty() || self.has_accepted();
-        self.retry_at = has_more.then_some(now + pause);
-    }
-
-    /// Whether something was accepted that is not known to be decided.
-    fn has_accepted(&self) -> bool {
-        self.kept.vote.accepted.is_some()
     }
 
     fn run_timers(&mut self, now: Instant) {
@@ -601,82 +444,6 @@ impl Agreement {
         if self.heard.is_some_and(|(.., at)| at <= now) {
             self.ask_for_newer(now);
         }
-    }
-
-    /// Begins an attempt: for the first wish, or to bring to its end what was accepted here.
-    fn propose(&mut self, now: Instant) {
-        let Some(base) = self.kept.current.clone() else { return };
-        if !self.is_member(&base) {
-            return;
-        }
-        let value = match self.wishes.front().map(|wish| base.after(&wish.change)) {
-            Some(Ok(Some(value))) => value,
-            Some(Ok(None)) | Some(Err(_)) => {
-                let wish = self.wishes.pop_front().expect("there is a first");
-                let result = base.after(&wish.change).map(|_| base.epoch());
-                self.end_wish(&wish, result);
-                self.retry_at = (!self.wishes.is_empty()).then_some(now);
-                return;
-            }
-            None if self.has_accepted() => Topology { epoch: base.epoch + 1, ..base.clone() },
-            None => return,
-        };
-        let wall = self.wall.as_millis() << 16;
-        self.ballot_min = self.ballot_min.max(self.kept.vote.promised.timestamp).max(wall) + 1;
-        let ballot = Ballot { timestamp: self.ballot_min, proposer: self.own.member.id };
-        let ask_all = self.ask_all;
-        self.proposal = Some((Proposal::new(base, value, ballot, ask_all), now + ATTEMPT));
-        self.ask_targets();
-    }
-
-    /// Whether this node is not what the topology says it is.
-    fn must_join(&self) -> bool {
-        let Some(current) = &self.kept.current else { return true };
-        let own = &self.own.member;
-        let node = current.member(own.id()).map_or(0, |member| member.node);
-        current.member(own.id()) != Some(&Member { node, ..own.clone() })
-    }
-
-    /// Asks one of those who can let it in, in turn.
-    fn ask_to_join(&mut self, now: Instant) {
-        if !self.must_join() {
-            self.ask_at = None;
-            return;
-        }
-        let own = &self.own.member;
-        let members = self.kept.current.iter().flat_map(|current| &current.members);
-        let known = members.filter(|member| member.id != own.id).map(|member| member.address);
-        let mut others: Vec<SocketAddr> = self.own.seeds.iter().copied().chain(known).collect();
-        others.retain(|address| *address != own.address);
-        // A cluster of one lets itself in.
-        if others.is_empty() && self.kept.current.is_some() {
-            others.push(own.address);
-        }
-        if let Some(address) = others.get(self.asked_count % others.len().max(1)) {
-            let cluster = self.kept.current.as_ref().map_or(0, |current| current.cluster);
-            let request = Request::Join(own.clone(), cluster);
-            self.outputs.push_back(Output::Ask(*address, request));
-        }
-        self.asked_count += 1;
-        self.ask_at = Some(now + ASK);
-    }
-
-    /// Asks for the topology that somebody has, until it is there: him and all members, in turn. He is
-    /// heard to have it only once.
-    fn ask_for_newer(&mut self, now: Instant) {
-        let Some((from, epoch, _)) = self.heard.take() else { return };
-        if epoch.0 < self.kept.slot() {
-            return;
-        }
-        let members = self.kept.current.iter().flat_map(|current| &current.members);
-        let known = members.map(|member| member.address);
-        let mut others: Vec<SocketAddr> = std::iter::once(from).chain(known).collect();
-        others.retain(|address| *address != self.own.member.address);
-        if let Some(address) = others.get(self.asked_count % others.len().max(1)) {
-            self.outputs.push_back(Output::Ask(*address, Request::Ask));
-        }
-        self.asked_count += 1;
-        self.heard = Some((from, epoch, now + ASK));
     }
 
     fn keep(&mut self) {

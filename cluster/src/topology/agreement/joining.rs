@@ -1,0 +1,96 @@
+//! How a node comes in: what a newcomer asks, and what a member answers.
+
+use std::net::SocketAddr;
+
+use super::request::{Answer, Request};
+use super::{ASK, Agreement, Output, Via};
+use crate::time::Instant;
+use crate::topology::{Change, Member, Refusal};
+
+impl Agreement {
+    /// Whether this node is not what the topology says it is.
+    pub(super) fn must_join(&self) -> bool {
+        let Some(current) = &self.kept.current else { return true };
+        let own = &self.own.member;
+        let node = current.member(own.id()).map_or(0, |member| member.node);
+        current.member(own.id()) != Some(&Member { node, ..own.clone() })
+    }
+
+    /// Asks one of those who can let it in, in turn.
+    pub(super) fn ask_to_join(&mut self, now: Instant) {
+        if !self.must_join() {
+            self.ask_at = None;
+            return;
+        }
+        let own = &self.own.member;
+        let members = self.kept.current.iter().flat_map(|current| &current.members);
+        let known = members.filter(|member| member.id != own.id).map(|member| member.address);
+        let mut others: Vec<SocketAddr> = self.own.seeds.iter().copied().chain(known).collect();
+        others.retain(|address| *address != own.address);
+        // A cluster of one lets itself in.
+        if others.is_empty() && self.kept.current.is_some() {
+            others.push(own.address);
+        }
+        if let Some(address) = others.get(self.asked_count % others.len().max(1)) {
+            let cluster = self.kept.current.as_ref().map_or(0, |current| current.cluster);
+            let request = Request::Join(own.clone(), cluster);
+            self.outputs.push_back(Output::Ask(*address, request));
+        }
+        self.asked_count += 1;
+        self.ask_at = Some(now + ASK);
+    }
+
+    /// Asks for the topology that somebody has, until it is there: him and all members, in turn. He is
+    /// heard to have it only once.
+    pub(super) fn ask_for_newer(&mut self, now: Instant) {
+        let Some((from, epoch, _)) = self.heard.take() else { return };
+        if epoch.0 < self.kept.slot() {
+            return;
+        }
+        let members = self.kept.current.iter().flat_map(|current| &current.members);
+        let known = members.map(|member| member.address);
+        let mut others: Vec<SocketAddr> = std::iter::once(from).chain(known).collect();
+        others.retain(|address| *address != self.own.member.address);
+        if let Some(address) = others.get(self.asked_count % others.len().max(1)) {
+            self.outputs.push_back(Output::Ask(*address, Request::Ask));
+        }
+        self.asked_count += 1;
+        self.heard = Some((from, epoch, now + ASK));
+    }
+
+    pub(super) fn on_join(&mut self, now: Instant, via: Via, member: Member, cluster: u64) {
+        let Some(current) = &self.kept.current else {
+            return self.answer(via, Answer::Current(None));
+        };
+        if cluster != 0 && cluster != current.cluster {
+            return self.answer(via, Answer::Rejected(Refusal::OtherCluster));
+        }
+        let id = member.id();
+        let change = Change::Join(member);
+        match current.after(&change) {
+            Ok(None) => self.answer(via, Answer::Current(self.kept.current.clone())),
+            Err(refusal) => self.answer(via, Answer::Rejected(refusal)),
+            Ok(Some(next)) if current.moves_data(&next) && self.is_full(now) => {
+                self.answer(via, Answer::Rejected(Refusal::HoldsData));
+            }
+            Ok(Some(next)) if current.moves_data(&next) && self.is_resting(now) => {
+                self.answer(via, Answer::Rejected(Refusal::NotAllAnswer));
+            }
+            Ok(Some(_)) => {
+                let answer = self.rejected.remove(&id).map_or(Answer::Pending, Answer::Rejected);
+                self.answer(via, answer);
+                if !self.wishes.iter().any(|wish| wish.change == change) {
+                    self.wish(now, None, change);
+                }
+            }
+        }
+    }
+
+    pub(super) fn is_resting(&self, now: Instant) -> bool {
+        self.rest_until.is_some_and(|until| now < until)
+    }
+
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.full_until.is_some_and(|until| now < until)
+    }
+}
