@@ -83,9 +83,16 @@ pub enum Error {
         /// Why.
         why: Why,
     },
-    /// The members of the cluster do not agree on the change.
+    /// The members of the cluster do not agree on the change. Not applied.
     #[error("{refusal}")]
     TopologyRefused {
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The members of the cluster were asked to vote for the change, and did not decide in time. It may
+    /// have been applied, or be applied later: whoever of them finds such a vote finishes it.
+    #[error("{refusal}: whether it was done is not known")]
+    TopologyUnknown {
         /// Why.
         refusal: Refusal,
     },
@@ -112,7 +119,10 @@ impl Error {
     #[must_use]
     pub const fn outcome(&self) -> Outcome {
         match self {
-            Self::Interrupted | Self::NotDurable | Self::Unknown { .. } => Outcome::Unknown,
+            Self::Interrupted
+            | Self::NotDurable
+            | Self::Unknown { .. }
+            | Self::TopologyUnknown { .. } => Outcome::Unknown,
             Self::OutOfMemory { .. }
             | Self::KeyTooLarge { .. }
             | Self::ValueTooLarge { .. }

@@ -62,6 +62,21 @@ fn a_cluster_that_holds_data_takes_nobody_in_and_goes_on() {
     assert_eq!(cluster.members[newcomer].connect().ask("SET key value"), ok());
 }
 
+/// Its members vote on it, so that it is asked for at one that none of the others answers: nobody could
+/// vote, and what was there stays there.
+#[test]
+fn a_flush_that_no_majority_was_asked_for_is_refused_and_never_happens() {
+    let mut cluster = Cluster::start(3, &Spec::file());
+    let mut client = cluster.members[0].connect_at("all");
+    assert_eq!(client.ask("SET key value"), ok());
+    cluster.members[1].kill();
+    cluster.members[2].kill();
+    let error = client.ask_error("FLUSHALL");
+    assert!(error.starts_with("NOQUORUM "), "{error}");
+    cluster.start_all();
+    assert_eq!(cluster.members[2].connect_at("all").ask("GET key"), bulk("value"));
+}
+
 #[test]
 fn copies_for_which_there_are_no_nodes_are_refused_until_they_have_joined() {
     let mut cluster = Cluster::planned(3, &Spec::memory());

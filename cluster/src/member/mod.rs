@@ -24,7 +24,7 @@ use crate::model::{MemberId, NodeId};
 use crate::replication::Standing;
 use crate::swim::{self, Swim};
 use crate::time::{Instant, Now};
-use crate::topology::agreement::{self, Agreement, Answer, Request, Survey, Tag, Via};
+use crate::topology::agreement::{self, Agreement, Answer, Failure, Request, Survey, Tag, Via};
 use crate::topology::placement::Placement;
 use crate::topology::{self, Change, Epoch, Refusal, Topology};
 
@@ -100,7 +100,7 @@ pub enum Output {
     /// Another process with this node's identity, which started before this one, runs there.
     Conflict(SocketAddr),
     /// What came of a wish.
-    Done(Tag, Result<Epoch, Refusal>),
+    Done(Tag, Result<Epoch, Failure>),
     /// The member at this address does not let this node in. Told when the reason changes.
     Rejected(SocketAddr, Refusal),
 }

@@ -9,7 +9,7 @@ use gridkv_cluster::Instant;
 use gridkv_cluster::Token;
 use gridkv_cluster::model::{NodeId, Timestamp, Version};
 use gridkv_cluster::topology::Change;
-use gridkv_cluster::topology::agreement::Via;
+use gridkv_cluster::topology::agreement::{Failure, Via};
 use gridkv_net::wire::frame::Kind;
 use gridkv_net::wire::preamble::CONTROL;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
@@ -129,7 +129,10 @@ impl Handle {
         };
         let version = self.on_core(CONTROL_CORE, start).await?.ok_or(Error::Closed)?;
         let result = receiver.await.map_err(|_| Error::Interrupted)?;
-        result.map_err(|refusal| Error::TopologyRefused { refusal })?;
+        result.map_err(|failure| match failure {
+            Failure::Refused(refusal) => Error::TopologyRefused { refusal },
+            Failure::Unknown(refusal) => Error::TopologyUnknown { refusal },
+        })?;
         let deadline = std::time::Instant::now() + PATIENCE;
         let call = Call::HasCleared { timestamp: version.timestamp.0, node: version.node.0 };
         loop {

@@ -17,8 +17,8 @@ use crossbeam_channel::TrySendError;
 use gridkv_cluster::identity::{DatagramSeal, Local};
 use gridkv_cluster::member::{Input, Member, Output};
 use gridkv_cluster::swim::{self, State};
-use gridkv_cluster::topology::agreement::{Answer, Request, Survey, Tag, Via};
-use gridkv_cluster::topology::{Change, Epoch, Refusal, Topology};
+use gridkv_cluster::topology::agreement::{Answer, Failure, Request, Survey, Tag, Via};
+use gridkv_cluster::topology::{Change, Epoch, Topology};
 use gridkv_cluster::{Instant, Now};
 use gridkv_net::peer::{Datagrams, First, PeerListener, read_preamble};
 use gridkv_net::ring::{DataRing, Interest};
@@ -48,7 +48,7 @@ const TELL_EVERY: Duration = Duration::from_millis(500);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Somebody who waits for a change of the topology.
-pub(crate) type Wisher = Box<dyn FnOnce(Result<Epoch, Refusal>) + Send>;
+pub(crate) type Wisher = Box<dyn FnOnce(Result<Epoch, Failure>) + Send>;
 
 /// A peer that has connected and not said what it wants.
 struct Stranger {

@@ -17,10 +17,10 @@ use gridkv::simulation::{Call, Called, Core, Effect as CoreEffect, Peer, Setup, 
 use gridkv_cluster::member::{self, Member};
 use gridkv_cluster::message;
 use gridkv_cluster::replication::{Config, Level, Missed, Standing};
-use gridkv_cluster::topology::agreement::{self, Request, Survey, Tag, Via};
+use gridkv_cluster::topology::agreement::{self, Failure, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::placement::Placement;
-use gridkv_cluster::topology::{Change, Topology};
-use gridkv_cluster::{Instant, NodeId, Now, Token, WallTime};
+use gridkv_cluster::topology::{Change, Epoch, Topology};
+use gridkv_cluster::{Instant, NodeId, Now, Token, Version, WallTime};
 use gridkv_storage::{Durability, Storage};
 use rkyv::util::AlignedVec;
 
@@ -90,9 +90,10 @@ pub(super) enum Effect {
     },
     /// A topology holds here.
     Installed(Topology),
-    /// A flush has ended.
+    /// A flush has ended, up to this version.
     Flushed {
-        is_done: bool,
+        cleared: Version,
+        result: Result<Epoch, Failure>,
     },
     /// What the agreement keeps in its file.
     Keep(Vec<u8>),
@@ -156,6 +157,7 @@ pub(super) struct Process {
     vias: BTreeMap<Via, usize>,
     via_count: u64,
     surveys: Vec<Surveyed>,
+    flushes: BTreeMap<Tag, Version>,
     effects: Vec<Effect>,
     pub(super) most: Held,
 }
@@ -192,6 +194,7 @@ impl Process {
             vias: BTreeMap::new(),
             via_count: 0,
             surveys: Vec::new(),
+            flushes: BTreeMap::new(),
             effects: Vec::new(),
             most: Held::default(),
         }
@@ -269,9 +272,12 @@ impl Process {
     }
 
     /// A member wants everything removed.
-    pub(super) fn flush(&mut self, now: Now, tag: Tag) {
+    pub(super) fn flush(&mut self, now: Now) {
         let version = self.cores[0].tick(now);
         let change = Change::Clear(version.timestamp.0, version.node.0);
+        // No other flush of this process is up to there.
+        let tag = Tag(version.timestamp.0);
+        self.flushes.insert(tag, version);
         self.on_member(now, member::Input::Wish(tag, change));
     }
 
@@ -305,7 +311,10 @@ impl Process {
                     continue;
                 }
                 member::Output::Installed(topology) => Effect::Installed((*topology).clone()),
-                member::Output::Done(_, result) => Effect::Flushed { is_done: result.is_ok() },
+                member::Output::Done(tag, result) => {
+                    let cleared = self.flushes.remove(&tag).expect("a flush ends once");
+                    Effect::Flushed { cleared, result }
+                }
                 member::Output::Changed(_)
                 | member::Output::Forgotten(_)
                 | member::Output::Lost

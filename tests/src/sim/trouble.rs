@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use fastrand::Rng;
-use gridkv_cluster::topology::agreement::Tag;
 use gridkv_storage::disk::Faults as DiskFaults;
 
 use super::options::{Every, Faults, Options};
@@ -132,7 +131,7 @@ impl World {
             Fault::Flush if is_up && !self.nodes[node].is_paused => {
                 let now = self.node_now(node);
                 let process = self.nodes[node].process.as_mut().expect("it runs");
-                process.flush(now, Tag(1));
+                process.flush(now);
                 self.turn(node);
             }
             _ => return,

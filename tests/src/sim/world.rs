@@ -500,9 +500,7 @@ impl World {
                 }
             }
             Effect::Installed(topology) => self.on_installed(node, &topology),
-            Effect::Flushed { is_done } => {
-                self.report.count(if is_done { "flushes done" } else { "flushes refused" });
-            }
+            Effect::Flushed { cleared, result } => self.on_flushed(cleared, result),
             Effect::Keep(bytes) => self.nodes[node].kept = Some(bytes),
         }
     }

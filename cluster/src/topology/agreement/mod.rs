@@ -24,6 +24,8 @@
 //!
 //! - [`Output::Keep`] comes before every answer that depends on it.
 //! - A topology is current only if it was decided.
+//! - A wish is refused only if nothing will come of it: once a vote for it was asked for, its end is
+//!   unknown until some topology is decided for that epoch.
 
 #![allow(missing_docs, reason = "what rkyv derives beside an enum has none")]
 
@@ -88,6 +90,19 @@ pub enum Input {
     Heard(SocketAddr, Epoch),
 }
 
+/// Why a change that somebody wanted is not known to hold, and what it leaves behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nobody was asked to vote for it, or another change was decided in its place: nothing will come
+    /// of it.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// Members were asked to vote for it, and whoever finds such a vote brings it to its end: it may
+    /// hold already, or later.
+    #[error("{0}")]
+    Unknown(Refusal),
+}
+
 /// Whether the node holds anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Survey {
@@ -111,7 +126,7 @@ pub enum Output {
     /// This topology holds from here on.
     Install(Topology),
     /// What came of a wish.
-    Done(Tag, Result<Epoch, Refusal>),
+    Done(Tag, Result<Epoch, Failure>),
     /// A member has refused this node, for this reason.
     Rejected(SocketAddr, Refusal),
 }
@@ -139,6 +154,8 @@ struct Wish {
     tag: Option<Tag>,
     change: Change,
     until: Instant,
+    /// Votes for it were asked for, about the epoch after the present one.
+    is_voted_on: bool,
 }
 
 /// The machine: acceptor, proposer and learner of one node.
@@ -407,6 +424,8 @@ impl Agreement {
         self.ask_at = self.must_join().then_some(now + ASK);
         let wishes = std::mem::take(&mut self.wishes);
         for wish in wishes {
+            // Votes for it were about this epoch, or one before, and are over.
+            let wish = Wish { is_voted_on: false, ..wish };
             match topology.after(&wish.change) {
                 Ok(Some(_)) => self.wishes.push_back(wish),
                 Ok(None) => self.end_wish(&wish, Ok(topology.epoch())),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::acceptor::Ballot;
 use super::proposal::{Progress, Proposal};
 use super::request::Request;
-use super::{ATTEMPT, Agreement, Output, REST, Tag, WISH, WISH_COUNT_MAX, Wish};
+use super::{ATTEMPT, Agreement, Failure, Output, REST, Tag, WISH, WISH_COUNT_MAX, Wish};
 use crate::model::NodeId;
 use crate::time::Instant;
 use crate::topology::{Change, Epoch, Member, Refusal, Topology};
@@ -15,11 +15,12 @@ impl Agreement {
     pub(super) fn wish(&mut self, now: Instant, tag: Option<Tag>, change: Change) {
         if self.wishes.len() >= WISH_COUNT_MAX {
             if let Some(tag) = tag {
-                self.outputs.push_back(Output::Done(tag, Err(Refusal::Busy)));
+                let refused = Failure::Refused(Refusal::Busy);
+                self.outputs.push_back(Output::Done(tag, Err(refused)));
             }
             return;
         }
-        self.wishes.push_back(Wish { tag, change, until: now + WISH });
+        self.wishes.push_back(Wish { tag, change, until: now + WISH, is_voted_on: false });
         if self.proposal.is_none() && self.retry_at.is_none() {
             self.retry_at = Some(now);
         }
@@ -27,10 +28,8 @@ impl Agreement {
 
     /// Begins an attempt: for the first wish, or to bring to its end what was accepted here.
     pub(super) fn propose(&mut self, now: Instant) {
-        let Some(base) = self.kept.current.clone() else { return };
-        if !self.is_member(&base) {
-            return;
-        }
+        let base = self.kept.current.clone().filter(|base| self.is_member(base));
+        let Some(base) = base else { return self.wait_for_membership(now) };
         let value = match self.wishes.front().map(|wish| base.after(&wish.change)) {
             Some(Ok(Some(value))) => value,
             Some(Ok(None)) | Some(Err(_)) => {
@@ -49,6 +48,24 @@ impl Agreement {
         let ask_all = self.ask_all;
         self.proposal = Some((Proposal::new(base, value, ballot, ask_all), now + ATTEMPT));
         self.ask_targets();
+    }
+
+    /// Who is no member proposes nothing: what is wanted waits for that, and not for longer than it may.
+    fn wait_for_membership(&mut self, now: Instant) {
+        while self.wishes.front().is_some_and(|wish| wish.until <= now) {
+            let wish = self.wishes.pop_front().expect("it was just looked at");
+            self.end_wish(&wish, Err(Refusal::NoMajority));
+        }
+        self.retry_at = self.wishes.front().map(|wish| wish.until);
+    }
+
+    /// The first wish is what votes are asked for, if it is.
+    fn note_vote(&mut self) {
+        let (Some(wish), Some((proposal, _))) = (self.wishes.front_mut(), &self.proposal) else {
+            return;
+        };
+        let is_its = |value: Option<Topology>| value.as_ref() == Some(&proposal.value);
+        wish.is_voted_on |= proposal.base.after(&wish.change).is_ok_and(is_its);
     }
 
     /// Sends the present round of the attempt to whom it asks.
@@ -83,7 +100,10 @@ impl Agreement {
     pub(super) fn on_progress(&mut self, now: Instant, progress: Progress) {
         match progress {
             Progress::Pending => {}
-            Progress::Promised => self.ask_targets(),
+            Progress::Promised => {
+                self.note_vote();
+                self.ask_targets();
+            }
             Progress::Failed(Refusal::Busy) => {
                 self.ask_all = true;
                 self.give_up(now, Refusal::Busy);
@@ -152,7 +172,8 @@ impl Agreement {
             self.rejected.insert(member.id(), refusal);
         }
         if let Some(tag) = wish.tag {
-            self.outputs.push_back(Output::Done(tag, result));
+            let failure = if wish.is_voted_on { Failure::Unknown } else { Failure::Refused };
+            self.outputs.push_back(Output::Done(tag, result.map_err(failure)));
         }
     }
 

@@ -1,3 +1,6 @@
+mod net;
+
+use self::net::{Net, Packet, Sent};
 use super::*;
 use crate::topology::tests::member;
 
@@ -130,4 +133,78 @@ fn whoever_asks_for_promises_without_end_costs_a_bounded_amount() {
         let answers = outputs(&mut agreement).iter().filter(|it| is_answer(it)).count();
         assert_eq!(answers, usize::from(!refused.contains(&via)));
     }
+}
+
+fn is_accept(sent: &Sent) -> bool {
+    matches!(sent.packet, Packet::Request(_, Request::Accept { .. }))
+}
+
+/// The members are cut in two right after the proposer has accepted its own wish: no majority can be
+/// heard, and yet the vote is there, and is found when the two halves are one again.
+#[test]
+fn a_wish_that_was_voted_on_is_unknown_and_not_refused() {
+    let mut net = Net::of(3);
+    let (first, tag) = (member(1).address, Tag(1));
+    net.handle(1, Input::Wish(tag, Change::Clear(77, 1)));
+    net.deliver_until(|sent| is_accept(sent) && sent.to == first);
+    net.cut.push(first);
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.done, [(tag, Err(Failure::Unknown(Refusal::NoMajority)))]);
+    net.cut.clear();
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.node(2).current().map(|it| it.cleared_timestamp), Some(77), "it was found");
+}
+
+#[test]
+fn a_wish_that_nobody_was_asked_to_vote_on_is_refused() {
+    let mut net = Net::of(3);
+    let (first, tag) = (member(1).address, Tag(1));
+    net.cut.push(first);
+    net.handle(1, Input::Wish(tag, Change::Clear(77, 1)));
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.done, [(tag, Err(Failure::Refused(Refusal::NoMajority)))]);
+    net.cut.clear();
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.node(2).current().map(|it| it.cleared_timestamp), Some(0));
+}
+
+/// What was voted on before another change was decided in its place is over: a wish that then finds no
+/// majority for its next attempt is refused.
+#[test]
+fn a_vote_ends_with_the_epoch_it_was_about() {
+    let mut net = Net::of(3);
+    let (first, second) = (member(1).address, member(2).address);
+    net.handle(1, Input::Wish(Tag(1), Change::Clear(77, 1)));
+    // Nobody takes the votes but the proposer, whose vote nobody hears of.
+    net.deliver_until(|sent| is_accept(sent) && sent.to == first);
+    net.cut.push(first);
+    net.handle(2, Input::Wish(Tag(2), Change::Clear(50, 2)));
+    net.run(Duration::from_secs(2));
+    assert_eq!(net.done, [(Tag(2), Ok(Epoch(4)))]);
+    let chosen = net.node(2).current().unwrap().clone();
+    // The proposer hears of the other's, and nothing else.
+    net.handle(1, Input::Answer(second, Answer::Current(Some(chosen))));
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.done[1..], [(Tag(1), Err(Failure::Refused(Refusal::NoMajority)))]);
+    net.cut.clear();
+    net.run(Duration::from_secs(10));
+    for number in 1..=3 {
+        assert_eq!(net.node(number).current().map(|it| it.cleared_timestamp), Some(50));
+    }
+}
+
+#[test]
+fn a_wish_of_a_node_that_is_no_member_is_refused_in_time() {
+    let mut agreement = Agreement::new(net::own(2), None, 7, 1, Instant::ZERO).unwrap();
+    let wall = WallTime::from_millis(1_000_000);
+    agreement.handle(Instant::ZERO, wall, Input::Wish(Tag(1), Change::Clear(77, 1)));
+    let mut now = Instant::ZERO;
+    let mut seen = outputs(&mut agreement);
+    while now < Instant::ZERO + Duration::from_secs(10) {
+        now = agreement.poll_timeout().expect("it has something to do").max(now);
+        agreement.handle(now, wall, Input::Timeout);
+        seen.extend(outputs(&mut agreement));
+    }
+    let done = Output::Done(Tag(1), Err(Failure::Refused(Refusal::NoMajority)));
+    assert_eq!(seen.iter().filter(|it| **it == done).count(), 1);
 }

@@ -260,11 +260,11 @@ impl fmt::Display for Failure {
             }
             // As Redis says it, so that its clients know it.
             Self::Store(error @ Error::LogFailed) => write!(f, "MISCONF {error}"),
-            Self::Store(error @ Error::NotDurable) => write!(f, "UNKNOWN {error}"),
-            Self::Store(error @ Error::NotApplied { .. }) => write!(f, "NOQUORUM {error}"),
-            Self::Store(error @ (Error::Unknown { .. } | Error::Replicated)) => {
-                let code = if matches!(error, Error::Replicated) { "ERR" } else { "UNKNOWN" };
-                write!(f, "{code} {error}")
+            Self::Store(
+                error @ (Error::NotDurable | Error::Unknown { .. } | Error::TopologyUnknown { .. }),
+            ) => write!(f, "UNKNOWN {error}"),
+            Self::Store(error @ (Error::NotApplied { .. } | Error::TopologyRefused { .. })) => {
+                write!(f, "NOQUORUM {error}")
             }
             Self::Store(Error::Interrupted) => {
                 f.write_str("UNKNOWN the core stopped while the command was under way")
@@ -384,4 +384,35 @@ pub(crate) fn is_word(argument: &[u8], word: &str) -> bool {
 /// An argument as text, for an error.
 pub(crate) fn text(argument: &[u8]) -> String {
     String::from_utf8_lossy(argument).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use gridkv_cluster::replication::Why;
+    use gridkv_cluster::topology::Refusal;
+
+    use super::*;
+    use crate::error::Outcome;
+
+    #[test]
+    fn a_client_hears_unknown_of_what_may_have_been_done_and_of_nothing_else() {
+        let refusal = Refusal::NoMajority;
+        let errors = [
+            Error::TopologyRefused { refusal },
+            Error::TopologyUnknown { refusal },
+            Error::NotApplied { why: Why::NoCluster },
+            Error::Unknown { why: Why::NoCluster },
+            Error::NotDurable,
+            Error::Interrupted,
+            Error::DiskFull,
+            Error::LogFailed,
+            Error::Replicated,
+            Error::Closed,
+        ];
+        for error in errors {
+            let text = Failure::from(error.clone()).to_string();
+            let is_unknown = error.outcome() == Outcome::Unknown;
+            assert_eq!(text.starts_with("UNKNOWN "), is_unknown, "{text}");
+        }
+    }
 }

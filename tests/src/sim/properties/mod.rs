@@ -1,5 +1,6 @@
 //! What must hold: one file for each sentence. The functions panic with what does not.
 
+pub mod a_refused_flush_never_happens;
 pub mod acknowledged_writes_survive;
 pub mod increments_add_up;
 pub mod linearizable_keys_have_linearizable_histories;
