@@ -18,7 +18,8 @@
 //! keeps what needs a cluster that is empty, and stays so until the change is decided. All members
 //! are asked: each stops taking writes and says whether it is empty ([`Output::Survey`]). Who has
 //! accepted such a change takes no writes before it is decided; who has only promised does after
-//! [`FREEZE`].
+//! [`FREEZE`]. Such a change is accepted only at the ballot that the member was found empty for, and
+//! only while it has taken no writes since.
 //!
 //! # Invariants
 //!
@@ -158,6 +159,16 @@ struct Wish {
     is_voted_on: bool,
 }
 
+/// Why no writes are taken.
+#[derive(Clone, Copy, Debug)]
+struct Freeze {
+    /// Until then, or until what was accepted is decided.
+    until: Instant,
+    /// The attempt for which this node was found empty, and takes no writes since: what it asks for may
+    /// move data, and what no other does.
+    empty_for: Option<Ballot>,
+}
+
 /// The machine: acceptor, proposer and learner of one node.
 pub struct Agreement {
     own: Own,
@@ -172,8 +183,8 @@ pub struct Agreement {
     retry_at: Option<Instant>,
     /// Members are asked for whether they are empty: what the next attempt needs.
     ask_all: bool,
-    /// Writes are not taken until then, or until what was accepted is decided.
-    frozen_until: Option<Instant>,
+    /// Writes are not taken.
+    freeze: Option<Freeze>,
     /// Attempts that need all members come to nothing until then: some do not answer.
     rest_until: Option<Instant>,
     /// The cluster was found to hold data: what would move it is refused until then.
@@ -221,7 +232,7 @@ impl Agreement {
             wishes: VecDeque::new(),
             retry_at: None,
             ask_all: false,
-            frozen_until: None,
+            freeze: None,
             rest_until: None,
             full_until: None,
             ask_at: None,
@@ -236,7 +247,7 @@ impl Agreement {
             && machine.kept.current.as_ref().is_some_and(|current| current.moves_data(value))
         {
             // It was under way when the node stopped: nothing is written before it is decided.
-            machine.frozen_until = Some(now);
+            machine.freeze = Some(Freeze { until: now, empty_for: None });
         }
         Ok(machine)
     }
@@ -250,7 +261,7 @@ impl Agreement {
     /// Whether writes must not be taken.
     #[must_use]
     pub fn is_frozen(&self) -> bool {
-        self.frozen_until.is_some()
+        self.freeze.is_some()
     }
 
     /// Takes in one event. Drain [`Self::poll_output`] before the next call.
@@ -284,7 +295,8 @@ impl Agreement {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let attempt = self.proposal.as_ref().map(|(_, until)| *until);
         let heard = self.heard.map(|(.., at)| at);
-        [attempt, self.retry_at, self.frozen_until, self.ask_at, heard].into_iter().flatten().min()
+        let thaw = self.freeze.map(|freeze| freeze.until);
+        [attempt, self.retry_at, thaw, self.ask_at, heard].into_iter().flatten().min()
     }
 
     fn on_request(&mut self, now: Instant, via: Via, request: Request) {
@@ -312,7 +324,7 @@ impl Agreement {
                 if !must_be_empty {
                     return self.promise(via, ballot, false);
                 }
-                self.frozen_until = Some(now + FREEZE);
+                self.freeze_on(now);
                 self.prepares.insert(via, (base, ballot));
                 self.outputs.push_back(Output::Survey(via));
                 if self.prepares.len() > PREPARE_COUNT_MAX {
@@ -326,14 +338,15 @@ impl Agreement {
                 if self.kept.slot() != value.epoch {
                     return self.answer(via, Answer::Current(self.kept.current.clone()));
                 }
-                // Who is no longer empty, or is free to take writes, must not accept what moves.
+                // Who has been free to take writes since it was found empty must not accept what moves.
                 let moves = base.moves_data(&value);
-                let may = !moves || self.frozen_until.is_some() || !self.is_member(&base);
+                let is_empty = self.freeze.is_some_and(|it| it.empty_for == Some(ballot));
+                let may = !moves || is_empty || !self.is_member(&base);
                 if !may || !self.kept.vote.accept(ballot, &value) {
                     return self.answer(via, Answer::Refused(self.kept.vote.promised));
                 }
                 if moves {
-                    self.frozen_until = Some(now + FREEZE);
+                    self.freeze_on(now);
                 }
                 self.keep();
                 self.answer(via, Answer::Accepted(ballot));
@@ -346,25 +359,43 @@ impl Agreement {
     }
 
     fn on_surveyed(&mut self, now: Instant, via: Via, survey: Survey) {
+        let prepare = self.prepares.remove(&via);
         if !survey.is_empty {
             self.note_full(now);
         }
-        let Some((base, ballot)) = self.prepares.remove(&via) else { return };
+        let Some((base, ballot)) = prepare else { return };
         if self.kept.slot() != base.epoch + 1 {
             return self.answer(via, Answer::Current(self.kept.current.clone()));
         }
         if ballot <= self.kept.vote.promised {
             return self.answer(via, Answer::Refused(self.kept.vote.promised));
         }
+        if let Some(freeze) = &mut self.freeze {
+            freeze.empty_for = survey.is_empty.then_some(ballot);
+        }
         self.promise(via, ballot, survey.is_empty);
+    }
+
+    /// Takes no writes for a while, or for a while longer.
+    fn freeze_on(&mut self, now: Instant) {
+        let empty_for = self.freeze.and_then(|freeze| freeze.empty_for);
+        self.freeze = Some(Freeze { until: now + FREEZE, empty_for });
+    }
+
+    /// Takes writes again. What was surveyed until here is no longer so.
+    fn thaw(&mut self) {
+        self.freeze = None;
+        self.outputs.push_back(Output::Thaw);
+        for via in std::mem::take(&mut self.prepares).into_keys() {
+            self.answer(via, Answer::Refused(self.kept.vote.promised));
+        }
     }
 
     /// The cluster holds data. Who asks again and again to be let in must not stop its writes.
     fn note_full(&mut self, now: Instant) {
         self.full_until = Some(now + REST);
-        if self.frozen_until.is_some() && !self.has_accepted() {
-            self.frozen_until = None;
-            self.outputs.push_back(Output::Thaw);
+        if self.freeze.is_some() && !self.has_accepted() {
+            self.thaw();
         }
     }
 
@@ -415,12 +446,14 @@ impl Agreement {
         }
         self.proposal = None;
         self.rest_until = None;
-        self.frozen_until = None;
+        self.freeze = None;
         // It may have removed what there was.
         self.full_until = None;
-        self.prepares.clear();
         self.keep();
         self.outputs.push_back(Output::Install(topology.clone()));
+        for via in std::mem::take(&mut self.prepares).into_keys() {
+            self.answer(via, Answer::Current(self.kept.current.clone()));
+        }
         self.ask_at = self.must_join().then_some(now + ASK);
         let wishes = std::mem::take(&mut self.wishes);
         for wish in wishes {
@@ -442,15 +475,14 @@ impl Agreement {
             let refusal = proposal.timed_out();
             self.give_up(now, refusal);
         }
-        if self.frozen_until.is_some_and(|until| until <= now) {
+        if self.freeze.is_some_and(|freeze| freeze.until <= now) {
             if self.has_accepted() {
                 // Whoever has proposed it did not bring it to its end: this node does.
-                self.frozen_until = Some(now + FREEZE);
+                self.freeze_on(now);
                 self.ask_all = true;
                 self.retry_at.get_or_insert(now);
             } else {
-                self.frozen_until = None;
-                self.outputs.push_back(Output::Thaw);
+                self.thaw();
             }
         }
         if self.retry_at.is_some_and(|at| at <= now) && self.proposal.is_none() {
@@ -479,6 +511,10 @@ impl Agreement {
         }
         assert!(self.wishes.len() <= WISH_COUNT_MAX);
         assert!(self.prepares.len() <= PREPARE_COUNT_MAX);
+        assert!(
+            self.prepares.is_empty() || self.freeze.is_some(),
+            "who is surveyed takes no writes"
+        );
     }
 }
 

@@ -208,3 +208,64 @@ fn a_wish_of_a_node_that_is_no_member_is_refused_in_time() {
     let done = Output::Done(Tag(1), Err(Failure::Refused(Refusal::NoMajority)));
     assert_eq!(seen.iter().filter(|it| **it == done).count(), 1);
 }
+
+/// A member of two, and the cluster with a third.
+fn second_of_two() -> (Agreement, Topology, Topology) {
+    let mut agreement = Agreement::new(net::own(2), None, 7, 1, Instant::ZERO).unwrap();
+    let base = crate::topology::tests::topology(2, 3);
+    let value = base.after(&Change::Join(member(3))).unwrap().unwrap();
+    let chosen = Input::Request(Via(1), Request::Chosen(base.clone()));
+    agreement.handle(Instant::ZERO, WallTime::EPOCH, chosen);
+    outputs(&mut agreement);
+    (agreement, base, value)
+}
+
+const EARLY: Ballot = Ballot { timestamp: 5, proposer: 1 };
+const LATE: Ballot = Ballot { timestamp: 6, proposer: 1 };
+
+/// A member that was empty for one attempt has taken writes since, and is asked by another: the vote
+/// that the first attempt asks for comes late, and is about what the member no longer is.
+#[test]
+fn what_moves_data_is_accepted_only_while_the_freeze_of_its_own_survey_lasts() {
+    let (mut agreement, base, value) = second_of_two();
+    let (wall, mut now) = (WallTime::EPOCH, Instant::ZERO);
+    let prepare = |ballot| Request::Prepare { base: base.clone(), ballot, must_be_empty: true };
+    agreement.handle(now, wall, Input::Request(Via(2), prepare(EARLY)));
+    assert_eq!(outputs(&mut agreement), [Output::Survey(Via(2))]);
+    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true }));
+    let promised = Answer::Promised { ballot: EARLY, accepted: None, is_empty: true };
+    assert_eq!(outputs(&mut agreement)[1..], [Output::Answer(Via(2), promised)]);
+    now = now + FREEZE;
+    agreement.handle(now, wall, Input::Timeout);
+    assert_eq!(outputs(&mut agreement), [Output::Thaw]);
+    agreement.handle(now, wall, Input::Request(Via(3), prepare(LATE)));
+    assert_eq!(outputs(&mut agreement), [Output::Survey(Via(3))]);
+    let accept = Request::Accept { base: base.clone(), ballot: EARLY, value };
+    agreement.handle(now, wall, Input::Request(Via(4), accept));
+    assert_eq!(outputs(&mut agreement), [Output::Answer(Via(4), Answer::Refused(EARLY))]);
+    agreement.handle(now, wall, Input::Surveyed(Via(3), Survey { is_empty: false }));
+    let promised = Answer::Promised { ballot: LATE, accepted: None, is_empty: false };
+    assert_eq!(outputs(&mut agreement).last(), Some(&Output::Answer(Via(3), promised)));
+}
+
+/// A core that is slow to say whether it is empty says what it was before writes were taken again.
+#[test]
+fn a_survey_is_worth_nothing_once_its_freeze_is_over() {
+    let (mut agreement, base, value) = second_of_two();
+    let (wall, mut now) = (WallTime::EPOCH, Instant::ZERO);
+    let prepare = |ballot| Request::Prepare { base: base.clone(), ballot, must_be_empty: true };
+    agreement.handle(now, wall, Input::Request(Via(2), prepare(EARLY)));
+    assert_eq!(outputs(&mut agreement), [Output::Survey(Via(2))]);
+    now = now + FREEZE;
+    agreement.handle(now, wall, Input::Timeout);
+    let refused = Output::Answer(Via(2), Answer::Refused(Ballot::default()));
+    assert_eq!(outputs(&mut agreement), [Output::Thaw, refused]);
+    agreement.handle(now, wall, Input::Request(Via(3), prepare(LATE)));
+    assert_eq!(outputs(&mut agreement), [Output::Survey(Via(3))]);
+    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true }));
+    assert_eq!(outputs(&mut agreement), [], "it was answered");
+    let accept = Request::Accept { base: base.clone(), ballot: EARLY, value };
+    agreement.handle(now, wall, Input::Request(Via(4), accept));
+    let refused = Output::Answer(Via(4), Answer::Refused(Ballot::default()));
+    assert_eq!(outputs(&mut agreement), [refused]);
+}
