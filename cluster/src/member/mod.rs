@@ -48,7 +48,7 @@ pub enum Input<'a> {
         /// The packet.
         bytes: &'a [u8],
     },
-    /// A node asks about the topology. The way back is not [`Via`] 0.
+    /// A node asks about the topology. The way back is not [`Via`] 0, nor [`Via::OWN_SURVEY`].
     Request(Via, Request),
     /// The node at this address answers.
     Answer(SocketAddr, Answer),
@@ -195,6 +195,7 @@ impl Member {
             Input::Leave => self.tell_swim(now, swim::Input::Leave),
             Input::Request(via, request) => {
                 assert_ne!(via, VIA_OWN, "the node itself asks without a driver");
+                assert_ne!(via, Via::OWN_SURVEY, "nobody else has asked");
                 self.tell_agreement(now, agreement::Input::Request(via, request));
             }
             Input::Answer(from, answer) => {
@@ -232,6 +233,12 @@ impl Member {
     #[must_use]
     pub const fn swim(&self) -> &Swim {
         &self.swim
+    }
+
+    /// Why this node is not let into the cluster, as it was told last.
+    #[must_use]
+    pub const fn refusal(&self) -> Option<Refusal> {
+        self.told_refusal
     }
 
     /// Whether the node takes no writes while the topology is changed.

@@ -108,6 +108,12 @@ pub enum Refusal {
     /// Moving what members hold to a newcomer is not possible.
     #[error("the cluster holds data: a node can join only while it is empty")]
     HoldsData,
+    /// The newcomer holds keys that the cluster does not have.
+    #[error(
+        "the newcomer holds keys of its own, which would be on one node only: it can join with an \
+         empty data directory"
+    )]
+    HoldsOwnData,
     /// There are as many members as there may be.
     #[error("the cluster has as many members as it may have")]
     Full,

@@ -85,6 +85,9 @@ fn table(status: &Value) -> String {
         text(&status["replicas"]),
         text(&status["standing"]),
     );
+    if let Some(why) = status["refused"].as_str() {
+        let _ = writeln!(out, "not let into the cluster: {why}");
+    }
     let members = rows("members").into_iter().map(|member| {
         let share = member["share"].as_f64().unwrap_or(0.0) * 100.0;
         let mark = if member["is_self"] == Value::Bool(true) { "*" } else { "" };

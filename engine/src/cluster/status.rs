@@ -68,6 +68,8 @@ pub(crate) struct Status {
     /// `serving`, `frozen` (the topology is being changed), `empty` (its data was lost), `joining`;
     /// `alone` for a node without a cluster.
     pub(crate) standing: &'static str,
+    /// Why the cluster does not let this node in, as it was told last.
+    pub(crate) refused: Option<String>,
     pub(crate) members: Vec<MemberStatus>,
     pub(crate) shards: Vec<ShardStatus>,
     pub(crate) lag: Vec<LagStatus>,
@@ -104,6 +106,7 @@ struct CoreStatus {
 /// What the core that speaks for the node knows.
 struct ControlStatus {
     told: Option<Told>,
+    refused: Option<String>,
     members: Vec<swim::Member>,
     own: u64,
     figures: Figures,
@@ -126,6 +129,7 @@ impl Status {
             epoch: 0,
             replicas: 1,
             standing: "alone",
+            refused: None,
             members: Vec::new(),
             shards: cores.iter().flat_map(|core| core.shards.clone()).collect(),
             lag: Vec::new(),
@@ -133,6 +137,7 @@ impl Status {
         };
         let Some(control) = control else { return Ok(status) };
         status.standing = "joining";
+        status.refused.clone_from(&control.refused);
         status.figures.add(&control.figures);
         let mut skews = BTreeMap::new();
         for (node, skew) in cores.iter().flat_map(|core| &core.skews) {
@@ -266,6 +271,7 @@ fn control_status(core: &mut Core) -> Option<ControlStatus> {
     let own = own.next().map_or(0, |own| own.id.0);
     Some(ControlStatus {
         told: control.member.state().cloned(),
+        refused: control.member.refusal().map(|refusal| refusal.to_string()),
         members: control.member.swim().members().copied().collect(),
         own,
         figures: Figures {

@@ -13,7 +13,7 @@
 pub const BYTES: usize = 16;
 
 /// The version of the protocol between nodes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The target that is no shard: whatever core speaks for the node.
 pub const CONTROL: u16 = u16::MAX;

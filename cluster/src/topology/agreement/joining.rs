@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use super::request::{Answer, Request};
-use super::{ASK, Agreement, Output, Via};
+use super::{ASK, Agreement, Output, Survey, Via};
 use crate::time::Instant;
-use crate::topology::{Change, Member, Refusal};
+use crate::topology::{Change, Epoch, Member, Refusal, Topology};
 
 impl Agreement {
     /// Whether this node is not what the topology says it is.
@@ -16,10 +16,49 @@ impl Agreement {
         current.member(own.id()) != Some(&Member { node, ..own.clone() })
     }
 
+    /// Whether a cluster does not know this node's store: what it holds is nobody else's.
+    pub(super) fn is_new_to(&self, topology: &Topology) -> bool {
+        let own = &self.own.member;
+        topology.member(own.id()).is_none_or(|known| known.store != own.store)
+    }
+
+    /// Whether this node is known to hold nothing.
+    pub(super) fn is_empty_newcomer(&self) -> bool {
+        self.holds.is_some_and(|survey| survey.is_empty)
+    }
+
+    /// Whether this node holds keys that such a cluster does not have, and belongs to none.
+    pub(super) fn is_full_newcomer_to(&self, topology: &Topology) -> bool {
+        let is_full = self.holds.is_some_and(|survey| !survey.is_empty);
+        is_full && self.kept.current.is_none() && self.is_new_to(topology)
+    }
+
+    /// This node has found out what it holds.
+    pub(super) fn on_own_survey(&mut self, now: Instant, survey: Survey) {
+        self.holds = Some(survey);
+        self.ask_at = self.must_join().then_some(now);
+    }
+
+    /// Somebody has a newer topology.
+    pub(super) fn on_heard(&mut self, now: Instant, from: SocketAddr, epoch: Epoch) {
+        if epoch.0 < self.kept.slot() {
+            return;
+        }
+        self.heard = Some((from, epoch, now + ASK));
+        self.outputs.push_back(Output::Ask(from, Request::Ask));
+    }
+
     /// Asks one of those who can let it in, in turn.
     pub(super) fn ask_to_join(&mut self, now: Instant) {
         if !self.must_join() {
             self.ask_at = None;
+            return;
+        }
+        let is_new = self.kept.current.as_ref().is_none_or(|current| self.is_new_to(current));
+        if is_new && self.holds.is_none() {
+            // Asked again, if it is lost.
+            self.outputs.push_back(Output::Survey(Via::OWN_SURVEY));
+            self.ask_at = Some(now + ASK);
             return;
         }
         let own = &self.own.member;
@@ -33,7 +72,8 @@ impl Agreement {
         }
         if let Some(address) = others.get(self.asked_count % others.len().max(1)) {
             let cluster = self.kept.current.as_ref().map_or(0, |current| current.cluster);
-            let request = Request::Join(own.clone(), cluster);
+            let is_empty = self.is_empty_newcomer();
+            let request = Request::Join { member: own.clone(), cluster, is_empty };
             self.outputs.push_back(Output::Ask(*address, request));
         }
         self.asked_count += 1;
@@ -58,7 +98,14 @@ impl Agreement {
         self.heard = Some((from, epoch, now + ASK));
     }
 
-    pub(super) fn on_join(&mut self, now: Instant, via: Via, member: Member, cluster: u64) {
+    /// A node of that cluster, or of none, asks to be let in: and says whether it is empty.
+    pub(super) fn on_join(
+        &mut self,
+        now: Instant,
+        via: Via,
+        member: Member,
+        (cluster, is_empty): (u64, bool),
+    ) {
         let Some(current) = &self.kept.current else {
             return self.answer(via, Answer::Current(None));
         };
@@ -66,10 +113,14 @@ impl Agreement {
             return self.answer(via, Answer::Rejected(Refusal::OtherCluster));
         }
         let id = member.id();
+        let is_new = current.member(id).is_none_or(|known| known.store != member.store);
         let change = Change::Join(member);
         match current.after(&change) {
             Ok(None) => self.answer(via, Answer::Current(self.kept.current.clone())),
             Err(refusal) => self.answer(via, Answer::Rejected(refusal)),
+            Ok(Some(_)) if is_new && !is_empty => {
+                self.answer(via, Answer::Rejected(Refusal::HoldsOwnData));
+            }
             Ok(Some(next)) if current.moves_data(&next) && self.is_full(now) => {
                 self.answer(via, Answer::Rejected(Refusal::HoldsData));
             }

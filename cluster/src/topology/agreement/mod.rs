@@ -21,6 +21,10 @@
 //! [`FREEZE`]. Such a change is accepted only at the ballot that the member was found empty for, and
 //! only while it has taken no writes since.
 //!
+//! A newcomer brings no data either. It asks itself first what it holds, says so when it asks to be
+//! let in, and takes in the topology of a cluster that does not know it only while it holds nothing; so
+//! what it says still is so when it is asked to accept.
+//!
 //! # Invariants
 //!
 //! - [`Output::Keep`] comes before every answer that depends on it.
@@ -66,9 +70,14 @@ const WISH_COUNT_MAX: usize = 64;
 /// Promises that are asked for and wait for a survey, at most.
 const PREPARE_COUNT_MAX: usize = 64;
 
-/// Names the way on which an answer goes back. The driver's.
+/// Names the way on which an answer goes back. The driver's, but for [`Via::OWN_SURVEY`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Via(pub u64);
+
+impl Via {
+    /// No way at all: a newcomer asks itself what it holds.
+    pub const OWN_SURVEY: Self = Self(u64::MAX);
+}
 
 /// Names a change that somebody waits for. The driver's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -190,6 +199,8 @@ pub struct Agreement {
     /// The cluster was found to hold data: what would move it is refused until then.
     full_until: Option<Instant>,
     ask_at: Option<Instant>,
+    /// What this node holds, as long as it is a newcomer: it takes no writes, so that stays so.
+    holds: Option<Survey>,
     /// Who has said that there is a newer topology, and when it is asked for again.
     heard: Option<(SocketAddr, Epoch, Instant)>,
     asked_count: usize,
@@ -236,6 +247,7 @@ impl Agreement {
             rest_until: None,
             full_until: None,
             ask_at: None,
+            holds: None,
             heard: None,
             asked_count: 0,
             rejected: BTreeMap::new(),
@@ -273,12 +285,7 @@ impl Agreement {
             Input::Answer(from, answer) => self.on_answer(now, from, answer),
             Input::Surveyed(via, survey) => self.on_surveyed(now, via, survey),
             Input::Wish(tag, change) => self.wish(now, Some(tag), change),
-            Input::Heard(from, epoch) => {
-                if epoch.0 >= self.kept.slot() {
-                    self.heard = Some((from, epoch, now + ASK));
-                    self.outputs.push_back(Output::Ask(from, Request::Ask));
-                }
-            }
+            Input::Heard(from, epoch) => self.on_heard(now, from, epoch),
         }
         self.run_timers(now);
         self.assert_invariants();
@@ -312,7 +319,9 @@ impl Agreement {
                 }
                 self.answer(via, Answer::Current(None));
             }
-            Request::Join(member, cluster) => self.on_join(now, via, member, cluster),
+            Request::Join { member, cluster, is_empty } => {
+                self.on_join(now, via, member, (cluster, is_empty));
+            }
             Request::Prepare { base, ballot, must_be_empty } => {
                 self.learn(now, &base);
                 if self.kept.slot() != base.epoch + 1 {
@@ -340,8 +349,11 @@ impl Agreement {
                 }
                 // Who has been free to take writes since it was found empty must not accept what moves.
                 let moves = base.moves_data(&value);
-                let is_empty = self.freeze.is_some_and(|it| it.empty_for == Some(ballot));
-                let may = !moves || is_empty || !self.is_member(&base);
+                let is_empty = match self.freeze {
+                    _ if !self.is_member(&base) => self.is_empty_newcomer(),
+                    freeze => freeze.is_some_and(|it| it.empty_for == Some(ballot)),
+                };
+                let may = !moves || is_empty;
                 if !may || !self.kept.vote.accept(ballot, &value) {
                     return self.answer(via, Answer::Refused(self.kept.vote.promised));
                 }
@@ -359,6 +371,9 @@ impl Agreement {
     }
 
     fn on_surveyed(&mut self, now: Instant, via: Via, survey: Survey) {
+        if via == Via::OWN_SURVEY {
+            return self.on_own_survey(now, survey);
+        }
         let prepare = self.prepares.remove(&via);
         if !survey.is_empty {
             self.note_full(now);
@@ -410,10 +425,13 @@ impl Agreement {
         match answer {
             Answer::Current(Some(topology)) => {
                 let is_known = self.kept.current.as_ref().map(|it| it.cluster);
-                if is_known.is_none_or(|cluster| cluster == topology.cluster) {
-                    self.learn(now, &topology);
-                } else {
+                if is_known.is_some_and(|cluster| cluster != topology.cluster) {
                     self.outputs.push_back(Output::Rejected(from, Refusal::OtherCluster));
+                } else if self.is_full_newcomer_to(&topology) {
+                    self.heard = None;
+                    self.outputs.push_back(Output::Rejected(from, Refusal::HoldsOwnData));
+                } else {
+                    self.learn(now, &topology);
                 }
             }
             Answer::Current(None) | Answer::Pending => {}
@@ -441,6 +459,9 @@ impl Agreement {
     /// A topology was decided.
     fn learn(&mut self, now: Instant, topology: &Topology) {
         let is_other = |current: &Topology| current.cluster != topology.cluster;
+        if self.kept.current.is_none() && self.is_new_to(topology) && !self.is_empty_newcomer() {
+            return;
+        }
         if self.kept.current.as_ref().is_some_and(is_other) || !self.kept.install(topology) {
             return;
         }

@@ -33,8 +33,15 @@ pub enum Request {
     Chosen(Topology),
     /// The attempt has come to nothing: some member holds data. Go on taking writes.
     Dropped(Ballot),
-    /// Let me in. With the cluster I know of; 0 for none.
-    Join(Member, u64),
+    /// Let me in.
+    Join {
+        /// What I am; the number is not known yet.
+        member: Member,
+        /// The cluster I know of; 0 for none.
+        cluster: u64,
+        /// I hold no keys and no tombstones. Asked of one who is no member, or with another store.
+        is_empty: bool,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -95,7 +102,7 @@ impl Request {
     fn is_valid(&self) -> bool {
         match self {
             Self::Ask | Self::Dropped(_) => true,
-            Self::Join(member, _) => crate::topology::is_valid(member),
+            Self::Join { member, .. } => crate::topology::is_valid(member),
             Self::Prepare { base, .. } => base.is_valid(),
             Self::Accept { base, value, .. } => {
                 base.is_valid() && value.is_valid() && value.epoch == base.epoch + 1

@@ -16,7 +16,8 @@ fn who_asks_to_be_let_in_again_and_again_does_not_stop_the_writes_of_those_who_h
     outputs(&mut agreement);
     let now = Instant::ZERO + Duration::from_secs(1);
     let wall = WallTime::from_millis(1_000_000);
-    let join = || Input::Request(Via(1), Request::Join(member(2), 0));
+    let join =
+        || Input::Request(Via(1), Request::Join { member: member(2), cluster: 0, is_empty: true });
     agreement.handle(now, wall, join());
     let asked = outputs(&mut agreement);
     let [Output::Answer(_, Answer::Pending), Output::Ask(_, prepare)] = &asked[..] else {
@@ -76,7 +77,10 @@ fn a_newcomer_waits_while_some_member_does_not_answer() {
     let (mut now, mut survey_count) = (Instant::ZERO, 0);
     for attempt in 0..200_u64 {
         now = now + Duration::from_millis(300);
-        let join = Input::Request(Via(100 + attempt), Request::Join(member(4), 0));
+        let join = Input::Request(
+            Via(100 + attempt),
+            Request::Join { member: member(4), cluster: 0, is_empty: true },
+        );
         let mut inputs = VecDeque::from([join]);
         while let Some(input) = inputs.pop_front() {
             agreement.handle(now, wall, input);
@@ -268,4 +272,53 @@ fn a_survey_is_worth_nothing_once_its_freeze_is_over() {
     agreement.handle(now, wall, Input::Request(Via(4), accept));
     let refused = Output::Answer(Via(4), Answer::Refused(Ballot::default()));
     assert_eq!(outputs(&mut agreement), [refused]);
+}
+
+/// It was a node alone, or its directory was restored.
+#[test]
+fn a_newcomer_that_holds_keys_is_not_let_in_and_stops_nobody() {
+    let mut net = Net::of(3);
+    let newcomer = member(4).address;
+    net.full.push(newcomer);
+    net.start(4);
+    let heard = Input::Heard(member(1).address, Epoch(3));
+    net.handle(4, heard);
+    for _ in 0..50 {
+        net.run(Duration::from_millis(100));
+        assert!((1..=3).all(|number| !net.node(number).is_frozen()));
+    }
+    assert!(net.rejected.contains(&(newcomer, Refusal::HoldsOwnData)));
+    assert_eq!(
+        net.node(4).current(),
+        None,
+        "it takes in nothing of a cluster that it is not part of"
+    );
+    assert_eq!(net.node(1).current().map(|it| it.epoch), Some(3));
+    // The same node with nothing in it is let in.
+    net.full.clear();
+    net.start(4);
+    net.run(Duration::from_secs(1));
+    assert_eq!(net.node(4).current().map(|it| it.members.len()), Some(4));
+}
+
+/// Whoever lets a newcomer in has its word that it is empty; it stands by that when it is asked to
+/// accept.
+#[test]
+fn a_newcomer_accepts_its_admission_only_while_it_holds_nothing() {
+    let base = crate::topology::tests::topology(2, 3);
+    let value = base.after(&Change::Join(member(3))).unwrap().unwrap();
+    for is_empty in [true, false] {
+        let mut agreement = Agreement::new(net::own(3), None, 7, 1, Instant::ZERO).unwrap();
+        let (wall, now) = (WallTime::EPOCH, Instant::ZERO);
+        agreement.handle(now, wall, Input::Timeout);
+        assert_eq!(outputs(&mut agreement), [Output::Survey(Via::OWN_SURVEY)]);
+        agreement.handle(now, wall, Input::Surveyed(Via::OWN_SURVEY, Survey { is_empty }));
+        let join = Request::Join { member: member(3), cluster: 0, is_empty };
+        assert_eq!(outputs(&mut agreement), [Output::Ask(member(1).address, join)]);
+        let accept = Request::Accept { base: base.clone(), ballot: EARLY, value: value.clone() };
+        agreement.handle(now, wall, Input::Request(Via(1), accept));
+        let accepted = Output::Answer(Via(1), Answer::Accepted(EARLY));
+        assert_eq!(outputs(&mut agreement).contains(&accepted), is_empty);
+        assert_eq!(agreement.current().is_some(), is_empty, "what it is no part of is not its own");
+    }
 }

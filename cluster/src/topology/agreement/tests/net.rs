@@ -25,6 +25,8 @@ pub(super) struct Net {
     pub(super) packets: VecDeque<Sent>,
     /// What came of wishes.
     pub(super) done: Vec<(Tag, Result<Epoch, Failure>)>,
+    /// Who was refused, and why.
+    pub(super) rejected: Vec<(SocketAddr, Refusal)>,
     /// Nodes that hold data.
     pub(super) full: Vec<SocketAddr>,
     /// Surveys are answered at once; otherwise they wait here.
@@ -47,6 +49,7 @@ impl Net {
             nodes: BTreeMap::new(),
             packets: VecDeque::new(),
             done: Vec::new(),
+            rejected: Vec::new(),
             full: Vec::new(),
             surveys: None,
             cut: Vec::new(),
@@ -104,7 +107,8 @@ impl Net {
                     None => self.survey(at, via),
                 },
                 Output::Done(tag, result) => self.done.push((tag, result)),
-                Output::Keep(_) | Output::Thaw | Output::Install(_) | Output::Rejected(..) => {}
+                Output::Rejected(_, refusal) => self.rejected.push((at, refusal)),
+                Output::Keep(_) | Output::Thaw | Output::Install(_) => {}
             }
         }
     }
