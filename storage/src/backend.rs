@@ -39,7 +39,8 @@ pub enum Tombstones {
     /// Its memory is freed; the store remembers only the highest version removed, its *floor*, and
     /// refuses older mutations of keys it does not have. For data without replicas.
     Drop,
-    /// A tombstone with its version stays. For data with replicas.
+    /// A tombstone with its version stays; of an expired record, also its expiry. For data with
+    /// replicas.
     Keep,
 }
 
@@ -106,11 +107,13 @@ pub enum Lookup<'a> {
 pub enum Accepted<'a> {
     /// Nothing that it knows of: never written, or forgotten. See [`Storage::floor`].
     Nothing,
-    /// A live value.
+    /// A value, as it was accepted: its expiry may have passed.
     Value(Record<'a>),
-    /// A deletion of this version. What has expired is a deletion of its own version.
+    /// A deletion of this version.
     Deleted(Version),
-    /// A live value of this version, on disk: [`Storage::load`] brings it in.
+    /// A value of this version with this expiry, which was freed after it had expired.
+    Ended(Version, WallTime),
+    /// A value of this version, on disk: [`Storage::load`] brings it in.
     OnDisk(Version),
 }
 
@@ -121,7 +124,9 @@ impl Accepted<'_> {
         match self {
             Self::Nothing => None,
             Self::Value(record) => Some(record.version),
-            Self::Deleted(version) | Self::OnDisk(version) => Some(*version),
+            Self::Deleted(version) | Self::Ended(version, _) | Self::OnDisk(version) => {
+                Some(*version)
+            }
         }
     }
 }
@@ -384,8 +389,9 @@ pub trait Storage {
         now: WallTime,
     ) -> Result<Applied, Error>;
 
-    /// What the store has accepted for a key. Leaves no trace, as [`Storage::peek`].
-    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_>;
+    /// What the store has accepted for a key: expiry is data here, and no clock judges it. Leaves no
+    /// trace, as [`Storage::peek`].
+    fn accepted(&mut self, token: Token, key: &[u8]) -> Accepted<'_>;
 
     /// For a key that the store does not know, it refuses versions at or below this one.
     fn floor(&self) -> Version;
@@ -525,20 +531,20 @@ pub trait Storage {
     ) -> Step<Option<Token>>;
 
     /// As [`Storage::walk`], for whole mutations, tombstones among them: what another store has to
-    /// apply to have accepted the same. A record that has expired is visited as a tombstone of its
-    /// version.
+    /// apply to have accepted the same. A record that has expired is visited as it was accepted; one
+    /// whose value was freed since, as a tombstone with an expiry.
     ///
     /// A record that cannot be read because it is damaged is left out, once a ticket has told of it.
     fn walk_accepted(
         &mut self,
         from: Token,
         budget: usize,
-        now: WallTime,
         visit: &mut dyn FnMut(&Mutation<'_>),
     ) -> Step<Option<Token>>;
 
-    /// Collects expired records, looking at about `budget` index slots: with [`Tombstones::Keep`]
-    /// they become tombstones of their own versions, else they are forgotten. Returns how many it
+    /// Collects records that had expired by `now`, looking at about `budget` index slots: with
+    /// [`Tombstones::Keep`] their values are freed, and versions and expiries stay; else they are
+    /// forgotten. A replica passes a `now` by which they are over for everybody. Returns how many it
     /// collected. Calls go round the whole store; parts where nothing is due cost nearly nothing.
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize;
 

@@ -336,7 +336,9 @@ pub fn a_record_is_dead_from_its_expiry_on(open: Open<'_>) {
         assert_eq!(store.stats().expired_count, 0);
         assert_eq!(store.get(token, b"k", expires_at), Lookup::Absent);
         assert_eq!(store.get(token, b"k", expires_at), Lookup::Absent);
-        assert_eq!(store.collect_expired(1_000, expires_at), 0);
+        // Where tombstones are kept, looking at it has not ended it.
+        let left = usize::from(tombstones == Tombstones::Keep);
+        assert_eq!(store.collect_expired(1_000, expires_at), left);
         let stats = store.stats();
         assert_eq!((stats.expired_count, stats.key_count, stats.expiring_key_count), (1, 0, 0));
         assert_eq!(apply(&mut *store, &set(b"k", b"new", 2), expires_at), WON_NEW);
@@ -370,7 +372,7 @@ pub fn expired_records_are_collected_without_being_asked_for(open: Open<'_>) {
     }
 }
 
-/// A mutation whose expiry has passed wins like any other, and leaves no value.
+/// A mutation whose expiry has passed wins like any other, and shows no value.
 pub fn a_mutation_that_is_expired_already_deletes(open: Open<'_>) {
     for tombstones in [Tombstones::Drop, Tombstones::Keep] {
         let mut store = open(&options(tombstones));
@@ -379,6 +381,7 @@ pub fn a_mutation_that_is_expired_already_deletes(open: Open<'_>) {
         assert_eq!(apply(&mut *store, &dead, START), WON_OVER);
         assert_eq!(value_of(&mut *store, b"k", START), None);
         assert_eq!(apply(&mut *store, &set(b"k", b"x", 2), START), Applied::Superseded);
+        store.collect_expired(1_000, START);
         assert_eq!(store.stats().key_count, 0);
     }
 }

@@ -306,9 +306,9 @@ impl Storage for Slow {
         Ok(applied)
     }
 
-    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
+    fn accepted(&mut self, token: Token, key: &[u8]) -> Accepted<'_> {
         let is_on_disk = self.is_on_disk(key);
-        match self.memory.accepted(token, key, now) {
+        match self.memory.accepted(token, key) {
             Accepted::Value(record) if is_on_disk => Accepted::OnDisk(record.version),
             accepted => accepted,
         }
@@ -440,14 +440,13 @@ impl Storage for Slow {
         &mut self,
         from: Token,
         budget: usize,
-        now: WallTime,
         visit: &mut dyn FnMut(&Mutation<'_>),
     ) -> Step<Option<Token>> {
         let mut keys = Vec::new();
-        let _ = self.memory.walk_accepted(from, budget, now, &mut |it| keys.push(it.key.to_vec()));
+        let _ = self.memory.walk_accepted(from, budget, &mut |it| keys.push(it.key.to_vec()));
         match self.load_all(keys) {
             Some(ticket) => Step::Loading(ticket),
-            None => self.memory.walk_accepted(from, budget, now, visit),
+            None => self.memory.walk_accepted(from, budget, visit),
         }
     }
 

@@ -65,8 +65,8 @@ impl Storage for Blocks {
         self.memory.apply(token, mutation, now)
     }
 
-    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
-        self.memory.accepted(token, key, now)
+    fn accepted(&mut self, token: Token, key: &[u8]) -> Accepted<'_> {
+        self.memory.accepted(token, key)
     }
 
     fn floor(&self) -> Version {
@@ -131,10 +131,9 @@ impl Storage for Blocks {
         &mut self,
         from: Token,
         budget: usize,
-        now: WallTime,
         visit: &mut dyn FnMut(&Mutation<'_>),
     ) -> Step<Option<Token>> {
-        self.memory.walk_accepted(from, budget, now, visit)
+        self.memory.walk_accepted(from, budget, visit)
     }
 
     fn collect_expired(&mut self, budget: usize, now: WallTime) -> usize {

@@ -7,14 +7,14 @@
 //! snapshot takes the files that have records, so the promise is appended once more before those
 //! are closed.
 
-use gridkv_cluster::{Mutation, Token, Version, WallTime};
+use gridkv_cluster::{Mutation, Token, Version};
 
 use super::format::{self, Kind};
 use super::index::{Ident, Known};
 use super::log::{Append, Priority};
 use super::reads::{Loaded, Wanted};
-use super::{FileStorage, WALK_LOADS_MAX, is_past};
-use crate::backend::{Accepted, Error, Lookup, Step, Storage as _, Tombstones};
+use super::{FileStorage, WALK_LOADS_MAX};
+use crate::backend::{Accepted, Error, Lookup, Step, Tombstones};
 use crate::disk::Disk;
 
 /// Values shown in one step of a walk take at most so many bytes, unless one does alone.
@@ -24,22 +24,25 @@ const WALK_BYTES_MAX: u64 = 4 << 20;
 struct Visit {
     ident: Ident,
     known: Known,
-    /// Deleted, or expired: its value is not wanted.
+    /// Deleted, or its value was freed.
     is_dead: bool,
 }
 
 impl<D: Disk> FileStorage<D> {
     /// What was accepted for a key.
-    pub(super) fn find_accepted(&self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
+    pub(super) fn find_accepted(&self, token: Token, key: &[u8]) -> Accepted<'_> {
         let ident = self.ident(token, key);
         let Some(known) = self.index.find(ident) else { return Accepted::Nothing };
         if known.is_tombstone && self.tombstones == Tombstones::Drop {
             return Accepted::Nothing;
         }
-        if known.is_tombstone || is_past(known.expires_at, now) {
-            return Accepted::Deleted(known.version);
+        if known.is_tombstone {
+            return match known.expires_at {
+                Some(expires_at) => Accepted::Ended(known.version, expires_at),
+                None => Accepted::Deleted(known.version),
+            };
         }
-        if let Lookup::Found(record) = self.cache.peek(token, key, now) {
+        if let Some(record) = self.cache.kept(token, key) {
             return Accepted::Value(record);
         }
         match self.in_memory(ident, key, &known) {
@@ -98,7 +101,7 @@ impl<D: Disk> FileStorage<D> {
         let mut bytes = 0;
         let mut cut_at = None;
         let next = self.index.walk(from, budget.min(WALK_LOADS_MAX), &mut |ident, known| {
-            let is_dead = known.is_tombstone || is_past(known.expires_at, self.now);
+            let is_dead = known.is_tombstone;
             bytes += if is_dead { 0 } else { u64::from(known.payload_bytes) };
             // Keys of one position are visited together: a walk goes on from a position.
             let is_apart = visits.last().is_some_and(|last| last.ident.position < ident.position);
@@ -116,10 +119,10 @@ impl<D: Disk> FileStorage<D> {
     /// What a key was last told, if all that a walk shows of it is in memory.
     fn mutation_of(&self, visit: &Visit) -> Option<Mutation<'_>> {
         let Visit { ident, known, is_dead } = visit;
-        let version = known.version;
+        let (version, expires_at) = (known.version, known.expires_at);
         if *is_dead {
             let key = self.key_of(*ident, known)?;
-            return Some(Mutation { key, value: None, version, expires_at: None });
+            return Some(Mutation { key, value: None, version, expires_at });
         }
         let loaded = self.reads.loaded(*ident, known.place).and_then(Loaded::record);
         let record = loaded.or_else(|| {
@@ -131,9 +134,8 @@ impl<D: Disk> FileStorage<D> {
         }
         let token = self.range.token_at(ident.position)?;
         let key = self.cache.key_of_token(token)?;
-        let Lookup::Found(record) = self.cache.peek(token, key, self.now) else { return None };
+        let record = self.cache.kept(token, key)?;
         let is_meant = self.ident(token, key) == *ident && record.version == version;
-        let expires_at = known.expires_at;
         is_meant.then_some(Mutation { key, value: Some(record.value), version, expires_at })
     }
 }

@@ -506,16 +506,17 @@ impl<D: Disk> FileStorage<D> {
             fingerprint: ident.fingerprint,
             priority: Priority::Compaction,
         };
-        let buried = Mutation { value: None, expires_at: None, ..*mutation };
+        let mut buried = Mutation { value: None, expires_at: None, ..*mutation };
         if is_pointed_at {
             let known = known.expect("it is pointed at");
             if known.is_tombstone {
-                // With `Tombstones::Keep` an expired value is a tombstone by the index alone.
-                append.kind = Kind::Tombstone;
+                // With `Tombstones::Keep` an expired value is freed by the index alone.
+                buried.expires_at = known.expires_at;
+                append.kind = Kind::of_mutation(&buried);
                 append.mutation = &buried;
             }
         } else {
-            let was_value = append.kind == Kind::Value;
+            let was_value = matches!(append.kind, Kind::Value | Kind::Ended);
             let covers = !was_value
                 || (is_past(mutation.expires_at, self.now) && self.tombstones == Tombstones::Drop);
             let origin = if was_value { work.id } else { record.header.origin };

@@ -113,15 +113,27 @@ pub(crate) enum Kind {
     Clear,
     /// The shard accepts nothing of this version or an older one but from whom it was promised to.
     Promise,
+    /// A key had a value of this version until its expiry: the value was freed since.
+    Ended,
 }
 
 impl Kind {
+    /// What a record with a key says.
+    pub(crate) const fn of_mutation(mutation: &Mutation<'_>) -> Self {
+        match (mutation.value, mutation.expires_at) {
+            (Some(_), _) => Self::Value,
+            (None, Some(_)) => Self::Ended,
+            (None, None) => Self::Tombstone,
+        }
+    }
+
     const fn code(self) -> u32 {
         match self {
             Self::Value => 1,
             Self::Tombstone => 2,
             Self::Clear => 3,
             Self::Promise => 4,
+            Self::Ended => 5,
         }
     }
 
@@ -136,6 +148,7 @@ impl Kind {
             2 => Some(Self::Tombstone),
             3 => Some(Self::Clear),
             4 => Some(Self::Promise),
+            5 => Some(Self::Ended),
             _ => None,
         }
     }
@@ -498,7 +511,7 @@ impl Entry {
     /// The entry's bytes.
     pub(crate) fn encode(&self) -> [u8; ENTRY_BYTES] {
         let extra = match self.kind {
-            Kind::Value => self.expires_at.map_or(0, WallTime::as_millis),
+            Kind::Value | Kind::Ended => self.expires_at.map_or(0, WallTime::as_millis),
             Kind::Tombstone | Kind::Clear | Kind::Promise => u64::from(self.origin.0),
         };
         assert!(self.payload_bytes <= PAYLOAD_MASK);
@@ -522,7 +535,7 @@ impl Entry {
         let extra = u64_at(bytes, 16) & ((1 << 48) - 1);
         let sized = u32_at(bytes, 28);
         let kind = Kind::of(sized >> PAYLOAD_BITS & KIND_MASK)?;
-        let is_value = kind == Kind::Value;
+        let has_origin = !matches!(kind, Kind::Value | Kind::Ended);
         Some(Self {
             token: Token(u64_at(bytes, 0)),
             fingerprint: u32_at(bytes, 32),
@@ -532,7 +545,7 @@ impl Entry {
             },
             expires_at: (sized & HAS_EXPIRY != 0).then(|| WallTime::from_millis(extra)),
             kind,
-            origin: SegmentId(if is_value { 0 } else { extra as u32 }),
+            origin: SegmentId(if has_origin { extra as u32 } else { 0 }),
             offset: u32_at(bytes, 24),
             payload_bytes: sized & PAYLOAD_MASK,
         })

@@ -28,6 +28,8 @@
 //!
 //! # What is kept of the deleted
 //!
+//! With [`Tombstones::Keep`] an expired record is what it was until it is collected, by its caller's
+//! judgement; then its value goes, and the index knows it as a tombstone that has an expiry.
 //! With [`Tombstones::Drop`] the index forgets an expired key, and a deleted one as soon as that is
 //! durable; the floor keeps older mutations out. The log keeps the tombstone, or makes one of the expired record, for as long as
 //! an older file may hold a record of the key.
@@ -218,11 +220,13 @@ impl<D: Disk> FileStorage<D> {
         token: Token,
         now: WallTime,
     ) -> Result<Option<Known>, Error> {
-        let is_dead = mutation.value.is_none() || is_past(mutation.expires_at, now);
-        let tombstone = Mutation { value: None, expires_at: None, ..*mutation };
+        let is_kept = self.tombstones == Tombstones::Keep;
+        let is_dead = mutation.value.is_none() || (is_past(mutation.expires_at, now) && !is_kept);
+        let expires_at = mutation.expires_at.filter(|_| is_kept);
+        let tombstone = Mutation { value: None, expires_at, ..*mutation };
         let written = if is_dead { &tombstone } else { mutation };
         let place = self.append(&Append {
-            kind: if is_dead { Kind::Tombstone } else { Kind::Value },
+            kind: Kind::of_mutation(written),
             origin: None,
             mutation: written,
             token,
@@ -334,9 +338,9 @@ impl<D: Disk> FileStorage<D> {
                 file.tombstone_origin = file.tombstone_origin.max(file.id);
             }
             Tombstones::Keep => {
-                let buried = Known { expires_at: None, is_tombstone: true, ..known };
-                self.index.put(ident, &buried);
-                // Its value goes when compaction makes a tombstone of it.
+                let ended = Known { is_tombstone: true, ..known };
+                self.index.put(ident, &ended);
+                // Its value goes when compaction comes to it.
                 let bytes = record_bytes(known.payload_bytes as usize) as u64;
                 let file = self.log.file_mut(known.place.file);
                 file.buried_bytes += bytes.saturating_sub(TOMBSTONE_BYTES);

@@ -623,7 +623,7 @@ impl<D: Disk> Recovery<'_, D> {
             version: entry.version,
             expires_at: entry.expires_at,
             payload_bytes: entry.payload_bytes,
-            is_tombstone: entry.kind == Kind::Tombstone,
+            is_tombstone: matches!(entry.kind, Kind::Tombstone | Kind::Ended),
         };
         // Of two copies of one record the later was made to replace the earlier.
         let before = store.index.find(ident);

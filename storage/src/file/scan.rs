@@ -148,7 +148,7 @@ pub(super) fn entry_of(record: &Record<'_>, offset: usize, token_key: &TokenKey)
         kind: record.header.kind,
         // Contents have no room for that of a value, which covers nothing.
         origin: match record.header.kind {
-            Kind::Value => SegmentId(0),
+            Kind::Value | Kind::Ended => SegmentId(0),
             _ => record.header.origin,
         },
         offset: u32::try_from(offset).expect("a segment has at most 64 MiB"),

@@ -34,7 +34,9 @@ impl<D: Disk> Storage for FileStorage<D> {
         if is_past(known.expires_at, now) {
             self.counters.miss_count += 1;
             self.cache.forget(token, key);
-            self.expire(ident);
+            if self.tombstones == Tombstones::Drop {
+                self.expire(ident);
+            }
             return Lookup::Absent;
         }
         let found = self.in_memory(ident, key, &known);
@@ -74,7 +76,9 @@ impl<D: Disk> Storage for FileStorage<D> {
         }
         let ident = self.ident(token, mutation.key);
         let mut known = self.index.find(ident);
-        if known.is_some_and(|known| is_past(known.expires_at, now)) {
+        if self.tombstones == Tombstones::Drop
+            && known.is_some_and(|known| is_past(known.expires_at, now))
+        {
             self.cache.forget(token, mutation.key);
             self.expire(ident);
             known = self.index.find(ident);
@@ -92,11 +96,12 @@ impl<D: Disk> Storage for FileStorage<D> {
         {
             self.give_way(0, now);
         }
-        Ok(Applied::Won { replaced: before.is_some_and(|before| !before.is_tombstone) })
+        let is_live = |it: super::Known| !it.is_tombstone && !is_past(it.expires_at, now);
+        Ok(Applied::Won { replaced: before.is_some_and(is_live) })
     }
 
-    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
-        self.find_accepted(token, key, now)
+    fn accepted(&mut self, token: Token, key: &[u8]) -> Accepted<'_> {
+        self.find_accepted(token, key)
     }
 
     fn floor(&self) -> Version {
@@ -296,10 +301,8 @@ impl<D: Disk> Storage for FileStorage<D> {
         &mut self,
         from: Token,
         budget: usize,
-        now: WallTime,
         visit: &mut dyn FnMut(&Mutation<'_>),
     ) -> Step<Option<Token>> {
-        self.now = now;
         self.walk_mutations(from, budget, visit)
     }
 

@@ -5,7 +5,9 @@
 //!
 //! # Invariants
 //!
-//! - A record is dead from `expires_at` on: no call shows it, whether or not it was collected.
+//! - A record is dead from `expires_at` on: no call for clients shows it, whether or not it was
+//!   collected. Replicas are told it as it was accepted: its end is not the store's to judge.
+//! - With [`Tombstones::Keep`] only [`Storage::collect_expired`] frees the value of what has expired.
 //! - A version at or below the floor does not create a record.
 //! - The statistics are sums over what the table holds, kept up to date by each change.
 //! - After a write that was not refused, memory is within the bound, unless the bound was lowered,
@@ -108,10 +110,6 @@ impl MemoryStorage {
     /// What becomes of a record that has expired. Its place is void after.
     fn expire(&mut self, place: Place) {
         self.counters.expired_count += 1;
-        self.drop_or_bury(place);
-    }
-
-    fn drop_or_bury(&mut self, place: Place) {
         match self.tombstones {
             Tombstones::Keep => self.table.bury(place),
             Tombstones::Drop => {
@@ -138,10 +136,9 @@ impl MemoryStorage {
 
     /// Applies a mutation that won and leaves no value.
     fn apply_deletion(&mut self, token: Token, mutation: &Mutation<'_>, place: Option<Place>) {
-        let tombstone = Mutation { value: None, expires_at: None, ..*mutation };
         match (self.tombstones, place) {
-            (Tombstones::Keep, Some(place)) => self.table.overwrite(place, &tombstone),
-            (Tombstones::Keep, None) => self.table.insert(token, &tombstone, 0),
+            (Tombstones::Keep, Some(place)) => self.table.overwrite(place, mutation),
+            (Tombstones::Keep, None) => self.table.insert(token, mutation, 0),
             (Tombstones::Drop, place) => {
                 self.floor = self.floor.max(mutation.version);
                 if let Some(place) = place {
@@ -224,6 +221,12 @@ impl MemoryStorage {
         Some(place)
     }
 
+    /// The key's record, whether or not it has expired, without a trace.
+    pub(crate) fn kept(&self, token: Token, key: &[u8]) -> Option<Record<'_>> {
+        let place = self.table.find(token, key)?;
+        Some(record(self.table.item(place)))
+    }
+
     /// The record at a place.
     #[inline]
     pub(crate) fn record_at(&self, place: Place) -> Record<'_> {
@@ -302,7 +305,9 @@ impl Storage for MemoryStorage {
         };
         if is_expired(self.table.item(place), now) {
             self.counters.miss_count += 1;
-            self.expire(place);
+            if self.tombstones == Tombstones::Drop {
+                self.expire(place);
+            }
             return Lookup::Absent;
         }
         self.counters.hit_count += 1;
@@ -327,7 +332,10 @@ impl Storage for MemoryStorage {
         }
         self.demolish(DEMOLISHED_PER_WRITE);
         let mut place = self.table.find(token, mutation.key);
-        if let Some(expired) = place.filter(|place| is_expired(self.table.item(*place), now)) {
+        let is_kept = self.tombstones == Tombstones::Keep;
+        if !is_kept
+            && let Some(expired) = place.filter(|place| is_expired(self.table.item(*place), now))
+        {
             self.expire(expired);
             place = self.table.find(token, mutation.key);
         }
@@ -335,9 +343,9 @@ impl Storage for MemoryStorage {
         if mutation.version <= known {
             return Ok(Applied::Superseded);
         }
-        let replaced = place.is_some_and(|place| !self.table.item(place).is_tombstone());
+        let replaced = place.is_some_and(|place| is_live(self.table.item(place), now));
         let is_dead = mutation.expires_at.is_some_and(|expires_at| expires_at <= now);
-        if mutation.value.is_none() || is_dead {
+        if mutation.value.is_none() || (is_dead && !is_kept) {
             self.apply_deletion(token, mutation, place);
         } else {
             if let Some(lfu) = &mut self.lfu {
@@ -348,13 +356,13 @@ impl Storage for MemoryStorage {
         Ok(Applied::Won { replaced })
     }
 
-    fn accepted(&mut self, token: Token, key: &[u8], now: WallTime) -> Accepted<'_> {
+    fn accepted(&mut self, token: Token, key: &[u8]) -> Accepted<'_> {
         let Some(place) = self.table.find(token, key) else { return Accepted::Nothing };
         let item = self.table.item(place);
-        if is_live(item, now) {
-            Accepted::Value(record(item))
-        } else {
-            Accepted::Deleted(item.version())
+        match (item.is_tombstone(), item.expires_at()) {
+            (false, _) => Accepted::Value(record(item)),
+            (true, Some(expires_at)) => Accepted::Ended(item.version(), expires_at),
+            (true, None) => Accepted::Deleted(item.version()),
         }
     }
 
@@ -402,12 +410,10 @@ impl Storage for MemoryStorage {
         &mut self,
         from: Token,
         budget: usize,
-        now: WallTime,
         visit: &mut dyn FnMut(&Mutation<'_>),
     ) -> Step<Option<Token>> {
         Step::Done(self.walk_items(from, budget, &mut |_, item| {
-            let value = item.value().filter(|_| is_live(item, now));
-            let expires_at = value.and_then(|_| item.expires_at());
+            let (value, expires_at) = (item.value(), item.expires_at());
             visit(&Mutation { key: item.key(), value, version: item.version(), expires_at });
         }))
     }

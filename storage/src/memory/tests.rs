@@ -120,14 +120,18 @@ impl Model {
     }
 
     fn apply(&mut self, mutation: &Mutation<'_>) -> Applied {
-        self.expire(mutation.key);
+        let is_kept = self.tombstones == Tombstones::Keep;
+        if !is_kept {
+            self.expire(mutation.key);
+        }
         let known = self.records.get(mutation.key);
-        let replaced = known.is_some_and(|known| known.1.is_some());
+        let is_live = !self.is_expired(mutation.key);
+        let replaced = is_live && known.is_some_and(|known| known.1.is_some());
         if mutation.version <= known.map_or(self.floor, |known| known.0) {
             return Applied::Superseded;
         }
         match mutation.value {
-            Some(value) if mutation.expires_at.is_none_or(|expires_at| expires_at > self.now) => {
+            Some(value) if is_kept || mutation.expires_at.is_none_or(|at| at > self.now) => {
                 let value = Some((value.to_vec(), mutation.expires_at));
                 self.records.insert(mutation.key.to_vec(), (mutation.version, value));
             }
@@ -182,9 +186,12 @@ impl Pair {
             }
             Step::Get { first, count } => {
                 for key in keys(first, count) {
-                    self.model.expire(&key);
+                    if self.model.tombstones == Tombstones::Drop {
+                        self.model.expire(&key);
+                    }
                     let found = self.store.get((self.token_of)(&key), &key, self.model.now);
                     let known = self.model.records.get(&key[..]).and_then(|known| known.1.as_ref());
+                    let known = known.filter(|_| !self.model.is_expired(&key));
                     assert_eq!(
                         found.record().unwrap().map(|record| (record.value, record.expires_at)),
                         known.map(|value| (&value.0[..], value.1))

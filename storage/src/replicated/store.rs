@@ -45,10 +45,11 @@ impl Records for View<'_> {
         token: Token,
         key: &'a [u8],
     ) -> Result<Option<Mutation<'a>>, Unready> {
-        let (value, version, expires_at) = match self.store.accepted(token, key, self.now) {
+        let (value, version, expires_at) = match self.store.accepted(token, key) {
             Accepted::Nothing => return Ok(None),
             Accepted::Value(record) => (Some(record.value), record.version, record.expires_at),
             Accepted::Deleted(version) => (None, version, None),
+            Accepted::Ended(version, expires_at) => (None, version, Some(expires_at)),
             Accepted::OnDisk(_) => {
                 *self.lack = Some(Lack::Record(token, key.to_vec()));
                 return Err(Unready::Busy);
@@ -58,7 +59,7 @@ impl Records for View<'_> {
     }
 
     fn version(&mut self, token: Token, key: &[u8]) -> Version {
-        self.store.accepted(token, key, self.now).version().unwrap_or(Version::ZERO)
+        self.store.accepted(token, key).version().unwrap_or(Version::ZERO)
     }
 
     fn apply(&mut self, token: Token, mutation: &Mutation<'_>) -> Result<Applied, Unready> {

@@ -14,8 +14,9 @@
 //!           has_expiry  stamp   address of the item; a slot of 0 is empty
 //! ```
 //!
-//! The slot repeats `has_expiry`, so that a search for expired records touches no others, and
-//! keeps a `stamp`, which means nothing here.
+//! The slot repeats `has_expiry` for what has a value, so that a search for expired records touches no
+//! others, and keeps a `stamp`, which means nothing here. A tombstone with an expiry is a record that
+//! has ended, whose value was freed.
 //!
 //! This is the one file of the table with unsafe code. What it relies on:
 //!
@@ -173,6 +174,11 @@ unsafe fn write_item(base: *mut u8, mutation: &Mutation<'_>) {
     }
 }
 
+/// The flag of a slot whose item can expire.
+const fn expiry_flag(mutation: &Mutation<'_>) -> u64 {
+    if mutation.expires_at.is_some() && mutation.value.is_some() { SLOT_EXPIRY } else { 0 }
+}
+
 /// A place in the index: empty, or the owner of an item.
 #[repr(transparent)]
 pub(crate) struct Slot(u64);
@@ -193,7 +199,7 @@ impl Slot {
         unsafe { write_item(base, mutation) };
         let address = base.expose_provenance() as u64;
         assert!(address <= ADDRESS_MASK, "a user-space address has at most 48 bits");
-        Self(address | if mutation.expires_at.is_some() { SLOT_EXPIRY } else { 0 })
+        Self(address | expiry_flag(mutation))
     }
 
     /// Puts another record into the slot, in place where the size class is the same. The stamp
@@ -207,7 +213,7 @@ impl Slot {
             // mutation borrows lies in it; its size was compared.
             unsafe { write_item(base, mutation) };
             self.0 &= !SLOT_EXPIRY;
-            self.0 |= if mutation.expires_at.is_some() { SLOT_EXPIRY } else { 0 };
+            self.0 |= expiry_flag(mutation);
         } else {
             *self = Self::new(mutation);
             self.set_stamp(stamp);
@@ -230,7 +236,7 @@ impl Slot {
         self.0 == 0
     }
 
-    /// Whether the item has an expiry; false for an empty slot. Does not touch the item.
+    /// Whether the item has a value with an expiry; false for an empty slot. Does not touch the item.
     #[inline]
     pub(crate) const fn has_expiry(&self) -> bool {
         self.0 & SLOT_EXPIRY != 0
@@ -371,7 +377,8 @@ mod tests {
         assert_eq!(item.expires_at(), mutation.expires_at);
         assert_eq!(item.is_tombstone(), mutation.value.is_none());
         assert_eq!(item.allocation_bytes(), item_bytes(mutation));
-        assert_eq!(slot.has_expiry(), mutation.expires_at.is_some());
+        let can_expire = mutation.expires_at.is_some() && mutation.value.is_some();
+        assert_eq!(slot.has_expiry(), can_expire);
     }
 
     proptest! {

@@ -75,7 +75,7 @@ impl Totals {
         let is_tombstone = item.is_tombstone();
         Self {
             key_count: u64::from(!is_tombstone),
-            expiring_key_count: u64::from(item.expires_at().is_some()),
+            expiring_key_count: u64::from(!item.is_tombstone() && item.expires_at().is_some()),
             tombstone_count: u64::from(is_tombstone),
             payload_bytes: if is_tombstone { 0 } else { item.payload_bytes() },
             item_bytes: item.allocation_bytes() as u64,
@@ -227,12 +227,12 @@ impl Table {
         self.totals.add(Totals::of(self.item(place)));
     }
 
-    /// Makes an item a tombstone of its own version.
+    /// Frees an item's value; its version and its expiry stay.
     pub(crate) fn bury(&mut self, place: Place) {
         let item = self.item(place);
         let key = item.key().to_vec();
-        let version = item.version();
-        self.overwrite(place, &Mutation { key: &key, value: None, version, expires_at: None });
+        let (version, expires_at) = (item.version(), item.expires_at());
+        self.overwrite(place, &Mutation { key: &key, value: None, version, expires_at });
     }
 
     /// Removes an item.
@@ -318,8 +318,8 @@ const fn splits(segment: &Segment) -> bool {
     (is_full || segment.is_crowded()) && segment.depth() < DEPTH_MAX
 }
 
-/// Whether an item's time is over.
+/// Whether the time of an item's value is over.
 #[inline]
 pub(crate) fn is_expired(item: Item<'_>, now: WallTime) -> bool {
-    item.expires_at().is_some_and(|expires_at| expires_at <= now)
+    !item.is_tombstone() && item.expires_at().is_some_and(|expires_at| expires_at <= now)
 }

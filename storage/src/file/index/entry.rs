@@ -86,6 +86,7 @@ pub(crate) struct Place {
 pub(crate) struct Known {
     pub(crate) place: Place,
     pub(crate) version: Version,
+    /// When the value stops to exist; of a tombstone, when the value has that was freed.
     pub(crate) expires_at: Option<WallTime>,
     /// Bytes of key and value.
     pub(crate) payload_bytes: u32,
@@ -93,6 +94,11 @@ pub(crate) struct Known {
 }
 
 impl Known {
+    /// Whether there is a value that can expire.
+    pub(super) const fn can_expire(&self) -> bool {
+        self.expires_at.is_some() && !self.is_tombstone
+    }
+
     fn is_plain(&self) -> bool {
         self.expires_at.is_none()
             && u64::from(self.payload_bytes) <= PAYLOAD_MASK
@@ -136,8 +142,10 @@ impl Sort {
 pub(super) struct Extra {
     pub(super) sort: Sort,
     version: Version,
-    pub(super) expires_at: Option<WallTime>,
+    expires_at: Option<WallTime>,
     payload_bytes: u32,
+    /// The value was freed: it does not expire any more.
+    has_ended: bool,
 }
 
 /// An entry.
@@ -161,6 +169,7 @@ impl Entry {
                 version: known.version,
                 expires_at: known.expires_at,
                 payload_bytes: known.payload_bytes,
+                has_ended: known.is_tombstone,
             });
         }
         let mut bytes = [0; ENTRY_DUMP_BYTES];
@@ -251,9 +260,16 @@ impl Entry {
 }
 
 impl Extra {
+    /// When its value expires.
+    pub(super) fn expires_at(&self) -> Option<WallTime> {
+        self.expires_at.filter(|_| !self.has_ended)
+    }
+
     /// Appends the extra to a dump.
     pub(super) fn dump(&self, out: &mut Vec<u8>) {
-        let node = u64::from(self.version.node.0) | u64::from(self.sort.low) << 32;
+        let node = u64::from(self.version.node.0)
+            | u64::from(self.has_ended) << 16
+            | u64::from(self.sort.low) << 32;
         out.extend_from_slice(&self.sort.high.to_le_bytes());
         out.extend_from_slice(&self.expires_at.map_or(0, WallTime::as_millis).to_le_bytes());
         out.extend_from_slice(&self.version.timestamp.0.to_le_bytes());
@@ -270,6 +286,7 @@ impl Extra {
             version: Version { timestamp: Timestamp(u64_at(bytes, 16)), node: NodeId(node as u16) },
             expires_at: (expires_at != 0).then(|| WallTime::from_millis(expires_at)),
             payload_bytes: u64_at(bytes, 32) as u32,
+            has_ended: node >> 16 & 1 == 1,
         }
     }
 }

@@ -60,14 +60,14 @@ pub(crate) struct Totals {
 impl Totals {
     fn add(&mut self, known: &Known) {
         self.key_count += u64::from(!known.is_tombstone);
-        self.expiring_key_count += u64::from(known.expires_at.is_some());
+        self.expiring_key_count += u64::from(known.can_expire());
         self.tombstone_count += u64::from(known.is_tombstone);
         self.payload_bytes += if known.is_tombstone { 0 } else { u64::from(known.payload_bytes) };
     }
 
     fn subtract(&mut self, known: &Known) {
         self.key_count -= u64::from(!known.is_tombstone);
-        self.expiring_key_count -= u64::from(known.expires_at.is_some());
+        self.expiring_key_count -= u64::from(known.can_expire());
         self.tombstone_count -= u64::from(known.is_tombstone);
         self.payload_bytes -= if known.is_tombstone { 0 } else { u64::from(known.payload_bytes) };
     }

@@ -271,7 +271,9 @@ impl Part {
 
     fn take_in(&mut self, known: &Known, extra: Option<Extra>) {
         self.timestamp_max = self.timestamp_max.max(known.version.timestamp);
-        self.expiry_next = self.expiry_next.min(known.expires_at.unwrap_or(WallTime::MAX));
+        if known.can_expire() {
+            self.expiry_next = self.expiry_next.min(known.expires_at.unwrap_or(WallTime::MAX));
+        }
         if let Some(extra) = extra {
             let at = self.extra_index(extra.sort).expect_err("an entry has one extra");
             self.extras.insert(at, extra);
@@ -331,7 +333,7 @@ impl Part {
     }
 
     fn earliest(&self) -> WallTime {
-        self.extras.iter().filter_map(|extra| extra.expires_at).min().unwrap_or(WallTime::MAX)
+        self.extras.iter().filter_map(Extra::expires_at).min().unwrap_or(WallTime::MAX)
     }
 
     /// How many extras a search for what is due has to look at: none where nothing is.
@@ -341,7 +343,7 @@ impl Part {
 
     /// An entry that is due. Where there is none, the part knows when to look again.
     pub(super) fn due(&mut self, now: WallTime) -> Option<Ident> {
-        let is_due = |extra: &&Extra| extra.expires_at.is_some_and(|at| at <= now);
+        let is_due = |extra: &&Extra| extra.expires_at().is_some_and(|at| at <= now);
         let found = self.extras.iter().find(is_due).map(|extra| extra.sort);
         if found.is_none() {
             self.expiry_next = self.earliest();

@@ -10,8 +10,7 @@ fn keeping(seed: u64) -> (Rig<SimulatedDisk>, SimulatedDisk) {
 }
 
 fn accepted(rig: &mut Rig<SimulatedDisk>, key: &[u8]) -> Option<Version> {
-    let now = rig.now;
-    rig.store.accepted(contract::token_of(key), key, now).version()
+    rig.store.accepted(contract::token_of(key), key).version()
 }
 
 /// Goes on to the next file.
@@ -45,8 +44,8 @@ fn the_values_of_the_expired_leave_the_disk() {
         assert!(disk_bytes <= bound, "{disk_bytes} bytes, reopened: {is_reopened}");
         assert_eq!(rig.store.stats().tombstone_count, KEY_COUNT);
         for (key, version) in (0..KEY_COUNT).map(u64::to_be_bytes).zip(&versions) {
-            let known = rig.store.accepted(contract::token_of(&key), &key, expires_at);
-            assert_eq!(known, Accepted::Deleted(*version));
+            let known = rig.store.accepted(contract::token_of(&key), &key);
+            assert_eq!(known, Accepted::Ended(*version, expires_at));
         }
         disk.crash();
         rig = rig.reopen(disk.clone());

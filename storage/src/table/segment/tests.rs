@@ -31,7 +31,8 @@ impl Segment {
             }
             counts.0 += 1;
             counts.1 += u32::from(slot.has_expiry());
-            assert_eq!(slot.has_expiry(), item.expires_at().is_some());
+            let can_expire = !item.is_tombstone() && item.expires_at().is_some();
+            assert_eq!(slot.has_expiry(), can_expire);
             assert!(self.timestamp_max >= item.version().timestamp);
         }
         assert_eq!((self.item_count, self.expiring_count), counts);

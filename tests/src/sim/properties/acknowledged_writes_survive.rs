@@ -9,7 +9,6 @@ use crate::sim::world::World;
 
 pub(super) fn acknowledged_writes_survive(world: &mut World) {
     let mut checked = 0;
-    let far = world.node_now(0).wall + std::time::Duration::from_secs(100);
     for key in 0..world.options.key_count {
         let name = key_of(key);
         let token = crate::sim::token_of(&name);
@@ -18,7 +17,7 @@ pub(super) fn acknowledged_writes_survive(world: &mut World) {
         for node in &mut world.nodes {
             let Some(process) = &mut node.process else { continue };
             if process.own().is_some_and(|own| placement.replicas(token).contains(&own)) {
-                let version = process.store_mut(token).accepted(token, &name, far).version();
+                let version = process.store_mut(token).accepted(token, &name).version();
                 newest = newest.max(version.unwrap_or_default());
             }
         }

@@ -33,13 +33,17 @@ pub(super) fn replicas_converge_after_healing(world: &mut World) {
             }
             let storage = process.store_mut(token);
             let mut ticket = None;
-            if matches!(storage.accepted(token, &name, late), Accepted::OnDisk(_)) {
+            if matches!(storage.accepted(token, &name), Accepted::OnDisk(_)) {
                 ticket = storage.load_now(token, &name).ok();
             }
-            let (version, value) = match storage.accepted(token, &name, late) {
+            let (version, value) = match storage.accepted(token, &name) {
                 Accepted::Nothing => (Version::ZERO, None),
+                // One may have freed a value that another has still.
+                Accepted::Value(record) if record.expires_at.is_some_and(|at| at <= late) => {
+                    (record.version, None)
+                }
                 Accepted::Value(record) => (record.version, Some(record.value.to_vec())),
-                Accepted::Deleted(version) => (version, None),
+                Accepted::Deleted(version) | Accepted::Ended(version, _) => (version, None),
                 Accepted::OnDisk(version) => panic!("key-{key}: {version:?} cannot be read"),
             };
             ticket.into_iter().for_each(|ticket| storage.release(ticket));
