@@ -46,14 +46,14 @@ impl Coordinator {
         if self.targets(id, common.token, needed).is_none() {
             return;
         }
-        if self.skew.is_ahead(now.at, self.config.drift_max) {
-            return self.done(id, Outcome::NotApplied(Why::ClockAhead));
-        }
         self.queue_change(now, id, common, kind);
     }
 
     /// Has a change done: in a round of its own, or behind what is under way.
     pub(super) fn queue_change(&mut self, now: Now, id: OpId, common: Common, kind: ChangeKind) {
+        if self.skew.is_ahead(now, self.config.drift_max) {
+            return self.done(id, Outcome::NotApplied(Why::ClockAhead));
+        }
         if let Some((_, queue)) = self.keys.get_mut(&common.key) {
             queue.push_back(id);
             *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));

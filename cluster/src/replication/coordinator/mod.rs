@@ -264,6 +264,16 @@ impl Coordinator {
         self.catch_up.lost_count()
     }
 
+    /// Up to when what has expired is over by everybody's clock, so that a replica may free its value.
+    /// `None` while too few others have said of late that this node's clock is not ahead.
+    #[must_use]
+    pub fn ended_until(&self, now: Now) -> Option<WallTime> {
+        let member_count = self.view.as_ref()?.topology.members.len();
+        let vouchers = self.skew.vouchers(now, self.config.drift_max);
+        // This node is one of them.
+        ((vouchers + 1) * 2 > member_count).then(|| now.wall - self.config.drift_max)
+    }
+
     /// How far the clocks of the others are ahead of this node's, in milliseconds, as last heard.
     pub fn skews(&self) -> impl Iterator<Item = (NodeId, i64)> {
         self.skew.iter()
@@ -299,6 +309,7 @@ impl Coordinator {
         work: Work<'_>,
     ) -> OpId {
         let id = OpId(self.base + self.ops.len() as u64);
+        self.skew.mark(id, now.at);
         self.stats.begun += 1;
         let until = now.at + self.config.request_timeout;
         let common = Common { token, key: Rc::from(key), level, until };
@@ -422,6 +433,7 @@ impl Coordinator {
         mutation: Option<&Mutation<'_>>,
     ) {
         let (id, attempt) = op_of(reply.request);
+        self.skew.note_answer(now.at, from, id);
         if self.rounds.contains_key(&id) {
             self.on_round_answer(now, (id, attempt), from, reply, mutation);
         } else {
@@ -503,7 +515,7 @@ impl Coordinator {
         self.trim();
     }
 
-    /// Another node's clock showed `remote`.
+    /// Another node's clock showed `remote` in a frame. Comes before the answers in that frame.
     pub fn on_heard(&mut self, now: Now, from: NodeId, remote: WallTime) {
         self.skew.note(now, from, remote);
     }

@@ -38,7 +38,7 @@ impl Coordinator {
     ) {
         let needed = self.needed(common.level, self.config.write_quorum);
         let Some(targets) = self.targets(id, common.token, needed) else { return };
-        if self.skew.is_ahead(now.at, self.config.drift_max) {
+        if self.skew.is_ahead(now, self.config.drift_max) {
             return self.done(id, Outcome::NotApplied(Why::ClockAhead));
         }
         let version = self.clock.tick(now.wall);

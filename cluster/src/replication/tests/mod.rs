@@ -1,0 +1,4 @@
+//! Coordinators and replicas of a few nodes, on a network that loses nothing unless told to.
+
+mod basics;
+mod kit;
