@@ -42,7 +42,8 @@ pub struct Mutation<'a> {
     pub value: Option<&'a [u8]>,
     /// Decides between this and what a store has.
     pub version: Version,
-    /// When the value stops to exist. Always `None` on a tombstone.
+    /// When the value stops to exist. With an expiry and without a value it has ended, and the value was
+    /// freed; a tombstone has none.
     pub expires_at: Option<WallTime>,
 }
 

@@ -31,6 +31,8 @@ use crate::shard::{Condition, Expiry, SetOptions, Shard};
 
 /// Longest value, in bytes.
 const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Slots that a turn looks at for values that have expired for everybody.
+const EXPIRY_BUDGET: usize = 64;
 
 /// What a core is made of.
 pub struct Setup {
@@ -427,6 +429,9 @@ impl Core {
     pub fn turn(&mut self, now: Now) {
         self.shards.set_now(now.wall);
         self.turn_machine(now);
+        if let Some(until) = self.machine.ended_until(now) {
+            self.shards.collect_expired(EXPIRY_BUDGET, until);
+        }
         self.shards.turn(now.at);
         while let Some((wait, result)) = self.shards.poll_ready() {
             let is_its = self.machine.on_ready(now, &mut self.shards, wait, &result);

@@ -209,12 +209,20 @@ pub(super) struct Common {
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) from: NodeId,
-    pub(super) version: Version,
+    pub(super) rank: Rank,
     pub(super) is_sure: bool,
     pub(super) record: Option<Archive>,
 }
 
+/// What decides between two copies of a key: the version, and of equal ones the value that one of them
+/// has not freed yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    pub(super) version: Version,
+    pub(super) has_value: bool,
+}
+
 /// The newest of what replicas have told. Of equal ones only the first was kept whole.
 pub(super) fn newest(told: &[Told]) -> Option<&Told> {
-    told.iter().rev().max_by_key(|it| it.version)
+    told.iter().rev().max_by_key(|it| it.rank)
 }

@@ -12,8 +12,8 @@
 use smallvec::SmallVec;
 
 use super::Archive;
-use super::op::{Common, Status, Targets, Told, Why, newest};
-use crate::model::{NodeId, Version};
+use super::op::{Common, Rank, Status, Targets, Told, Why, newest};
+use crate::model::NodeId;
 
 /// What a read has come to.
 #[derive(Clone, Debug)]
@@ -42,9 +42,9 @@ impl QuorumRead {
         Self { common, targets, needed, must_agree, told, is_decided: false }
     }
 
-    /// Whether the record of this version has to be kept to answer.
-    pub(super) fn wants(&self, version: Version) -> bool {
-        newest(&self.told).is_none_or(|newest| newest.version < version)
+    /// Whether a record of this rank has to be kept to answer.
+    pub(super) fn wants(&self, rank: Rank) -> bool {
+        newest(&self.told).is_none_or(|newest| newest.rank < rank)
     }
 
     /// A replica has told what it has.
@@ -87,7 +87,7 @@ impl QuorumRead {
     }
 
     fn do_agree(&self) -> bool {
-        self.told.iter().all(|it| it.is_sure && it.version == self.told[0].version)
+        self.told.iter().all(|it| it.is_sure && it.rank.version == self.told[0].rank.version)
     }
 
     /// Time is up.
@@ -106,8 +106,8 @@ impl QuorumRead {
         let record = newest.record?;
         let mut stale = SmallVec::new();
         for told in &mut self.told {
-            if told.version < newest.version {
-                told.version = newest.version;
+            if told.rank.version < newest.rank.version {
+                told.rank = newest.rank;
                 stale.push(told.from);
             }
         }

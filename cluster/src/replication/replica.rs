@@ -43,8 +43,8 @@ pub const PROMISE_COUNT_MAX: usize = 16 << 10;
 
 /// The store of a replica, as much of it as a replica needs.
 pub trait Records {
-    /// What was accepted for a key, deletions and the expired (as deletions) included; `None` for
-    /// nothing.
+    /// What was accepted for a key, as it was accepted: deletions included, and the expired with their
+    /// expiry, without a value if that was freed. `None` for nothing.
     ///
     /// # Errors
     ///

@@ -18,7 +18,7 @@
 use smallvec::SmallVec;
 
 use super::Archive;
-use super::op::{Common, Status, Targets, Told, Why, newest};
+use super::op::{Common, Rank, Status, Targets, Told, Why, newest};
 use crate::model::{NodeId, Version};
 
 use super::OpId;
@@ -108,9 +108,9 @@ impl Round {
         self.phase = Phase::Accepting;
     }
 
-    /// Whether the record of this version has to be kept.
-    pub(super) fn wants(&self, version: Version) -> bool {
-        newest(&self.told).is_none_or(|newest| newest.version < version)
+    /// Whether a record of this rank has to be kept.
+    pub(super) fn wants(&self, rank: Rank) -> bool {
+        newest(&self.told).is_none_or(|newest| newest.rank < rank)
     }
 
     /// A replica has promised.
@@ -126,21 +126,21 @@ impl Round {
         }
         let newest = newest(&self.told).expect("at least one is needed").clone();
         if self.uncertain.is_empty() {
-            self.base = newest.version;
-        } else if self.uncertain.contains(&newest.version) {
+            self.base = newest.rank.version;
+        } else if self.uncertain.contains(&newest.rank.version) {
             self.phase = Phase::Computing;
             return Progress::Adopt(newest.record.expect("it was written"));
-        } else if newest.version != self.base {
+        } else if newest.rank.version != self.base {
             return Progress::Failed(Why::Contended);
         }
         self.phase = Phase::Computing;
-        Progress::Compute(newest.record, newest.version)
+        Progress::Compute(newest.record, newest.rank.version)
     }
 
     /// Whether all who have promised have the same and are sure of it, so that nothing has to be
     /// proposed to know it.
     pub(super) fn is_agreed(&self) -> bool {
-        self.told.iter().all(|it| it.is_sure && it.version == self.told[0].version)
+        self.told.iter().all(|it| it.is_sure && it.rank.version == self.told[0].rank.version)
     }
 
     /// A replica has accepted.

@@ -104,6 +104,16 @@ impl World {
         self.machine.is_some()
     }
 
+    /// Collects expired records: of copies, what is over by everybody's clock. How many there were.
+    pub(crate) fn collect_expired(&mut self, budget: usize) -> usize {
+        let now = self.time();
+        let until = match &self.machine {
+            Some(machine) => machine.ended_until(now),
+            None => Some(now.wall),
+        };
+        until.map_or(0, |until| self.shards.collect_expired(budget, until))
+    }
+
     /// Asks the cluster, which [`World::is_replicated`] says there is.
     pub(crate) fn ask_cluster(&mut self, incoming: Incoming) {
         self.machine.as_mut().expect("there is a cluster").ask(incoming);

@@ -357,7 +357,7 @@ impl Pump<'_> {
             // Most slots have nothing to collect, and looking at all of them takes less than a turn may.
             loop {
                 self.expiry_left = self.expiry_left.saturating_sub(EXPIRY_BUDGET_PIECE);
-                let collected = world.shards.collect_expired(EXPIRY_BUDGET_PIECE);
+                let collected = world.collect_expired(EXPIRY_BUDGET_PIECE);
                 self.many_expired |= collected >= EXPIRY_BUDGET_PIECE / 16;
                 // A core that is busy does one piece a turn, so that this comes to its end.
                 if self.expiry_left == 0 || world.now.elapsed() >= EXPIRY_TIME_TURN {
@@ -365,7 +365,7 @@ impl Pump<'_> {
                 }
             }
         } else if self.many_expired {
-            let collected = world.shards.collect_expired(EXPIRY_BUDGET_TURN);
+            let collected = world.collect_expired(EXPIRY_BUDGET_TURN);
             self.many_expired = collected >= EXPIRY_BUDGET_TURN / 16;
             true
         } else {

@@ -137,13 +137,13 @@ impl Shards {
         }
     }
 
-    /// Collects expired records, a bounded amount of work. Shards take turns.
-    pub(crate) fn collect_expired(&mut self, budget: usize) -> usize {
+    /// Collects records that had expired by `until`, a bounded amount of work. Shards take turns.
+    pub(crate) fn collect_expired(&mut self, budget: usize, until: WallTime) -> usize {
         if self.shards.is_empty() {
             return 0;
         }
         self.next_to_expire = (self.next_to_expire + 1) % self.shards.len();
-        self.shards[self.next_to_expire].collect_expired(budget)
+        self.shards[self.next_to_expire].collect_expired(budget, until)
     }
 
     /// Gives each store its turn.

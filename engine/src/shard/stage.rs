@@ -53,11 +53,11 @@ impl Stage {
         Self { known: Known::Unknown, version, staged: Staged::Nothing }
     }
 
-    /// With what the cluster has told: a deletion is nothing, and so is what has expired.
-    pub(crate) fn known(record: Option<&Mutation<'_>>, version: Version, now: WallTime) -> Self {
+    /// With what the cluster has told: a deletion is nothing. What has a value is alive, as the
+    /// coordinator has judged, whatever this core's clock says by now.
+    pub(crate) fn known(record: Option<&Mutation<'_>>, version: Version) -> Self {
         let live = record.and_then(|record| {
-            let is_live = record.expires_at.is_none_or(|at| at > now);
-            let value = record.value.filter(|_| is_live)?.to_vec();
+            let value = record.value?.to_vec();
             Some(Owned { value, version: record.version, expires_at: record.expires_at })
         });
         Self { known: Known::Is(live), version, staged: Staged::Nothing }

@@ -254,8 +254,9 @@ impl Shard {
         self.replicated.store().prefetch(tokens);
     }
 
-    pub(crate) fn collect_expired(&mut self, budget: usize) -> usize {
-        self.replicated.store_mut().collect_expired(budget, self.now)
+    /// Collects what had expired by `until`.
+    pub(crate) fn collect_expired(&mut self, budget: usize, until: WallTime) -> usize {
+        self.replicated.store_mut().collect_expired(budget, until)
     }
 
     pub(crate) fn walk(

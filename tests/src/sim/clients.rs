@@ -136,7 +136,7 @@ impl Clients {
         let class = self.classes[key];
         let kind = self.kind(class);
         let level = self.level(class, kind, replica_count);
-        let expires = class == Class::Mixed && self.has_expiry && self.rng.u8(..3) == 0;
+        let expires = class != Class::Counter && self.has_expiry && self.rng.u8(..3) == 0;
         let seen = &self.list[client].seen;
         let expected = seen.get(&key).cloned().unwrap_or_default();
         let value = match kind {
@@ -144,8 +144,10 @@ impl Clients {
             Kind::Append => self.value(false),
             Kind::Read | Kind::Delete | Kind::Increment => Vec::new(),
         };
-        let expires_at = (expires && kind == Kind::Write)
-            .then(|| wall + Duration::from_millis(self.rng.u64(100..8_000)));
+        let sets = matches!(kind, Kind::Write | Kind::SetIfAbsent | Kind::CompareAndSet);
+        let lifetime_max_ms = if self.rng.bool() { 1_000 } else { 8_000 };
+        let expires_at = (expires && sets)
+            .then(|| wall + Duration::from_millis(self.rng.u64(100..lifetime_max_ms)));
         Operation {
             client,
             node: self.list[client].node,
@@ -231,7 +233,9 @@ impl World {
             }
             _ => {
                 let core = self.clients.rng.usize(..process.core_count());
-                process.request(core, tag, &operation.words(&key), level)
+                let words = operation.words(&key);
+                let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+                process.request(core, tag, &words, level)
             }
         };
         self.trace.note(self.now, [11, node as u64, tag]);

@@ -43,6 +43,13 @@ impl Kind {
 /// A key's value: none, or some bytes.
 pub(super) type Value = Option<Vec<u8>>;
 
+/// What a key has: a value, and when that stops to exist.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub(super) value: Value,
+    pub(super) expires_at: Option<WallTime>,
+}
+
 /// How an operation has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -96,6 +103,9 @@ impl fmt::Debug for Operation {
             "client {client} at n{node}, key-{key} {kind:?} {level:?} {}",
             text(&self.value)
         )?;
+        if let Some(expires_at) = self.expires_at {
+            write!(f, ", until {expires_at}")?;
+        }
         write!(f, ", from {} us to {completed:?}", millis(*invoked))?;
         if let Some(before) = before {
             let exactly = before.exactly().map(|it| it.as_deref().map(text));
@@ -154,6 +164,16 @@ impl Operation {
         }
     }
 
+    /// What the operation makes of what a key has.
+    pub(super) fn apply_to(&self, before: &Held) -> Option<Held> {
+        let value = self.apply(&before.value)?;
+        // What is appended to keeps its expiry; what replaces it brings its own.
+        let keeps = matches!(self.kind, Kind::Append | Kind::Increment);
+        let expires_at = if keeps { before.expires_at } else { self.expires_at };
+        let expires_at = expires_at.filter(|_| value.is_some());
+        Some(Held { value, expires_at })
+    }
+
     /// Whether it may have changed something.
     pub(super) fn may_have_written(&self) -> bool {
         self.kind != Kind::Read && self.ending != Ending::NotApplied
@@ -177,8 +197,8 @@ impl Operation {
     }
 
     /// The words of the command, for what is made of what it replaces.
-    pub(super) fn words<'a>(&'a self, key: &'a [u8]) -> Vec<&'a [u8]> {
-        match (self.kind, &self.expected) {
+    pub(super) fn words(&self, key: &[u8]) -> Vec<Vec<u8>> {
+        let words: Vec<&[u8]> = match (self.kind, &self.expected) {
             (Kind::Increment, _) => vec![b"INCR", key],
             (Kind::Append, _) => vec![b"APPEND", key, &self.value],
             (Kind::CompareAndSet, Some(expected)) => {
@@ -188,7 +208,12 @@ impl Operation {
                 vec![b"SET", key, &self.value, b"NX", b"GET"]
             }
             (Kind::Read | Kind::Write | Kind::Delete, _) => unreachable!("these are calls"),
+        };
+        let mut words: Vec<Vec<u8>> = words.into_iter().map(<[u8]>::to_vec).collect();
+        if let Some(expires_at) = self.expires_at {
+            words.extend([b"PXAT".to_vec(), expires_at.as_millis().to_string().into_bytes()]);
         }
+        words
     }
 
     /// What the reply to that tells.

@@ -7,13 +7,21 @@
 //! An operation that was acknowledged takes effect between its call and its return. One whose outcome
 //! is unknown takes effect at any time after its call, or never. Where the search would take too
 //! long it ends without a verdict, which is counted.
+//!
+//! # Expiry
+//!
+//! A key with an expiry ends by itself, once: a step that no client takes. It may come as long before the
+//! expiry as a clock may be ahead, and no client may see the value that begins to look later than a clock
+//! may be behind.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
-use gridkv_cluster::Instant;
+use gridkv_cluster::{Instant, WallTime};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::history::{Before, Ending, Kind, Operation, Value, text};
+use super::history::{Before, Ending, Held, Kind, Operation, Value, text};
+use super::world::WALL_START;
 
 /// Places that a search may come to.
 const PLACE_COUNT_MAX: usize = 300_000;
@@ -28,15 +36,22 @@ pub(super) enum Verdict {
     Undecided,
 }
 
-/// Whether a key's operations, which started with no value, are linearizable.
-pub(super) fn check(operations: &[&Operation]) -> Verdict {
-    let verdict = Search::new(relevant(operations, false)).run();
+/// Whether a key's operations, which started with no value, are linearizable. `drift_max` is how far any
+/// clock may be wrong; `None` where there is no bound.
+pub(super) fn check(operations: &[&Operation], drift_max: Option<Duration>) -> Verdict {
+    let verdict = Search::new(relevant(operations, false), drift_max).run();
     let tells_length = |it: &&Operation| matches!(it.before, Some(Before::Bytes(_)));
     if matches!(verdict, Verdict::Not(_)) && operations.iter().any(tells_length) {
         // What nobody has seen may be in what only the length of is known.
-        return Search::new(relevant(operations, true)).run();
+        return Search::new(relevant(operations, true), drift_max).run();
     }
     verdict
+}
+
+/// When true clocks show a time.
+fn instant_of(wall: WallTime) -> Instant {
+    let since = wall.saturating_since(WallTime::from_millis(WALL_START));
+    Instant::ZERO + since
 }
 
 struct Call<'a> {
@@ -91,7 +106,8 @@ struct Search<'a> {
     calls: Vec<Call<'a>>,
     /// Those done, as bits.
     done: Vec<u64>,
-    state: Value,
+    state: Held,
+    drift_max: Option<Duration>,
     /// All before this one are done.
     first: usize,
     /// Of those that must be done, so many are not.
@@ -101,20 +117,23 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    fn new(calls: Vec<Call<'a>>) -> Self {
+    fn new(calls: Vec<Call<'a>>, drift_max: Option<Duration>) -> Self {
         let left = calls.iter().filter(|call| call.completed.is_some()).count();
         let done = vec![0; calls.len().div_ceil(64)];
-        Self { calls, done, state: None, first: 0, left, places: HashSet::new() }
+        let (state, places) = (Held::default(), HashSet::new());
+        Self { calls, done, state, drift_max, first: 0, left, places }
     }
 
     fn place(&self) -> u128 {
         let mut bytes = Vec::with_capacity(64);
         bytes.extend_from_slice(&self.first.to_le_bytes());
-        bytes.push(u8::from(self.state.is_some()));
+        bytes.push(u8::from(self.state.value.is_some()));
+        let expiry = self.state.expires_at.map_or(0, WallTime::as_millis);
+        bytes.extend_from_slice(&expiry.to_le_bytes());
         for word in &self.done[self.first / 64..] {
             bytes.extend_from_slice(&word.to_le_bytes());
         }
-        bytes.extend_from_slice(self.state.as_deref().unwrap_or_default());
+        bytes.extend_from_slice(self.state.value.as_deref().unwrap_or_default());
         xxh3_128(&bytes)
     }
 
@@ -124,7 +143,7 @@ impl<'a> Search<'a> {
 
     /// Depth first; the steps taken are on `path`, so that no history is too long for the stack.
     fn run(mut self) -> Verdict {
-        let mut path: Vec<(usize, Value, usize)> = Vec::new();
+        let mut path: Vec<(usize, Held, usize)> = Vec::new();
         let (mut deepest, mut stuck) = (0, String::new());
         let mut next = 0;
         loop {
@@ -160,18 +179,33 @@ impl<'a> Search<'a> {
     }
 
     /// Where a search stands: the last steps, and what could come next.
-    fn describe(&self, path: &[(usize, Value, usize)]) -> String {
+    fn describe(&self, path: &[(usize, Held, usize)]) -> String {
         let last = path.iter().rev().take(4).rev();
-        let last = last.map(|(index, ..)| format!("\n  {:?}", self.calls[*index].operation));
+        let last = last.map(|(index, ..)| match self.calls.get(*index) {
+            Some(call) => format!("\n  {:?}", call.operation),
+            None => "\n  its end".to_owned(),
+        });
         let left = (self.first..self.calls.len()).filter(|index| !self.is_done(*index)).take(8);
         let left = left.map(|index| format!("\n  {:?}", self.calls[index].operation));
-        let value = self.state.as_deref().map(text);
+        let value = self.state.value.as_deref().map(text);
         let (last, left): (String, String) = (last.collect(), left.collect());
-        format!("after{last}\nit is {value:?}, and left are{left}")
+        let until = self.state.expires_at;
+        format!("after{last}\nit is {value:?} until {until:?}, and left are{left}")
     }
 
-    /// The first call, from `next` on, that can come now.
+    /// The first call, from `next` on, that can come now; behind the last one, the end of the key.
     fn step_from(&self, next: usize) -> Option<usize> {
+        let bound = self.bound();
+        let call = (next.max(self.first)..self.calls.len())
+            .take_while(|index| self.calls[*index].invoked <= bound)
+            .find(|index| !self.is_done(*index) && self.fits(*index));
+        call.or_else(|| {
+            (next <= self.calls.len() && self.can_end(bound)).then_some(self.calls.len())
+        })
+    }
+
+    /// When the next step comes at the latest.
+    fn bound(&self) -> Instant {
         // None may come after another has returned that is not done.
         let mut bound = Instant::from_nanos(u64::MAX);
         for index in self.first..self.calls.len() {
@@ -185,28 +219,44 @@ impl<'a> Search<'a> {
                 bound = bound.min(completed);
             }
         }
-        (next.max(self.first)..self.calls.len())
-            .take_while(|index| self.calls[*index].invoked <= bound)
-            .find(|index| !self.is_done(*index) && self.fits(*index))
+        bound
+    }
+
+    /// Whether the key may end by itself by `bound`.
+    fn can_end(&self, bound: Instant) -> bool {
+        let Some(expires_at) = self.state.expires_at else { return false };
+        self.drift_max.is_none_or(|drift_max| instant_of(expires_at - drift_max) <= bound)
+    }
+
+    /// Whether who begins to look at `invoked` may see the value.
+    fn may_be_seen(&self, invoked: Instant) -> bool {
+        let bounds = self.state.expires_at.zip(self.drift_max);
+        bounds.is_none_or(|(expires_at, drift_max)| invoked <= instant_of(expires_at + drift_max))
     }
 
     /// Whether what the call's client saw is what it would see now.
     fn fits(&self, index: usize) -> bool {
         let operation = self.calls[index].operation;
+        let is_seen =
+            |value: &Value| *value == self.state.value && self.may_be_seen(operation.invoked);
         match &operation.ending {
-            Ending::Found(found) => found.as_ref().and_then(|it| it.1.clone()) == self.state,
-            Ending::Acknowledged(_) => {
-                operation.before.as_ref().is_none_or(|before| before.fits(&self.state))
-            }
+            Ending::Found(found) => is_seen(&found.as_ref().and_then(|it| it.1.clone())),
+            Ending::Acknowledged(_) => operation.before.as_ref().is_none_or(|before| {
+                before.fits(&self.state.value) && self.may_be_seen(operation.invoked)
+            }),
             // One without effect need not take place.
-            _ => operation.apply(&self.state).is_some_and(|after| after != self.state),
+            _ => operation.apply_to(&self.state).is_some_and(|after| after != self.state),
         }
     }
 
     fn take(&mut self, index: usize) {
+        if index == self.calls.len() {
+            self.state = Held::default();
+            return;
+        }
         self.done[index / 64] |= 1 << (index % 64);
         self.left -= usize::from(self.calls[index].completed.is_some());
-        if let Some(after) = self.calls[index].operation.apply(&self.state) {
+        if let Some(after) = self.calls[index].operation.apply_to(&self.state) {
             self.state = after;
         }
         while self.first < self.calls.len() && self.is_done(self.first) {
@@ -214,9 +264,11 @@ impl<'a> Search<'a> {
         }
     }
 
-    fn put_back(&mut self, index: usize, before: Value, first: usize) {
-        self.done[index / 64] &= !(1 << (index % 64));
-        self.left += usize::from(self.calls[index].completed.is_some());
+    fn put_back(&mut self, index: usize, before: Held, first: usize) {
+        if let Some(call) = self.calls.get(index) {
+            self.done[index / 64] &= !(1 << (index % 64));
+            self.left += usize::from(call.completed.is_some());
+        }
         self.state = before;
         self.first = first;
     }

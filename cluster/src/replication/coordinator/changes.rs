@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+use super::super::expiry;
 use super::super::op::{Common, Computed, Level, OpId, Outcome, Status, Targets, Told, Why};
 use super::super::round::{Phase, Progress, Round};
-use super::{AGAIN, version_of};
+use super::AGAIN;
 use super::{Archive, Coordinator, Entry, Output, Tail, Waiting, request_of, retarget, status_of};
 use crate::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
@@ -38,6 +39,8 @@ pub(super) struct Computing {
     /// Reads among the changes, with what they see.
     seen: Vec<(OpId, Option<Archive>)>,
     version: Version,
+    /// The time by which all of them judge.
+    wall: WallTime,
 }
 
 impl Coordinator {
@@ -165,10 +168,10 @@ impl Coordinator {
         }
         let progress = match reply.kind {
             ReplyKind::Promised { is_sure } => {
-                let version = version_of(mutation);
-                let record = mutation.filter(|_| round.wants(version));
+                let rank = expiry::rank_of(mutation);
+                let record = mutation.filter(|_| round.wants(rank));
                 let record = record.map(|record| Rc::new(mutation::encode(record)));
-                round.on_promise(Told { from, version, is_sure, record })
+                round.on_promise(Told { from, rank, is_sure, record })
             }
             ReplyKind::Accepted => round.on_accepted(from),
             _ => match status {
@@ -237,9 +240,18 @@ impl Coordinator {
 
     /// Makes the new value of the old one, change by change.
     fn compute(&mut self, now: Now, id: OpId, record: Option<Archive>, version: Version) {
-        let left = self.rounds[&id].ops.iter().copied().collect();
-        let (has_changed, seen) = (false, Vec::new());
-        let computing = Computing { round: id, left, record, has_changed, seen, version };
+        let (wall, seen) = (now.wall, Vec::new());
+        let is_over = expiry::is_archive_over(record.as_ref(), wall);
+        if is_over && self.skew.is_ahead(now, self.config.drift_max) {
+            return self.fail_round(now, id, Why::ClockAhead);
+        }
+        let round = &self.rounds[&id];
+        let left = round.ops.iter().copied().collect();
+        // Whoever sees that it has ended sees a tombstone that is chosen.
+        let record =
+            if is_over { Some(expiry::tombstone(&round.common.key, round.ballot)) } else { record };
+        let has_changed = is_over;
+        let computing = Computing { round: id, left, record, has_changed, seen, version, wall };
         self.compute_next(now, computing);
     }
 
@@ -265,7 +277,7 @@ impl Coordinator {
                         version: ballot,
                         expires_at,
                     };
-                    computing.record = Some(Rc::new(mutation::encode(&mutation)));
+                    computing.record = Some(expiry::proposal(&mutation, computing.wall));
                     computing.has_changed = true;
                 }
                 _ => {}
@@ -284,7 +296,7 @@ impl Coordinator {
             let key = Rc::clone(&round.common.key);
             let mutation =
                 Mutation { key: &key, value: value.as_deref(), version: ballot, expires_at };
-            computing.record = Some(Rc::new(mutation::encode(&mutation)));
+            computing.record = Some(expiry::proposal(&mutation, computing.wall));
             computing.has_changed = true;
         }
         self.compute_next(now, computing);

@@ -37,7 +37,7 @@ use super::op::{Common, Level, OpId, Outcome, Status, Targets, Why, Work};
 use super::read::{Progress as Reading, QuorumRead};
 use super::round::Round;
 use super::write::{Progress as Writing, QuorumWrite};
-use super::{Archive, View, version_of};
+use super::{Archive, View};
 use crate::hlc::HybridClock;
 use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
@@ -79,7 +79,8 @@ pub enum Output {
     Record {
         /// The operation.
         op: OpId,
-        /// An archived mutation, a deletion too; `None` for nothing.
+        /// An archived mutation, a deletion too; `None` for nothing. One with a value is alive, whatever
+        /// its expiry: that was judged.
         record: Option<Archive>,
     },
     /// Make what is to replace this, then call [`Coordinator::computed`]. May come again.

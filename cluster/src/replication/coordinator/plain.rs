@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
+use super::super::expiry;
 use super::super::op::{Common, Level, OpId, Outcome, Status, Targets, Told, Why};
 use super::super::read::{Progress as Reading, QuorumRead};
 use super::super::write::{Progress as Writing, QuorumWrite};
 use super::changes::ChangeKind;
-use super::{AGAIN, Coordinator, Entry, Output, status_of, version_of};
+use super::{AGAIN, Archive, Coordinator, Entry, Output, status_of};
 use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Mutation};
@@ -117,10 +118,10 @@ impl Coordinator {
         let Some(Entry::Read(read)) = self.entry(id) else { return };
         let progress = match reply.kind {
             ReplyKind::Found { is_sure } => {
-                let version = version_of(mutation);
-                let record = mutation.filter(|_| read.wants(version));
+                let rank = expiry::rank_of(mutation);
+                let record = mutation.filter(|_| read.wants(rank));
                 let record = record.map(|record| Rc::new(mutation::encode(record)));
-                read.on_told(Told { from, version, is_sure, record })
+                read.on_told(Told { from, rank, is_sure, record })
             }
             ReplyKind::Refused { reason, .. } => {
                 let status = status_of(reason);
@@ -139,7 +140,9 @@ impl Coordinator {
         match progress {
             Reading::Pending => {}
             Reading::Decided(record) => {
-                self.outputs.push_back(Output::Record { op: id, record });
+                if !self.tell_record(now, id, record) {
+                    return;
+                }
             }
             Reading::Failed(why) => self.report(id, Outcome::NotApplied(why)),
             Reading::Disagreed => {
@@ -163,6 +166,27 @@ impl Coordinator {
         if is_settled {
             self.slot(id).take();
         }
+    }
+
+    /// Tells what a read has found, as it is judged now. Whether the read ends with that: where a key is
+    /// over and a linearizable read the first to see it, that is to be agreed.
+    fn tell_record(&mut self, now: Now, id: OpId, record: Option<Archive>) -> bool {
+        let Some(Entry::Read(read)) = self.entry(id) else { unreachable!("it is one") };
+        let level = read.common.level;
+        if !expiry::is_archive_over(record.as_ref(), now.wall) {
+            self.outputs.push_back(Output::Record { op: id, record });
+        } else if self.skew.is_ahead(now, self.config.drift_max) {
+            self.report(id, Outcome::NotApplied(Why::ClockAhead));
+        } else if level == Level::Linearizable {
+            self.stats.long_reads += 1;
+            let Some(Entry::Read(read)) = self.slot(id).take() else { unreachable!("it is one") };
+            self.queue_change(now, id, read.common, ChangeKind::Read);
+            return false;
+        } else {
+            let record = expiry::judged(record, now.wall);
+            self.outputs.push_back(Output::Record { op: id, record });
+        }
+        true
     }
 
     /// A replica has something larger. The clock passes it, if it may.

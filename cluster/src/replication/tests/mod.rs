@@ -1,4 +1,5 @@
 //! Coordinators and replicas of a few nodes, on a network that loses nothing unless told to.
 
 mod basics;
+mod expiry;
 mod kit;

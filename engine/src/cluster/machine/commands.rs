@@ -196,7 +196,7 @@ impl Machine {
         let mut pending = self.pending.remove(&op).expect("an operation ends once");
         let record = record.map(|record| mutation::access(record).expect("it was encoded here"));
         let version = self.coordinator.clock_mut().peek(now.wall);
-        let stage = Stage::known(record.as_ref(), version, now.wall);
+        let stage = Stage::known(record.as_ref(), version);
         match pending.runner.run(shards, stage) {
             Staged::Wrote { value, expires_at } => {
                 assert_eq!(pending.step, Step::ReadToDelete, "what only reads does not write");
@@ -226,7 +226,7 @@ impl Machine {
             Some(pending) => {
                 let record =
                     record.map(|record| mutation::access(record).expect("it was encoded here"));
-                let stage = Stage::known(record.as_ref(), version, now.wall);
+                let stage = Stage::known(record.as_ref(), version);
                 match pending.runner.run(shards, stage) {
                     Staged::Wrote { value, expires_at } => Computed::Put { value, expires_at },
                     Staged::Nothing | Staged::WantsRecord => Computed::Keep,

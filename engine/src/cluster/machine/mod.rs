@@ -40,7 +40,7 @@ use gridkv_cluster::replication::{
 };
 use gridkv_cluster::{
     HybridClock, Instant, Mutation, NodeId, Now, ShardRange, Slot, Timestamp, Token, Version,
-    mutation,
+    WallTime, mutation,
 };
 use gridkv_storage::ReadError;
 use gridkv_storage::replicated::Answer;
@@ -201,6 +201,11 @@ impl Machine {
         self.coordinator.clock_mut().pass(cut);
     }
 
+    /// Up to when what has expired is over by everybody's clock: its value may be freed.
+    pub(crate) fn ended_until(&self, now: Now) -> Option<WallTime> {
+        self.coordinator.ended_until(now)
+    }
+
     /// A client wants something. It is begun at the next event.
     pub(crate) fn ask(&mut self, incoming: Incoming) {
         self.incoming.push_back(incoming);
@@ -261,7 +266,7 @@ impl Machine {
     }
 
     /// A peer's clock showed `remote` when it sent what is about to be taken in.
-    pub(crate) fn on_heard(&mut self, now: Now, from: NodeId, remote: gridkv_cluster::WallTime) {
+    pub(crate) fn on_heard(&mut self, now: Now, from: NodeId, remote: WallTime) {
         self.coordinator.on_heard(now, from, remote);
     }
 

@@ -106,7 +106,8 @@ fn reply_expiry(call: &mut KeyCall<'_, '_>, of: impl FnOnce(i64, i64) -> i64) ->
         None => -2,
         Some(record) => match record.expires_at {
             None => -1,
-            Some(at) => of(i64::try_from(at.as_millis()).unwrap_or(i64::MAX), now),
+            // It was alive when that was judged: a moment may have passed since.
+            Some(at) => of(i64::try_from(at.as_millis()).unwrap_or(i64::MAX).max(now), now),
         },
     };
     call.reply.integer(reply);

@@ -41,7 +41,7 @@ fn change(kind: Kind, value: &str, before: Option<&str>, from: u64, to: u64) -> 
 }
 
 fn verdict(operations: &[Operation]) -> Verdict {
-    check(&operations.iter().collect::<Vec<_>>())
+    check(&operations.iter().collect::<Vec<_>>(), Some(Duration::from_millis(500)))
 }
 
 #[test]
@@ -136,4 +136,38 @@ fn a_long_history_of_many_clients_is_decided() {
     assert_eq!(verdict(&history), Verdict::Linearizable);
     history[800].before = history[799].before.clone();
     assert!(matches!(verdict(&history), Verdict::Not(_)));
+}
+
+/// A write of a value that ends a second after the start, from one millisecond to the next.
+fn mortal(value: &str, from_ms: u64) -> Operation {
+    let expires_at = Some(WallTime::from_millis(WALL_START + 1_000));
+    let at = Instant::from_nanos(from_ms * 1_000_000);
+    let completed = Some(at + Duration::from_millis(1));
+    Operation { expires_at, invoked: at, completed, ..write(value, 0, 0) }
+}
+
+fn read_at(value: Option<&str>, from_ms: u64) -> Operation {
+    read(value, from_ms * 1_000_000, (from_ms + 1) * 1_000_000)
+}
+
+#[test]
+fn a_key_with_an_expiry_ends_once_and_within_what_clocks_may_differ_by() {
+    let early = [mortal("a,", 0), read_at(None, 400)];
+    assert!(matches!(verdict(&early), Verdict::Not(_)));
+    let in_time = [mortal("a,", 0), read_at(Some("a,"), 400), read_at(None, 600)];
+    assert_eq!(verdict(&in_time), Verdict::Linearizable);
+    let late = [mortal("a,", 0), read_at(Some("a,"), 1_499)];
+    assert_eq!(verdict(&late), Verdict::Linearizable);
+    let too_late = [mortal("a,", 0), read_at(Some("a,"), 1_501)];
+    assert!(matches!(verdict(&too_late), Verdict::Not(_)));
+    let again = [mortal("a,", 0), read_at(None, 600), read_at(Some("a,"), 700)];
+    assert!(matches!(verdict(&again), Verdict::Not(_)));
+    let unseen = [mortal("a,", 0), write("b,", 2_000_000_000, 2_000_000_001)];
+    assert_eq!(verdict(&unseen), Verdict::Linearizable);
+    let absent = [
+        mortal("a,", 0),
+        change(Kind::SetIfAbsent, "b,", None, 900_000_000, 901_000_000),
+        read_at(Some("b,"), 3_000),
+    ];
+    assert_eq!(verdict(&absent), Verdict::Linearizable, "the new value has no expiry");
 }
