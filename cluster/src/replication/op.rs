@@ -151,6 +151,20 @@ impl Targets {
         Self { nodes: nodes.iter().map(|node| (*node, Status::Unsent)).collect() }
     }
 
+    /// The replicas of a newer topology; what is known of those that stay is kept.
+    pub(super) fn move_to(&mut self, nodes: &[NodeId]) {
+        let mut next = Self::new(nodes);
+        for (node, status) in &self.nodes {
+            next.set(*node, *status);
+        }
+        *self = next;
+    }
+
+    /// Whether these are the nodes, in whatever order.
+    pub(super) fn are(&self, nodes: &[NodeId]) -> bool {
+        self.nodes.len() == nodes.len() && nodes.iter().all(|node| self.status(*node).is_some())
+    }
+
     pub(super) fn set(&mut self, node: NodeId, status: Status) -> bool {
         let Some(entry) = self.nodes.iter_mut().find(|it| it.0 == node) else { return false };
         entry.1 = status;

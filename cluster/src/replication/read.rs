@@ -58,13 +58,23 @@ impl QuorumRead {
         self.evaluate()
     }
 
+    /// The key has these replicas from here on. What a former one has told counts no more; as it may be the
+    /// one copy that was kept whole, all are asked again then.
+    pub(super) fn move_to(&mut self, nodes: &[NodeId]) {
+        self.targets.move_to(nodes);
+        if self.told.iter().any(|told| !nodes.contains(&told.from)) {
+            self.told.clear();
+            self.targets = Targets::new(nodes);
+        }
+    }
+
     /// A replica will not tell.
     pub(super) fn on_failure(&mut self, from: NodeId, status: Status) -> Progress {
         self.targets.set(from, status);
         self.evaluate()
     }
 
-    fn evaluate(&mut self) -> Progress {
+    pub(super) fn evaluate(&mut self) -> Progress {
         if self.is_decided {
             return Progress::Pending;
         }

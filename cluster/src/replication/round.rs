@@ -4,6 +4,12 @@
 //!
 //! A leaf: it sends nothing; each call returns what the round has come to.
 //!
+//! # Other replicas
+//!
+//! A majority is one of the replicas that the key has. When these change, a try ends where it stands, and
+//! the next one begins by asking the new ones for a promise: of the promises to go on with, and of the
+//! acceptances to count, some would be those of nodes that nobody asks any more.
+//!
 //! # What may be tried again
 //!
 //! A try whose ballot nobody has accepted has left nothing behind. One that some may have accepted
@@ -61,6 +67,8 @@ pub(super) struct Round {
     pub(super) ballot: Version,
     pub(super) attempt: u8,
     pub(super) tries: u32,
+    /// The key has got other replicas while the driver makes the new value.
+    pub(super) is_moved: bool,
     told: SmallVec<[Told; 5]>,
     /// What is proposed, in the second phase.
     pub(super) proposed: Option<Archive>,
@@ -80,6 +88,7 @@ impl Round {
             ballot: Version::ZERO,
             attempt: 0,
             tries: 0,
+            is_moved: false,
             told: SmallVec::new(),
             proposed: None,
             uncertain: SmallVec::new(),
@@ -96,6 +105,7 @@ impl Round {
         self.tries += 1;
         self.told.clear();
         self.proposed = None;
+        self.is_moved = false;
         self.phase = Phase::Preparing;
     }
 
@@ -182,6 +192,14 @@ impl Round {
         }
         let too_few = Why::TooFew { reachable: self.targets.hopes(), needed: self.needed };
         Progress::Failed(self.targets.refusal().map_or(too_few, Why::Refused))
+    }
+
+    /// The key has other replicas from here on: what was promised or accepted counts no more, and the
+    /// next try begins anew.
+    pub(super) fn start_over(&mut self) {
+        assert!(!matches!(self.phase, Phase::Ended));
+        self.note_uncertain();
+        self.phase = Phase::Pausing;
     }
 
     /// The try ends here: it may have left something behind.

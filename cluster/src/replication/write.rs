@@ -66,7 +66,7 @@ impl QuorumWrite {
         self.evaluate()
     }
 
-    fn evaluate(&mut self) -> Progress {
+    pub(super) fn evaluate(&mut self) -> Progress {
         if self.is_decided {
             return Progress::Pending;
         }
@@ -111,6 +111,18 @@ impl QuorumWrite {
         assert!(!self.is_decided, "a write ends once");
         self.is_decided = true;
         Progress::Decided(outcome)
+    }
+
+    /// The key has these replicas from here on: what others have answered counts no more, but may have
+    /// left something behind.
+    pub(super) fn move_to(&mut self, nodes: &[NodeId]) {
+        let before = self.targets.clone();
+        self.targets.move_to(nodes);
+        let is_gone = |node: &NodeId| self.targets.status(*node).is_none();
+        let has_left = |(node, status): &(NodeId, Status)| {
+            is_gone(node) && matches!(status, Status::Yes | Status::Asked | Status::Lost)
+        };
+        self.is_tainted |= before.nodes.iter().any(has_left);
     }
 
     /// Begins again with a larger version.

@@ -9,7 +9,7 @@ use super::super::expiry;
 use super::super::op::{Common, Computed, Level, OpId, Outcome, Status, Targets, Told, Why};
 use super::super::round::{Phase, Progress, Round};
 use super::AGAIN;
-use super::{Archive, Coordinator, Entry, Output, Tail, Waiting, request_of, retarget, status_of};
+use super::{Archive, Coordinator, Entry, Output, Tail, Waiting, request_of, status_of};
 use crate::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Mutation};
@@ -113,12 +113,13 @@ impl Coordinator {
 
     /// Begins the first phase of a try.
     fn try_round(&mut self, now: Now, id: OpId) {
-        let round = self.rounds.get(&id).expect("it is under way");
+        let needed = self.needed(Level::Linearizable, None);
+        let round = self.rounds.get_mut(&id).expect("it is under way");
+        round.needed = needed;
         let Some(view) = &self.view else { return };
         let targets = Targets::new(view.placement.replicas(round.common.token));
         let reachable = targets.nodes.iter().filter(|it| view.reachable.contains(&it.0)).count();
-        if reachable < round.needed {
-            let needed = round.needed;
+        if reachable < needed {
             return self.fail_round(now, id, Why::TooFew { reachable, needed });
         }
         let ballot = self.clock.tick(now.wall);
@@ -219,22 +220,33 @@ impl Coordinator {
     }
 
     pub(super) fn retry_round(&mut self, now: Now, id: OpId) {
-        let Some(view) = &self.view else { return };
-        let placement = std::sync::Arc::clone(&view.placement);
         let round = self.rounds.get_mut(&id).expect("it was looked up");
         match round.phase {
             Phase::Pausing => self.try_round(now, id),
             Phase::Preparing => {
-                retarget(&mut round.targets, placement.replicas(round.common.token));
                 let key = Rc::new(encode_key(&round.common.key, round.ballot));
                 self.send_round(now, id, key);
             }
             Phase::Accepting => {
-                retarget(&mut round.targets, placement.replicas(round.common.token));
                 let proposed = round.proposed.clone().expect("the second phase proposes something");
                 self.send_round(now, id, proposed);
             }
             Phase::Computing | Phase::Ended => {}
+        }
+    }
+
+    /// The key of a round has other replicas: it begins anew. While the driver makes the new value that
+    /// waits for it.
+    pub(super) fn move_round(&mut self, now: Now, id: OpId) {
+        let round = self.rounds.get_mut(&id).expect("it is under way");
+        match round.phase {
+            Phase::Computing => round.is_moved = true,
+            Phase::Pausing => {}
+            Phase::Preparing | Phase::Accepting => {
+                round.start_over();
+                self.try_round(now, id);
+            }
+            Phase::Ended => unreachable!("a round that has ended is none"),
         }
     }
 
@@ -312,6 +324,10 @@ impl Coordinator {
         }
         let round = self.rounds.get_mut(&id).expect("it is under way");
         let ballot = round.ballot;
+        if round.is_moved {
+            round.start_over();
+            return self.try_round(now, id);
+        }
         if !has_changed && round.is_agreed() {
             round.phase = Phase::Ended;
             round.ballot = version;

@@ -21,6 +21,7 @@ mod changes;
 mod feeding;
 mod plain;
 mod skew;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -39,7 +40,7 @@ use super::round::Round;
 use super::write::{Progress as Writing, QuorumWrite};
 use super::{Archive, View};
 use crate::hlc::HybridClock;
-use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, encode_key};
+use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 use crate::model::{NodeId, Version};
 use crate::mutation::Mutation;
 use crate::time::{Instant, Now, WallTime};
@@ -476,46 +477,6 @@ impl Coordinator {
         true
     }
 
-    /// The cluster has changed, or who can be reached.
-    pub fn on_view(&mut self, now: Now, view: View) {
-        // What is written from here on is newer than what was removed.
-        self.clock.pass(view.topology.cleared().timestamp);
-        let view = Rc::new(view);
-        let before = self.view.replace(Rc::clone(&view));
-        if let Some(own) = view.own {
-            self.clock.set_node(own);
-        }
-        let lost = before.iter().flat_map(|before| before.reachable.difference(&view.reachable));
-        let lost: Vec<NodeId> = lost.copied().collect();
-        for node in lost {
-            self.on_lost(now, node);
-        }
-        self.feed_due(now);
-        self.trim();
-    }
-
-    /// What a node was asked will not be answered.
-    pub fn on_lost(&mut self, now: Now, node: NodeId) {
-        for index in 0..self.ops.len() {
-            let id = OpId(self.base + index as u64);
-            match self.entry(id) {
-                Some(Entry::Write(write)) if write.targets.status(node) == Some(Status::Asked) => {
-                    let progress = write.on_answer(node, Status::Lost, false);
-                    self.on_writing(now, id, progress);
-                }
-                Some(Entry::Read(read)) if read.targets.status(node) == Some(Status::Asked) => {
-                    let progress = read.on_failure(node, Status::Lost);
-                    self.on_reading(now, id, progress);
-                }
-                Some(Entry::Repair(peer, _)) if *peer == node => self.end_repair(now, id, false),
-                Some(Entry::Tail(_)) => self.on_tail(id, node, Status::Lost),
-                _ => {}
-            }
-        }
-        self.on_lost_rounds(now, node);
-        self.trim();
-    }
-
     /// Another node's clock showed `remote` in a frame. Comes before the answers in that frame.
     pub fn on_heard(&mut self, now: Now, from: NodeId, remote: WallTime) {
         self.skew.note(now, from, remote);
@@ -540,28 +501,6 @@ impl Coordinator {
         }
         self.feed_due(now);
         self.trim();
-    }
-
-    fn retry(&mut self, now: Now, id: OpId) {
-        if self.rounds.contains_key(&id) {
-            return self.retry_round(now, id);
-        }
-        let Some(view) = &self.view else { return };
-        let placement = std::sync::Arc::clone(&view.placement);
-        let mutation = match self.entry(id) {
-            Some(Entry::Write(write)) => {
-                retarget(&mut write.targets, placement.replicas(write.common.token));
-                Rc::clone(&write.mutation)
-            }
-            Some(Entry::Read(read)) => {
-                if read.targets.nodes.len() > 1 {
-                    retarget(&mut read.targets, placement.replicas(read.common.token));
-                }
-                Rc::new(encode_key(&read.common.key, Version::ZERO))
-            }
-            _ => return,
-        };
-        self.send(now, id, mutation);
     }
 
     /// An operation's time is up.
@@ -669,13 +608,4 @@ const fn status_of(reason: Reason) -> Status {
         Reason::Epoch | Reason::Frozen | Reason::NotMine => Status::Again(reason),
         _ => Status::No(reason),
     }
-}
-
-/// The replicas of a newer topology; what is known of those that stay is kept.
-fn retarget(targets: &mut Targets, nodes: &[NodeId]) {
-    let mut next = Targets::new(nodes);
-    for (node, status) in &targets.nodes {
-        next.set(*node, *status);
-    }
-    *targets = next;
 }

@@ -1,0 +1,138 @@
+//! A coordinator's part in changes of the cluster: who can be reached, and who keeps copies of what.
+//!
+//! An operation goes on over a change of the topology. Its answers count while those who gave them are
+//! replicas of its key. An agreed change begins anew where the replicas have changed: see
+//! [`Round`](super::super::round).
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::super::View;
+use super::super::op::{OpId, Status};
+use super::{Coordinator, Entry};
+use crate::message::encode_key;
+use crate::model::{NodeId, Version};
+use crate::time::Now;
+
+impl Coordinator {
+    /// The cluster has changed, or who can be reached.
+    pub fn on_view(&mut self, now: Now, view: View) {
+        // What is written from here on is newer than what was removed.
+        self.clock.pass(view.topology.cleared().timestamp);
+        let view = Rc::new(view);
+        let before = self.view.replace(Rc::clone(&view));
+        if let Some(own) = view.own {
+            self.clock.set_node(own);
+        }
+        if let Some(before) = before {
+            if before.epoch() != view.epoch() {
+                self.move_all(now, before.epoch() + 1 < view.epoch());
+            }
+            let lost: Vec<NodeId> = before.reachable.difference(&view.reachable).copied().collect();
+            for node in lost {
+                self.on_lost(now, node);
+            }
+        }
+        self.feed_due(now);
+        self.trim();
+    }
+
+    /// Goes on with the replicas of a newer topology. Where one was passed over, nobody knows whom it
+    /// named.
+    fn move_all(&mut self, now: Now, has_passed: bool) {
+        let Some(view) = &self.view else { return };
+        let placement = Arc::clone(&view.placement);
+        for index in 0..self.ops.len() {
+            let id = OpId(self.base + index as u64);
+            let moves = match self.entry(id) {
+                Some(Entry::Write(write)) if !write.is_decided => {
+                    !write.targets.are(placement.replicas(write.common.token))
+                }
+                Some(Entry::Read(read)) if !read.is_decided => {
+                    !read.targets.are(placement.replicas(read.common.token))
+                }
+                _ => false,
+            };
+            if moves {
+                self.move_op(now, id);
+            }
+        }
+        let is_moved = |round: &super::Round| {
+            has_passed || !round.targets.are(placement.replicas(round.common.token))
+        };
+        let moved: Vec<OpId> =
+            self.rounds.iter().filter(|(_, it)| is_moved(it)).map(|(id, _)| *id).collect();
+        for id in moved {
+            self.move_round(now, id);
+        }
+    }
+
+    /// Goes on with the replicas that the key of a read or a write has now.
+    fn move_op(&mut self, now: Now, id: OpId) {
+        self.ask_again(now, id);
+        match self.entry(id) {
+            Some(Entry::Write(write)) => {
+                let progress = write.evaluate();
+                self.on_writing(now, id, progress);
+            }
+            Some(Entry::Read(read)) => {
+                let progress = read.evaluate();
+                self.on_reading(now, id, progress);
+            }
+            _ => unreachable!("it was just there"),
+        }
+    }
+
+    /// Asks those replicas of a read or a write that were not asked, or are to be asked again.
+    fn ask_again(&mut self, now: Now, id: OpId) {
+        let Some(view) = self.view.clone() else { return };
+        let mutation = match self.entry(id) {
+            Some(Entry::Write(write)) => {
+                write.move_to(view.placement.replicas(write.common.token));
+                Rc::clone(&write.mutation)
+            }
+            Some(Entry::Read(read)) => {
+                let replicas = view.placement.replicas(read.common.token);
+                let own = view.own.filter(|own| read.needed == 1 && replicas.contains(own));
+                match own {
+                    Some(own) => read.move_to(&[own]),
+                    None => read.move_to(replicas),
+                }
+                Rc::new(encode_key(&read.common.key, Version::ZERO))
+            }
+            _ => return,
+        };
+        self.send(now, id, mutation);
+    }
+
+    /// What could not be done is tried again.
+    pub(super) fn retry(&mut self, now: Now, id: OpId) {
+        if self.rounds.contains_key(&id) {
+            self.retry_round(now, id);
+        } else {
+            self.ask_again(now, id);
+        }
+    }
+
+    /// What a node was asked will not be answered.
+    pub fn on_lost(&mut self, now: Now, node: NodeId) {
+        for index in 0..self.ops.len() {
+            let id = OpId(self.base + index as u64);
+            match self.entry(id) {
+                Some(Entry::Write(write)) if write.targets.status(node) == Some(Status::Asked) => {
+                    let progress = write.on_answer(node, Status::Lost, false);
+                    self.on_writing(now, id, progress);
+                }
+                Some(Entry::Read(read)) if read.targets.status(node) == Some(Status::Asked) => {
+                    let progress = read.on_failure(node, Status::Lost);
+                    self.on_reading(now, id, progress);
+                }
+                Some(Entry::Repair(peer, _)) if *peer == node => self.end_repair(now, id, false),
+                Some(Entry::Tail(_)) => self.on_tail(id, node, Status::Lost),
+                _ => {}
+            }
+        }
+        self.on_lost_rounds(now, node);
+        self.trim();
+    }
+}

@@ -1,0 +1,173 @@
+//! One coordinator, and replicas that say what a test has them say.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::super::*;
+use super::kit::{CONFIG, End, value};
+use crate::hlc::HybridClock;
+use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind};
+use crate::model::{Timestamp, Version};
+use crate::mutation::{self, Mutation};
+use crate::time::{Instant, Now, WallTime};
+use crate::token::Slot;
+use crate::topology::Topology;
+use crate::topology::tests::topology;
+
+/// What changes append, a letter each.
+const LETTERS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+pub(super) struct Script {
+    pub(super) coordinator: Coordinator,
+    pub(super) now: Instant,
+    /// All that was asked, the latest last.
+    pub(super) asked: Vec<(Vec<NodeId>, Ask, Archive)>,
+    pub(super) ends: BTreeMap<OpId, End>,
+    /// What each change has made when it was last asked.
+    pub(super) made: BTreeMap<OpId, Vec<u8>>,
+    pub(super) logged: Vec<Archive>,
+    letters: BTreeMap<OpId, &'static str>,
+}
+
+impl Script {
+    /// A coordinator at node 1, in a cluster of nodes `members`.
+    pub(super) fn new(members: u16) -> Self {
+        let clock = HybridClock::new(NodeId(1), Timestamp::ZERO, CONFIG.drift_max);
+        let mut script = Self {
+            coordinator: Coordinator::new(CONFIG, clock, 1),
+            now: Instant::ZERO,
+            asked: Vec::new(),
+            ends: BTreeMap::new(),
+            made: BTreeMap::new(),
+            logged: Vec::new(),
+            letters: BTreeMap::new(),
+        };
+        script.view(topology(members, 3));
+        script
+    }
+
+    pub(super) fn now(&self) -> Now {
+        let wall = WallTime::from_millis(1_000_000 + self.now.as_nanos() / 1_000_000);
+        Now { at: self.now, wall }
+    }
+
+    /// The cluster is this one from here on.
+    pub(super) fn view(&mut self, topology: Topology) {
+        let topology = Arc::new(topology);
+        let placement = Arc::new(Placement::new(&topology));
+        let now = self.now();
+        self.coordinator.on_view(now, View::new(topology, placement, Some(NodeId(1))));
+        self.drain();
+    }
+
+    pub(super) fn begin(&mut self, key: &[u8], level: Level, work: Work<'_>) -> OpId {
+        let now = self.now();
+        let op = self.coordinator.begin(now, (Slot::of(key).first(), key), level, work);
+        let letter = LETTERS[self.letters.len() % LETTERS.len()];
+        self.letters.insert(op, letter);
+        self.drain();
+        op
+    }
+
+    /// A change appends its letter.
+    fn drain(&mut self) {
+        let now = self.now();
+        while let Some(output) = self.coordinator.poll_output() {
+            match output {
+                Output::Send { to, ask, mutation } => {
+                    self.asked.push((to.to_vec(), ask, mutation));
+                }
+                Output::Record { op, record } => {
+                    self.ends.insert(op, End::Value(record.and_then(|it| value(&it))));
+                }
+                Output::Compute { op, record, .. } => {
+                    let mut bytes = record.and_then(|it| value(&it)).unwrap_or_default();
+                    bytes.extend_from_slice(self.letters[&op].as_bytes());
+                    self.made.insert(op, bytes.clone());
+                    let computed = Computed::Put { value: Some(bytes), expires_at: None };
+                    self.coordinator.computed(now, op, computed);
+                }
+                Output::Log { mutation, .. } => self.logged.push(mutation),
+                Output::Feed { .. } => {}
+                Output::Done { op, outcome } => {
+                    self.ends.insert(op, End::Done(outcome));
+                }
+            }
+        }
+    }
+
+    /// The latest request.
+    pub(super) fn last(&self) -> &(Vec<NodeId>, Ask, Archive) {
+        self.asked.last().unwrap()
+    }
+
+    /// A node answers a request.
+    pub(super) fn answer(
+        &mut self,
+        from: u16,
+        request: u64,
+        kind: ReplyKind,
+        record: Option<&Mutation<'_>>,
+    ) {
+        let now = self.now();
+        self.coordinator.on_answer(now, NodeId(from), Reply { request, kind }, record);
+        self.drain();
+    }
+
+    /// A node answers the latest request.
+    pub(super) fn reply(&mut self, from: u16, kind: ReplyKind, record: Option<&Mutation<'_>>) {
+        let request = self.last().1.request;
+        self.answer(from, request, kind, record);
+    }
+
+    /// Somebody has promised more: the latest try ends.
+    pub(super) fn outbid(&mut self, from: u16) {
+        let by = mutation::access(&self.last().2).unwrap().version;
+        self.reply(from, ReplyKind::Outbid { by: by.into() }, None);
+    }
+
+    pub(super) fn refuse(&mut self, from: u16, reason: Reason) {
+        self.reply(from, ReplyKind::Refused { epoch: 0, reason }, None);
+    }
+
+    /// Time passes until something is asked.
+    pub(super) fn run_until_asked(&mut self, kind: AskKind) {
+        let before = self.asked.len();
+        while !self.asked[before..].iter().any(|(_, ask, _)| ask.kind == kind) {
+            self.now = self.coordinator.poll_timeout().expect("something is under way");
+            let now = self.now();
+            self.coordinator.handle_timeout(now);
+            self.drain();
+        }
+    }
+
+    pub(super) fn run_for(&mut self, time: std::time::Duration) {
+        let until = self.now + time;
+        while let Some(at) = self.coordinator.poll_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            let now = self.now();
+            self.coordinator.handle_timeout(now);
+            self.drain();
+        }
+        self.now = until;
+    }
+}
+
+pub(super) fn promised() -> ReplyKind {
+    ReplyKind::Promised { is_sure: true }
+}
+
+pub(super) fn found() -> ReplyKind {
+    ReplyKind::Found { is_sure: true }
+}
+
+/// A record of a key, of so early a version.
+pub(super) fn record<'a>(key: &'a [u8], value: &'a [u8], version: u64) -> Mutation<'a> {
+    let version = Version { timestamp: Timestamp(version), node: NodeId(7) };
+    Mutation { key, value: Some(value), version, expires_at: None }
+}
+
+/// What was proposed in a request.
+pub(super) fn proposed(archive: &Archive) -> Mutation<'_> {
+    mutation::access(archive).unwrap()
+}
