@@ -15,11 +15,15 @@
 //! A try whose ballot nobody has accepted has left nothing behind. One that some may have accepted
 //! is *uncertain*: another proposer may have found it, and built on it. The next try tells:
 //!
-//! - its majority has the uncertain ballot itself: that is proposed again, as it is;
-//! - its majority still has what the uncertain try was made of: it is made again. If the new try is
-//!   accepted by a majority, the uncertain one is smaller and with none, so nobody finds it any more;
+//! - its majority has the uncertain ballot itself, or still has what the uncertain try was made of: the
+//!   *same bytes* are proposed again. If the new try is accepted by a majority, the uncertain one is
+//!   smaller and with none, so nobody finds it any more;
 //! - anything else: whether it was built on the uncertain try cannot be told, and the outcome is
 //!   unknown.
+//!
+//! Never is a try made again that is uncertain, with fewer changes perhaps, since one of them has had no
+//! more time: what each change has told its client holds for the bytes that it was part of, and a later
+//! try may find any of those before it.
 
 use smallvec::SmallVec;
 
@@ -47,7 +51,7 @@ pub(super) enum Progress {
     Pending,
     /// The changes can be made of this.
     Compute(Option<Archive>, Version),
-    /// An earlier try is to be proposed again, as it is.
+    /// What an earlier try has proposed is to be proposed again, as it is.
     Adopt(Archive),
     /// Accepted.
     Done,
@@ -72,8 +76,9 @@ pub(super) struct Round {
     told: SmallVec<[Told; 5]>,
     /// What is proposed, in the second phase.
     pub(super) proposed: Option<Archive>,
-    /// Ballots that somebody may have accepted, and what they were made of.
+    /// Ballots that somebody may have accepted, what all of them have proposed, and what that was made of.
     uncertain: SmallVec<[Version; 2]>,
+    kept: Option<Archive>,
     base: Version,
 }
 
@@ -92,6 +97,7 @@ impl Round {
             told: SmallVec::new(),
             proposed: None,
             uncertain: SmallVec::new(),
+            kept: None,
             base: Version::ZERO,
         }
     }
@@ -137,11 +143,13 @@ impl Round {
         let newest = newest(&self.told).expect("at least one is needed").clone();
         if self.uncertain.is_empty() {
             self.base = newest.rank.version;
-        } else if self.uncertain.contains(&newest.rank.version) {
+        } else {
+            let version = newest.rank.version;
+            if version != self.base && !self.uncertain.contains(&version) {
+                return Progress::Failed(Why::Contended);
+            }
             self.phase = Phase::Computing;
-            return Progress::Adopt(newest.record.expect("it was written"));
-        } else if newest.rank.version != self.base {
-            return Progress::Failed(Why::Contended);
+            return Progress::Adopt(self.kept.clone().expect("an uncertain try has proposed it"));
         }
         self.phase = Phase::Computing;
         Progress::Compute(newest.record, newest.rank.version)
@@ -206,6 +214,7 @@ impl Round {
     pub(super) fn note_uncertain(&mut self) {
         if self.phase == Phase::Accepting && self.targets.may_be_done() {
             self.uncertain.push(self.ballot);
+            self.kept.clone_from(&self.proposed);
         }
     }
 

@@ -4,4 +4,5 @@ mod basics;
 mod epochs;
 mod expiry;
 mod kit;
+mod rounds;
 mod script;

@@ -134,7 +134,8 @@ impl Script {
     pub(super) fn run_until_asked(&mut self, kind: AskKind) {
         let before = self.asked.len();
         while !self.asked[before..].iter().any(|(_, ask, _)| ask.kind == kind) {
-            self.now = self.coordinator.poll_timeout().expect("something is under way");
+            let at = self.coordinator.poll_timeout().expect("something is under way");
+            self.now = self.now.max(at);
             let now = self.now();
             self.coordinator.handle_timeout(now);
             self.drain();
