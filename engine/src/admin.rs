@@ -5,6 +5,7 @@
 //! that whoever does not send, or does not read, holds up nobody else and not for long. Running out
 //! of descriptors is survived: the next accept is tried a little later.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -13,9 +14,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_lite::future::block_on;
+use gridkv_cluster::token::SLOT_COUNT;
 
+use crate::cluster::machine::readiness::Unready;
 use crate::cluster::status::Status;
-use crate::core::Core;
+use crate::core::{Core, World};
 use crate::error::OpenError;
 use crate::handle::Handle;
 use crate::metrics::{Totals, prometheus, write_cluster};
@@ -215,25 +218,52 @@ fn health(handle: &Handle) -> (u16, String) {
     }
 }
 
-/// Ready: every core answers, nobody has asked the node to stop, and all shards take writes, but for
-/// a full disk: then reads and deletions are what makes room.
+/// Ready: every core answers, nobody has asked the node to stop, all shards take writes, but for a full
+/// disk (then reads and deletions are what makes room), and in a cluster requests at `quorum` are served.
 fn readiness(handle: &Handle) -> (u16, String) {
     if handle.node().shutdown_asked.load(Ordering::Acquire) {
         return (503, "stopping\n".to_owned());
     }
-    let failed = |core: &mut Core| {
-        let shards = core.world.shards.iter().filter(|shard| shard.has_failed());
-        shards.map(Shard::index).collect::<Vec<_>>()
+    let look = |core: &mut Core| {
+        let World { shards, machine, .. } = &core.world;
+        let failed = shards.iter().filter(|shard| shard.has_failed()).map(Shard::index);
+        let unready = machine.as_ref().map_or_else(Vec::new, |machine| machine.unready(shards));
+        (failed.collect::<Vec<_>>(), unready)
     };
-    match block_on(handle.on_all_cores(failed)).map(|failed| failed.concat()) {
-        Ok(failed) if failed.is_empty() => (200, "ready\n".to_owned()),
-        Ok(failed) => (
-            503,
-            format!(
-                "the logs of these shards have failed, they take no writes: {failed:?}; see the \
-                 node's log, then restart it\n"
-            ),
-        ),
-        Err(error) => (503, format!("{error}\n")),
+    let cores = match block_on(handle.on_all_cores(look)) {
+        Ok(cores) => cores,
+        Err(error) => return (503, format!("{error}\n")),
+    };
+    let failed: Vec<u16> = cores.iter().flat_map(|(failed, _)| failed).copied().collect();
+    let mut lines = unready_lines(cores.into_iter().flat_map(|(_, unready)| unready));
+    if !failed.is_empty() {
+        lines.push(format!(
+            "the logs of these shards have failed, they take no writes: {failed:?}; see the node's \
+             log, then restart it"
+        ));
     }
+    if lines.is_empty() { (200, "ready\n".to_owned()) } else { (503, lines.join("\n") + "\n") }
+}
+
+/// Why requests at `quorum` would not be served, one reason a line.
+fn unready_lines(reasons: impl Iterator<Item = Unready>) -> Vec<String> {
+    let (mut lines, mut slots) = (BTreeSet::new(), 0_u32);
+    for reason in reasons {
+        let line = match reason {
+            Unready::NoMember => "this node is no member of the cluster yet",
+            Unready::Frozen => "the topology is being changed: no writes are taken",
+            Unready::Empty => "this node has lost its data: it serves no keys",
+            Unready::Clearing => "what was removed everywhere is still being removed here",
+            Unready::NoQuorum(count) => {
+                slots += u32::from(count);
+                continue;
+            }
+        };
+        lines.insert(line.to_owned());
+    }
+    let mut lines: Vec<String> = lines.into_iter().collect();
+    if slots > 0 {
+        lines.push(format!("too few replicas of {slots} of {SLOT_COUNT} slots can be reached"));
+    }
+    lines
 }

@@ -364,7 +364,7 @@ impl Core {
 
     /// What is sent to these peers would not arrive.
     pub fn on_links(&mut self, now: Now, failing: BTreeSet<NodeId>) {
-        self.machine.on_links(now, &mut self.shards, failing);
+        self.machine.on_links(now, &mut self.shards, failing.clone(), failing);
         self.drain();
     }
 

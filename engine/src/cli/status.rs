@@ -117,6 +117,11 @@ fn table(status: &Value) -> String {
         .into_iter()
         .map(|lag| ["id", "core", "writes", "lost"].iter().map(|name| text(&lag[*name])).collect());
     let lag: Vec<Vec<String>> = lag.collect();
+    let unknown: Vec<String> = rows("lag_unknown").iter().map(text).collect();
+    if !unknown.is_empty() {
+        let names = unknown.join(", ");
+        let _ = writeln!(out, "what {names} may have missed before this node's start is unknown");
+    }
     if !lag.is_empty() {
         write_table(&mut out, &["BEHIND", "CORE", "WRITES", "LOST"], &lag);
     }

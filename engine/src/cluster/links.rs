@@ -158,12 +158,19 @@ impl Links {
         self.links.get_mut(&id)
     }
 
-    /// The nodes to which a link is down: what was sent on it would be lost.
-    pub(super) fn failing(&self) -> BTreeSet<NodeId> {
-        let is_down = |link: &&Link| {
-            link.is_failing() && link.target.is_some_and(|target| target.shard != CONTROL)
-        };
-        self.links.values().filter(is_down).filter_map(|link| self.node_at(link.address)).collect()
+    /// The nodes to which a link is not open, and those of them to which it is down: what was sent on
+    /// it would be lost.
+    pub(super) fn unopened(&self) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
+        let (mut unopened, mut failing) = (BTreeSet::new(), BTreeSet::new());
+        for link in self.links.values().filter(|link| !link.is_open()) {
+            let is_shards = link.target.is_some_and(|target| target.shard != CONTROL);
+            let Some(node) = self.node_at(link.address).filter(|_| is_shards) else { continue };
+            unopened.insert(node);
+            if link.is_failing() {
+                failing.insert(node);
+            }
+        }
+        (unopened, failing)
     }
 
     fn node_at(&self, address: SocketAddr) -> Option<NodeId> {

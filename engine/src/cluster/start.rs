@@ -38,6 +38,9 @@ pub(crate) struct ClusterNode {
     hello: Hello,
     member: Member,
     file: PathBuf,
+    /// It belonged to a cluster when it was started: what its peers have missed of what it had asked them
+    /// before, nobody remembers.
+    was_member: bool,
     listener: Mutex<Option<TcpListener>>,
     /// Another process has this node's identity.
     conflict: AtomicBool,
@@ -86,12 +89,19 @@ impl ClusterNode {
         let listener = listen(address, "cluster")?;
         let mut member = member(options, &local.identity, address, shard_count, store);
         member.clients = listen_address;
+        if path.join(TOPOLOGY_FILE).exists() {
+            tracing::warn!(
+                "what other members missed before this start is not known: reads at quorum mend what \
+                 they read"
+            );
+        }
         tracing::info!(id = %local.identity.id(), name = member.name, %address, "cluster node");
         Ok(Some(Self {
             local: Arc::new(local),
             hello,
             member,
             token_secret,
+            was_member: path.join(TOPOLOGY_FILE).exists(),
             file: path.join(TOPOLOGY_FILE),
             listener: Mutex::new(Some(listener)),
             conflict: AtomicBool::new(false),
@@ -102,6 +112,11 @@ impl ClusterNode {
     pub(crate) fn kept_token_secret(&self) -> Option<[u8; TokenKey::BYTES]> {
         // What is wrong with the file is said when the agreement is made of it.
         agreement::kept_token_secret(&std::fs::read(&self.file).ok()?)
+    }
+
+    /// Whether it belonged to a cluster when it was started.
+    pub(crate) const fn was_member(&self) -> bool {
+        self.was_member
     }
 
     /// The node's name.

@@ -73,6 +73,8 @@ pub(crate) struct Status {
     pub(crate) members: Vec<MemberStatus>,
     pub(crate) shards: Vec<ShardStatus>,
     pub(crate) lag: Vec<LagStatus>,
+    /// Members that may have missed more than is counted: it was before this node's start.
+    pub(crate) lag_unknown: Vec<String>,
     #[serde(skip)]
     pub(crate) figures: Figures,
 }
@@ -133,6 +135,7 @@ impl Status {
             members: Vec::new(),
             shards: cores.iter().flat_map(|core| core.shards.clone()).collect(),
             lag: Vec::new(),
+            lag_unknown: Vec::new(),
             figures,
         };
         let Some(control) = control else { return Ok(status) };
@@ -147,6 +150,10 @@ impl Status {
         if let Some(told) = &control.told {
             status.epoch = told.topology.epoch;
             status.replicas = told.topology.replica_count;
+            if node.cluster.as_ref().is_some_and(|cluster| cluster.was_member()) {
+                let others = told.topology.members.iter().filter(|it| Some(it.node()) != told.own);
+                status.lag_unknown = others.map(|it| it.name.clone()).collect();
+            }
             for (core, known) in cores.iter().enumerate() {
                 for (node, writes, lost) in known.lags.iter().copied() {
                     let member = told.topology.by_node(node);
@@ -314,6 +321,7 @@ impl Status {
         let (figures, stats) = (&self.figures, &self.figures.replication);
         let skew = self.members.iter().filter_map(|it| it.clock_skew_ms).map(i64::unsigned_abs);
         let lag = self.lag.iter().map(|lag| lag.writes);
+        let unknown = self.lag_unknown.len() as u64;
         vec![
             ("epoch", "gauge", "Number of the topology.", self.epoch),
             ("serving", "gauge", "Whether keys are served.", u64::from(self.standing == "serving")),
@@ -323,6 +331,7 @@ impl Status {
             ("operations", "gauge", "Operations under way.", figures.op_count),
             ("promises", "gauge", "Promises kept by key.", figures.promise_count),
             ("lag_writes", "gauge", "Most writes a peer may have missed.", lag.max().unwrap_or(0)),
+            ("lag_unknown", "gauge", "Members that may have missed more.", unknown),
             ("clock_skew_ms", "gauge", "Largest clock difference.", skew.max().unwrap_or(0)),
             ("local_health", "gauge", "0 is good.", u64::from(figures.local_health)),
             ("begun_total", "counter", "Operations begun.", stats.begun),

@@ -89,8 +89,10 @@ impl Core {
 
     /// Tells the machine which peers cannot be sent to.
     fn tell_failing(&mut self, now: Now) {
-        let failing = self.links().0.failing();
-        self.tell_machine(now, |machine, shards| machine.on_links(now, shards, failing));
+        let (unopened, failing) = self.links().0.unopened();
+        self.tell_machine(now, |machine, shards| {
+            machine.on_links(now, shards, failing, unopened);
+        });
     }
 
     fn lose_link(&mut self, now: Now, id: LinkId, why: &str) {

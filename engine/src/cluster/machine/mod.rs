@@ -12,6 +12,7 @@
 //! - [`commands`]: clients' commands become operations
 //! - [`handing`]: changes that another node proposes better
 //! - [`clearing`]: what was removed from all nodes is removed here
+//! - [`readiness`]: whether requests at `quorum` would be served
 //!
 //! The engine drives it with rings and mailboxes, the simulator with values. After each event
 //! [`Machine::poll_output`] has what is to be done, in order, until there is nothing more.
@@ -27,6 +28,7 @@
 mod clearing;
 pub(crate) mod commands;
 pub(crate) mod handing;
+pub(crate) mod readiness;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -114,9 +116,12 @@ pub(crate) struct Machine {
     log: SyncLog,
     reader: SyncReader,
     request_timeout: Duration,
+    /// Replicas of `quorum` for writes and reads, where that is not a majority.
+    quorums: (Option<u8>, Option<u8>),
     state: Option<State>,
     /// Peers to which what is sent would not arrive.
     failing: BTreeSet<NodeId>,
+    unopened: BTreeSet<NodeId>,
     clearing: Clearing,
     /// What was asked and not begun.
     incoming: VecDeque<Incoming>,
@@ -137,11 +142,13 @@ impl Machine {
         let (log, reader) = sync_log(sync_log_bytes);
         Self {
             request_timeout: config.request_timeout,
+            quorums: (config.write_quorum, config.read_quorum),
             coordinator: Coordinator::new(config, clock, seed),
             log,
             reader,
             state: None,
             failing: BTreeSet::new(),
+            unopened: BTreeSet::new(),
             clearing: Clearing::default(),
             incoming: VecDeque::new(),
             pending: BTreeMap::new(),
@@ -247,9 +254,18 @@ impl Machine {
         self.run(now, shards);
     }
 
-    /// What is sent to these peers from here on would not arrive; to all others it would.
-    pub(crate) fn on_links(&mut self, now: Now, shards: &mut Shards, failing: BTreeSet<NodeId>) {
+    /// What is sent to `failing` from here on would not arrive; to all others it would. To those who are
+    /// `unopened` nothing was said yet: whether they answer is not known.
+    pub(crate) fn on_links(
+        &mut self,
+        now: Now,
+        shards: &mut Shards,
+        failing: BTreeSet<NodeId>,
+        unopened: BTreeSet<NodeId>,
+    ) {
         self.assert_drained();
+        assert!(failing.is_subset(&unopened));
+        self.unopened = unopened;
         if self.failing != failing {
             self.failing = failing;
             self.refresh_view(now);

@@ -1,0 +1,61 @@
+//! Whether requests at `quorum` would be served, which is what a node that is ready promises.
+
+use gridkv_cluster::replication::Standing;
+use gridkv_cluster::{NodeId, Slot};
+
+use super::Machine;
+use crate::core::shards::Shards;
+
+/// Why a core does not serve all keys at `quorum`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unready {
+    /// It was not told of a cluster, or is no member.
+    NoMember,
+    /// It does not serve its own copies: the topology is being changed.
+    Frozen,
+    /// It has lost them.
+    Empty,
+    /// What was removed everywhere is still to be removed here.
+    Clearing,
+    /// Of so many slots fewer replicas can be reached than `quorum` asks.
+    NoQuorum(u16),
+}
+
+impl Machine {
+    /// Why it does not; nothing when it does.
+    pub(crate) fn unready(&self, shards: &Shards) -> Vec<Unready> {
+        let Some(state) = self.state.as_ref().filter(|state| state.own.is_some()) else {
+            return vec![Unready::NoMember];
+        };
+        let mut reasons = Vec::new();
+        match state.standing {
+            Standing::Serving => {}
+            Standing::Frozen => reasons.push(Unready::Frozen),
+            Standing::Empty => reasons.push(Unready::Empty),
+        }
+        if !self.clearing.is_done() {
+            reasons.push(Unready::Clearing);
+        }
+        let needed = self.quorum(state.topology.replica_count);
+        let is_heard = |node: &&NodeId| {
+            let has_link = state.alive.contains(node) && !self.unopened.contains(node);
+            state.own == Some(**node) || has_link
+        };
+        let is_served = |slot: &Slot| {
+            let replicas = state.placement.replicas(slot.first()).iter();
+            replicas.filter(is_heard).count() >= needed
+        };
+        let unserved = Slot::all().filter(|slot| shards.owns(slot.first()) && !is_served(slot));
+        if let Some(count) = u16::try_from(unserved.count()).ok().filter(|count| *count > 0) {
+            reasons.push(Unready::NoQuorum(count));
+        }
+        reasons
+    }
+
+    /// Replicas that reads and writes at `quorum` both find enough.
+    fn quorum(&self, replica_count: u8) -> usize {
+        let majority = replica_count / 2 + 1;
+        let (write, read) = self.quorums;
+        usize::from(write.unwrap_or(majority).max(read.unwrap_or(majority)))
+    }
+}
