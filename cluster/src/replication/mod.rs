@@ -27,6 +27,7 @@
 //! - Whatever brings a mutation to a replica is merged by version: repeats and reordering are
 //!   harmless.
 
+mod account;
 mod catch_up;
 mod coordinator;
 mod expiry;
@@ -36,6 +37,7 @@ mod replica;
 mod round;
 #[cfg(test)]
 mod tests;
+mod unconfirmed;
 mod write;
 
 use std::collections::BTreeSet;

@@ -10,6 +10,7 @@ use crate::time::{Instant, WallTime};
 use crate::token::Token;
 
 use super::Archive;
+use super::account::Charge;
 
 /// A number for an operation; unique on its core for as long as its node runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -217,6 +218,8 @@ pub(super) struct Common {
     pub(super) key: Rc<[u8]>,
     pub(super) level: Level,
     pub(super) until: Instant,
+    /// For the key, and for the value that it was asked with.
+    pub(super) charge: Option<Rc<Charge>>,
 }
 
 /// A record as a replica has told it.
@@ -226,6 +229,8 @@ pub(super) struct Told {
     pub(super) rank: Rank,
     pub(super) is_sure: bool,
     pub(super) record: Option<Archive>,
+    /// For the record.
+    pub(super) charge: Option<Rc<Charge>>,
 }
 
 /// What decides between two copies of a key: the version, and of equal ones the value that one of them

@@ -110,6 +110,18 @@ impl QuorumRead {
         Progress::Failed(self.targets.refusal().map_or(timed_out, Why::Refused))
     }
 
+    /// What is kept from here on is bounded by another count.
+    pub(super) fn release_charges(&mut self) {
+        self.common.charge = None;
+        self.told.iter_mut().for_each(|told| told.charge = None);
+    }
+
+    /// Bytes of the records that were kept.
+    pub(super) fn record_bytes(&self) -> usize {
+        let records = self.told.iter().filter_map(|told| told.record.as_ref());
+        records.map(|record| record.len()).sum()
+    }
+
     /// The newest record there is, and who has told an older one; each is named once.
     pub(super) fn take_stale(&mut self) -> Option<(Archive, SmallVec<[NodeId; 5]>)> {
         let newest = newest(&self.told)?.clone();

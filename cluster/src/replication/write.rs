@@ -28,13 +28,11 @@ pub(super) struct QuorumWrite {
     pub(super) needed: usize,
     pub(super) mutation: Archive,
     pub(super) version: Version,
-    /// Its place in the sync log, once it is known that it is, or may be, done.
-    pub(super) sequence: Option<u64>,
     pub(super) attempt: u8,
     replaced: bool,
     /// An earlier try may have left something behind.
     is_tainted: bool,
-    pub(super) is_decided: bool,
+    is_decided: bool,
 }
 
 impl QuorumWrite {
@@ -51,7 +49,6 @@ impl QuorumWrite {
             needed,
             mutation,
             version,
-            sequence: None,
             attempt: 0,
             replaced: false,
             is_tainted: false,
@@ -155,6 +152,7 @@ mod tests {
             key: Rc::from(&b"k"[..]),
             level: Level::Quorum,
             until: Instant::ZERO,
+            charge: None,
         };
         let mut targets = Targets::new(&[NodeId(1), NodeId(2), NodeId(3)]);
         for node in 1..=3 {

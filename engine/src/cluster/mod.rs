@@ -39,6 +39,8 @@ use crate::config::ClusterConfig;
 
 /// Operations under way on one core, at most.
 const OP_COUNT_MAX: usize = 64 << 10;
+/// Bytes of keys and values in them, at most.
+const OP_BYTES_MAX: usize = 256 << 20;
 
 /// What holds now, as core 0 tells the others.
 pub(crate) type Told = gridkv_cluster::member::State;
@@ -70,5 +72,6 @@ fn coordinator_config(options: &ClusterConfig) -> Config {
         read_quorum: options.read_quorum,
         drift_max: options.clock_drift_max,
         op_count_max: OP_COUNT_MAX,
+        op_bytes_max: OP_BYTES_MAX,
     }
 }

@@ -62,6 +62,7 @@ impl World {
             read_quorum: None,
             drift_max: options.drift_max,
             op_count_max: OP_COUNT_MAX,
+            op_bytes_max: 16 << 20,
         };
         let sync_log_bytes = options.sync_log_bytes;
         let seed = seed("coordinator");

@@ -9,7 +9,9 @@ use super::super::expiry;
 use super::super::op::{Common, Computed, Level, OpId, Outcome, Status, Targets, Told, Why};
 use super::super::round::{Phase, Progress, Round};
 use super::AGAIN;
-use super::{Archive, Coordinator, Entry, Output, Tail, Waiting, request_of, status_of};
+use super::ops::{Entry, Waiting};
+use super::settle::charge_for;
+use super::{Archive, Coordinator, Output, request_of, status_of};
 use crate::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Mutation};
@@ -59,33 +61,33 @@ impl Coordinator {
         }
         if let Some((_, queue)) = self.keys.get_mut(&common.key) {
             queue.push_back(id);
-            *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
+            self.ops.put(id, Entry::Waiting(common, Waiting::Change(kind)));
             return;
         }
         let key = Rc::clone(&common.key);
-        *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
+        self.ops.put(id, Entry::Waiting(common, Waiting::Change(kind)));
         self.start_round(now, key, VecDeque::from([id]));
     }
 
     /// Begins a round with the changes at the front of `queue`; the rest waits behind it.
     fn start_round(&mut self, now: Now, key: Rc<[u8]>, mut queue: VecDeque<OpId>) {
-        let round_id = OpId(self.base + self.ops.len() as u64);
         // Its number is one of the same sequence.
-        self.ops.push_back(Some(Entry::Round));
+        let round_id = self.ops.add();
+        self.ops.put(round_id, Entry::Round);
         let mut round: Option<Round> = None;
         while let Some(id) = queue.front().copied() {
-            let is_change = matches!(self.entry(id), Some(Entry::Waiting(_, Waiting::Change(_))));
+            let is_change = matches!(self.ops.get(id), Some(Entry::Waiting(_, Waiting::Change(_))));
             if !is_change {
                 break;
             }
             queue.pop_front();
-            let Some(Entry::Waiting(common, Waiting::Change(kind))) = self.slot(id).take() else {
+            let Some(Entry::Waiting(common, Waiting::Change(kind))) = self.ops.take(id) else {
                 unreachable!("it was just looked at")
             };
             let needed = self.needed(Level::Linearizable, None);
             let round = round.get_or_insert_with(|| Round::new(common.clone(), needed));
             round.ops.push(id);
-            *self.slot(id) = Some(Entry::Change(common, kind));
+            self.ops.put(id, Entry::Change(common, kind));
         }
         let round = round.expect("the first is a change");
         self.rounds.insert(round_id, round);
@@ -97,9 +99,9 @@ impl Coordinator {
     fn advance_key(&mut self, now: Now, key: &Rc<[u8]>) {
         let Some((_, mut queue)) = self.keys.remove(key) else { return };
         while let Some(id) = queue.front().copied() {
-            match self.slot(id).take() {
+            match self.ops.take(id) {
                 Some(Entry::Waiting(common, Waiting::Change(kind))) => {
-                    *self.slot(id) = Some(Entry::Waiting(common, Waiting::Change(kind)));
+                    self.ops.put(id, Entry::Waiting(common, Waiting::Change(kind)));
                     return self.start_round(now, Rc::clone(key), queue);
                 }
                 Some(Entry::Waiting(common, waiting)) => {
@@ -172,7 +174,8 @@ impl Coordinator {
                 let rank = expiry::rank_of(mutation);
                 let record = mutation.filter(|_| round.wants(rank));
                 let record = record.map(|record| Rc::new(mutation::encode(record)));
-                round.on_promise(Told { from, rank, is_sure, record })
+                let charge = charge_for(&self.account, record.as_ref());
+                round.on_promise(Told { from, rank, is_sure, record, charge })
             }
             ReplyKind::Accepted => round.on_accepted(from),
             _ => match status {
@@ -270,7 +273,7 @@ impl Coordinator {
     fn compute_next(&mut self, now: Now, mut computing: Computing) {
         let ballot = self.rounds[&computing.round].ballot;
         while let Some(op) = computing.left.pop_front() {
-            match self.entry(op) {
+            match self.ops.get(op) {
                 Some(Entry::Change(_, ChangeKind::Read)) => {
                     computing.seen.push((op, computing.record.clone()));
                     continue;
@@ -312,7 +315,7 @@ impl Coordinator {
             computing.has_changed = true;
         }
         self.compute_next(now, computing);
-        self.trim();
+        self.ops.trim();
     }
 
     /// All changes are made: proposes the result, unless it is what all who have promised have.
@@ -357,17 +360,15 @@ impl Coordinator {
         let round = self.rounds.remove(&id).expect("a round ends once");
         self.stats.rounds += 1;
         self.stats.changes += round.ops.len() as u64;
-        self.slot(id).take();
+        self.ops.take(id);
         if let Some(proposed) = &round.proposed {
             // Not before: what nobody has accepted must not come to anybody by another way.
             let sequence = self.log(proposed);
-            let (targets, attempt) = (round.targets.clone(), round.attempt);
-            let until = round.common.until;
-            *self.slot(id) = Some(Entry::Tail(Tail { targets, sequence, attempt, until }));
-            self.end_settled_tail(id);
+            let until = now.at + self.config.request_timeout;
+            self.settle(now, &round.targets, request_of(id, round.attempt), (sequence, until));
         }
         for op in &round.ops {
-            let Some(Entry::Change(_, kind)) = self.slot(*op).take() else { continue };
+            let Some(Entry::Change(_, kind)) = self.ops.take(*op) else { continue };
             match (kind, self.reads.remove(op)) {
                 (ChangeKind::Read, Some(record)) => {
                     self.outputs.push_back(Output::Record { op: *op, record });
@@ -383,36 +384,13 @@ impl Coordinator {
         self.advance_key(now, &round.common.key);
     }
 
-    /// A replica of a round that has ended well has answered, or will not.
-    pub(super) fn on_tail(&mut self, id: OpId, from: NodeId, status: Status) {
-        let Some(Entry::Tail(tail)) = self.entry(id) else { unreachable!("it is one") };
-        if tail.targets.status(from) == Some(Status::Asked) {
-            tail.targets.set(from, status);
-        }
-        self.end_settled_tail(id);
-    }
-
-    fn end_settled_tail(&mut self, id: OpId) {
-        if let Some(Entry::Tail(tail)) = self.entry(id)
-            && tail.targets.is_settled()
-        {
-            self.end_tail(id);
-        }
-    }
-
-    /// All have answered, or time is up.
-    pub(super) fn end_tail(&mut self, id: OpId) {
-        let Some(Entry::Tail(tail)) = self.slot(id).take() else { unreachable!("it is one") };
-        self.note_missed(&tail.targets, tail.sequence);
-    }
-
     /// A round cannot come to its end.
     fn fail_round(&mut self, now: Now, id: OpId, why: Why) {
         let round = self.rounds.remove(&id).expect("a round ends once");
-        self.slot(id).take();
+        self.ops.take(id);
         let may_be_done = round.may_be_done();
         for op in &round.ops {
-            let Some(Entry::Change(_, kind)) = self.slot(*op).take() else { continue };
+            let Some(Entry::Change(_, kind)) = self.ops.take(*op) else { continue };
             self.reads.remove(op);
             let is_read = matches!(kind, ChangeKind::Read);
             let outcome = if may_be_done && !is_read {
@@ -427,7 +405,7 @@ impl Coordinator {
 
     /// A change's time is up; its round goes on for the others in it.
     pub(super) fn expire_change(&mut self, now: Now, op: OpId) {
-        let Some(Entry::Change(common, kind)) = self.slot(op).take() else {
+        let Some(Entry::Change(common, kind)) = self.ops.take(op) else {
             unreachable!("it is one")
         };
         self.reads.remove(&op);
@@ -449,7 +427,7 @@ impl Coordinator {
         self.report(op, outcome);
         if is_over {
             self.rounds.remove(&id);
-            self.slot(id).take();
+            self.ops.take(id);
             self.advance_key(now, &common.key);
         }
     }

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use rkyv::util::AlignedVec;
 
 use super::super::catch_up::BATCH_COUNT;
-use super::{Coordinator, Entry, OpId, Output, View, request_of};
+use super::ops::Entry;
+use super::{Coordinator, OpId, Output, View, request_of};
 use crate::message::{Ask, AskKind};
 use crate::model::NodeId;
 use crate::mutation;
@@ -61,8 +62,8 @@ impl Coordinator {
                 self.catch_up.on_answer(now.at, peer, false);
                 continue;
             }
-            let id = OpId(self.base + self.ops.len() as u64);
-            self.ops.push_back(Some(Entry::Repair(peer, until)));
+            let id = self.ops.add();
+            self.ops.put(id, Entry::Repair(peer, until));
             self.stats.caught_up += 1;
             let ask = Ask { request: request_of(id, 0), epoch, kind: AskKind::Repair };
             let (to, mutation) = ([peer].into_iter().collect(), Rc::new(entry.clone()));
@@ -72,7 +73,7 @@ impl Coordinator {
 
     /// A copy that a peer had missed has arrived, or has not.
     pub(super) fn end_repair(&mut self, now: Now, id: OpId, is_confirmed: bool) {
-        let Some(Entry::Repair(peer, _)) = self.slot(id).take() else { unreachable!("it is one") };
+        let Some(Entry::Repair(peer, _)) = self.ops.take(id) else { unreachable!("it is one") };
         self.catch_up.on_answer(now.at, peer, is_confirmed);
         self.feed_due(now);
     }

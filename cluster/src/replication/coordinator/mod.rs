@@ -15,11 +15,15 @@
 //! - While a change of a key is under way, what else is asked about the key at this coordinator waits
 //!   behind it, in order. Plain writes and reads of one key do not wait for each other: they travel
 //!   in order.
-//! - What is under way is bounded by [`Config::op_count_max`].
+//! - What is under way is bounded by [`Config::op_count_max`] and [`Config::op_bytes_max`].
+//! - An operation is forgotten when it is decided. What its last replicas say is no part of it: see
+//!   [`Unconfirmed`] for writes, and `settle` for reads.
 
 mod changes;
 mod feeding;
+mod ops;
 mod plain;
+mod settle;
 mod skew;
 mod views;
 
@@ -32,12 +36,14 @@ use smallvec::SmallVec;
 
 use self::changes::{ChangeKind, Computing};
 pub use self::feeding::Excerpt;
+use self::ops::{Entry, Ops, Waiting};
+use self::settle::LateReads;
 use self::skew::Skew;
+use super::account::Account;
 use super::catch_up::{CatchUp, Missed};
 use super::op::{Common, Level, OpId, Outcome, Status, Targets, Why, Work};
-use super::read::{Progress as Reading, QuorumRead};
 use super::round::Round;
-use super::write::{Progress as Writing, QuorumWrite};
+use super::unconfirmed::Unconfirmed;
 use super::{Archive, View};
 use crate::hlc::HybridClock;
 use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind};
@@ -62,6 +68,8 @@ pub struct Config {
     pub drift_max: Duration,
     /// Operations under way at most.
     pub op_count_max: usize,
+    /// Bytes of keys and values in them at most, unless it is one alone.
+    pub op_bytes_max: usize,
 }
 
 /// What is to be done.
@@ -154,44 +162,18 @@ impl Stats {
     }
 }
 
-/// One operation.
-enum Entry {
-    /// Behind a change of the same key.
-    Waiting(Common, Waiting),
-    Write(QuorumWrite),
-    Read(QuorumRead),
-    /// Part of a round.
-    Change(Common, ChangeKind),
-    /// A copy that a peer has missed.
-    Repair(NodeId, Instant),
-    /// The number of a round that is under way.
-    Round,
-    /// A round that has ended well, before all its replicas have answered.
-    Tail(Tail),
-}
-
-struct Tail {
-    targets: Targets,
-    sequence: u64,
-    attempt: u8,
-    until: Instant,
-}
-
-enum Waiting {
-    Read,
-    Write { value: Option<Vec<u8>>, expires_at: Option<WallTime> },
-    Change(ChangeKind),
-}
-
 /// One core's.
 pub struct Coordinator {
     config: Config,
     view: Option<Rc<View>>,
     clock: HybridClock,
     rng: Rng,
-    /// Operations by number, from `base` on.
-    ops: VecDeque<Option<Entry>>,
-    base: u64,
+    ops: Ops,
+    /// The bytes of what is under way.
+    account: Account,
+    /// Reads that are decided, whose last replicas may yet tell something older.
+    late: LateReads,
+    unconfirmed: Unconfirmed,
     rounds: BTreeMap<OpId, Round>,
     /// Keys with a change under way: its round, and what waits behind it.
     keys: BTreeMap<Rc<[u8]>, (OpId, VecDeque<OpId>)>,
@@ -217,8 +199,10 @@ impl Coordinator {
             view: None,
             clock,
             rng: Rng::with_seed(seed),
-            ops: VecDeque::new(),
-            base: 1,
+            ops: Ops::new(),
+            account: Account::default(),
+            late: LateReads::default(),
+            unconfirmed: Unconfirmed::default(),
             rounds: BTreeMap::new(),
             keys: BTreeMap::new(),
             retries: BTreeSet::new(),
@@ -249,10 +233,16 @@ impl Coordinator {
         self.stats
     }
 
-    /// Operations under way, those included that are done and wait for their last replicas.
+    /// Operations under way.
     #[must_use]
     pub fn op_count(&self) -> usize {
-        self.ops.len()
+        self.ops.count()
+    }
+
+    /// Bytes of what they have been asked with, and of what they have been told.
+    #[must_use]
+    pub fn op_bytes(&self) -> usize {
+        self.account.bytes()
     }
 
     /// What each peer has missed, of those that have missed something.
@@ -296,10 +286,11 @@ impl Coordinator {
     /// When to call [`Coordinator::handle_timeout`], if nothing else happens first.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let first = self.ops.iter().flatten().find_map(Entry::until);
+        let first = self.ops.due_at();
+        let late = self.unconfirmed.due_at();
         let retry = self.retries.first().map(|(at, _)| *at);
         let resume = self.catch_up.resume_at(|peer| self.is_reachable(peer));
-        [first, retry, resume].into_iter().flatten().min()
+        [first, late, retry, resume].into_iter().flatten().min()
     }
 
     /// A client wants something.
@@ -310,16 +301,24 @@ impl Coordinator {
         level: Level,
         work: Work<'_>,
     ) -> OpId {
-        let id = OpId(self.base + self.ops.len() as u64);
+        let id = self.ops.add();
         self.skew.mark(id, now.at);
         self.stats.begun += 1;
         let until = now.at + self.config.request_timeout;
-        let common = Common { token, key: Rc::from(key), level, until };
-        self.ops.push_back(None);
-        if self.ops.len() > self.config.op_count_max {
+        let value_bytes = match work {
+            Work::Write { value, .. } => value.map_or(0, <[u8]>::len),
+            Work::Read | Work::Change => 0,
+        };
+        let (bytes, held_bytes) = (key.len() + value_bytes, self.account.bytes());
+        // One that is larger than the bound has its turn when it is alone.
+        let is_full = held_bytes > 0 && held_bytes + bytes > self.config.op_bytes_max;
+        if is_full || self.ops.count() >= self.config.op_count_max {
             self.done(id, Outcome::NotApplied(Why::Overloaded));
+            self.ops.trim();
             return id;
         }
+        let charge = Some(self.account.charge(bytes));
+        let common = Common { token, key: Rc::from(key), level, until, charge };
         let waiting = match work {
             Work::Read => Waiting::Read,
             Work::Write { value, expires_at } if level != Level::Linearizable => {
@@ -333,11 +332,11 @@ impl Coordinator {
         };
         if let Some((_, queue)) = self.keys.get_mut(&common.key) {
             queue.push_back(id);
-            *self.slot(id) = Some(Entry::Waiting(common, waiting));
+            self.ops.put(id, Entry::Waiting(common, waiting));
         } else {
             self.start(now, id, common, waiting);
         }
-        self.trim();
+        self.ops.trim();
         id
     }
 
@@ -387,7 +386,7 @@ impl Coordinator {
     fn send(&mut self, now: Now, id: OpId, mutation: Archive) {
         let Some(view) = &self.view else { return };
         let epoch = view.epoch();
-        let entry = if self.rounds.contains_key(&id) { None } else { self.entry(id) };
+        let entry = if self.rounds.contains_key(&id) { None } else { self.ops.get(id) };
         let (targets, attempt, kind) = match entry {
             Some(Entry::Write(write)) => (&mut write.targets, write.attempt, AskKind::Write),
             Some(Entry::Read(read)) => (&mut read.targets, 0, AskKind::Read),
@@ -398,7 +397,7 @@ impl Coordinator {
         let ask = Ask { request: request_of(id, attempt), epoch, kind };
         self.send_to(&mut targets, ask, mutation);
         let again = targets.wants_again();
-        match self.entry(id) {
+        match self.ops.get(id) {
             Some(Entry::Write(write)) => write.targets = targets,
             Some(Entry::Read(read)) => read.targets = targets,
             _ => unreachable!("it was just there"),
@@ -436,10 +435,14 @@ impl Coordinator {
     ) {
         let (id, attempt) = op_of(reply.request);
         self.skew.note_answer(now.at, from, id);
+        if let Some(sequence) = self.unconfirmed.take(from, reply.request) {
+            self.on_settled_answer(now, from, reply, sequence);
+            return;
+        }
         if self.rounds.contains_key(&id) {
             self.on_round_answer(now, (id, attempt), from, reply, mutation);
         } else {
-            match self.entry(id) {
+            match self.ops.get(id) {
                 Some(Entry::Write(write)) if write.attempt == attempt => {
                     self.on_write_answer(now, id, from, reply);
                 }
@@ -450,31 +453,11 @@ impl Coordinator {
                         matches!(reply.kind, ReplyKind::Written { .. } | ReplyKind::Outbid { .. });
                     self.end_repair(now, id, is_confirmed);
                 }
-                Some(Entry::Tail(tail)) if tail.attempt == attempt => {
-                    let is_accepted = matches!(reply.kind, ReplyKind::Accepted);
-                    let status = if is_accepted { Status::Yes } else { Status::Lost };
-                    self.on_tail(id, from, status);
-                }
-                _ => {}
+                Some(_) => {}
+                None => self.on_late_answer(id, from, reply, mutation),
             }
         }
-        self.trim();
-    }
-
-    /// Tells how a write has ended. Whether its replicas are still waited for: what was not applied
-    /// is forgotten, so that nobody gets it later.
-    fn end_writing(&mut self, id: OpId, outcome: Outcome) -> bool {
-        let Some(Entry::Write(write)) = self.entry(id) else { unreachable!("it is one") };
-        if matches!(outcome, Outcome::NotApplied(_)) {
-            self.done(id, outcome);
-            return false;
-        }
-        let mutation = Rc::clone(&write.mutation);
-        let sequence = self.log(&mutation);
-        let Some(Entry::Write(write)) = self.entry(id) else { unreachable!("it is one") };
-        write.sequence = Some(sequence);
-        self.report(id, outcome);
-        true
+        self.ops.trim();
     }
 
     /// Another node's clock showed `remote` in a frame. Comes before the answers in that frame.
@@ -490,38 +473,32 @@ impl Coordinator {
             self.retries.pop_first();
             self.retry(now, id);
         }
-        for index in 0..self.ops.len() {
-            let id = OpId(self.base + index as u64);
-            match self.entry(id).and_then(|entry| entry.until()) {
+        for id in self.ops.ids() {
+            match self.ops.get(id).and_then(|entry| entry.until()) {
                 None => {}
                 // Those behind it have begun later.
                 Some(until) if until > now.at => break,
                 Some(_) => self.expire(now, id),
             }
         }
+        while let Some((peer, sequence)) = self.unconfirmed.pop_late(now.at) {
+            self.catch_up.missed(peer, sequence);
+        }
+        self.late.expire(now.at);
         self.feed_due(now);
-        self.trim();
+        self.ops.trim();
     }
 
     /// An operation's time is up.
     fn expire(&mut self, now: Now, id: OpId) {
-        match self.entry(id) {
+        match self.ops.get(id) {
             Some(Entry::Write(write)) => {
                 let progress = write.on_timeout();
-                let is_kept = match progress {
-                    Writing::Decided(outcome) => self.end_writing(id, outcome),
-                    Writing::Pending | Writing::Outbid => true,
-                };
-                if is_kept {
-                    self.end_write(id);
-                }
+                self.on_writing(now, id, progress);
             }
             Some(Entry::Read(read)) => {
                 let progress = read.on_timeout();
-                if let Reading::Failed(why) = progress {
-                    self.report(id, Outcome::NotApplied(why));
-                }
-                self.slot(id).take();
+                self.on_reading(now, id, progress);
             }
             Some(Entry::Waiting(common, _)) => {
                 let key = Rc::clone(&common.key);
@@ -533,7 +510,6 @@ impl Coordinator {
             }
             Some(Entry::Change(..)) => self.expire_change(now, id),
             Some(Entry::Repair(..)) => self.end_repair(now, id, false),
-            Some(Entry::Tail(_)) => self.end_tail(id),
             Some(Entry::Round) | None => {}
         }
     }
@@ -547,7 +523,7 @@ impl Coordinator {
 
     /// Tells how an operation has ended, and forgets it.
     fn done(&mut self, id: OpId, outcome: Outcome) {
-        self.slot(id).take();
+        self.ops.take(id);
         self.report(id, outcome);
     }
 
@@ -558,38 +534,6 @@ impl Coordinator {
             Outcome::Unknown(_) => self.stats.unknown += 1,
         }
         self.outputs.push_back(Output::Done { op: id, outcome });
-    }
-
-    fn slot(&mut self, id: OpId) -> &mut Option<Entry> {
-        let index = usize::try_from(id.0 - self.base).expect("counted with usize");
-        &mut self.ops[index]
-    }
-
-    fn entry(&mut self, id: OpId) -> Option<&mut Entry> {
-        let index = usize::try_from(id.0.checked_sub(self.base)?).ok()?;
-        self.ops.get_mut(index)?.as_mut()
-    }
-
-    /// Forgets the operations that have ended before all others.
-    fn trim(&mut self) {
-        while let Some(None) = self.ops.front() {
-            self.ops.pop_front();
-            self.base += 1;
-        }
-    }
-}
-
-impl Entry {
-    /// Its deadline; a round has those of its changes.
-    fn until(&self) -> Option<Instant> {
-        match self {
-            Self::Waiting(common, _) | Self::Change(common, _) => Some(common.until),
-            Self::Write(write) => Some(write.common.until),
-            Self::Read(read) => Some(read.common.until),
-            Self::Repair(_, until) => Some(*until),
-            Self::Tail(tail) => Some(tail.until),
-            Self::Round => None,
-        }
     }
 }
 

@@ -7,8 +7,10 @@ use super::super::op::{Common, Level, OpId, Outcome, Status, Targets, Told, Why}
 use super::super::read::{Progress as Reading, QuorumRead};
 use super::super::write::{Progress as Writing, QuorumWrite};
 use super::changes::ChangeKind;
-use super::{AGAIN, Archive, Coordinator, Entry, Output, status_of};
-use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, encode_key};
+use super::ops::Entry;
+use super::settle::charge_for;
+use super::{AGAIN, Archive, Coordinator, Output, request_of, status_of};
+use crate::message::{Reason, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Mutation};
 use crate::time::{Now, WallTime};
@@ -25,7 +27,7 @@ impl Coordinator {
         }
         let must_agree = common.level == Level::Linearizable;
         let key = common.key.clone();
-        *self.slot(id) = Some(Entry::Read(QuorumRead::new(common, targets, needed, must_agree)));
+        self.ops.put(id, Entry::Read(QuorumRead::new(common, targets, needed, must_agree)));
         self.send(now, id, Rc::new(encode_key(&key, Version::ZERO)));
     }
 
@@ -47,7 +49,7 @@ impl Coordinator {
         let mutation = Mutation { key: &key, value, version, expires_at };
         let mutation = Rc::new(mutation::encode(&mutation));
         let write = QuorumWrite::new(common, targets, needed, Rc::clone(&mutation), version);
-        *self.slot(id) = Some(Entry::Write(write));
+        self.ops.put(id, Entry::Write(write));
         self.send(now, id, mutation);
     }
 
@@ -58,7 +60,7 @@ impl Coordinator {
             ReplyKind::Refused { reason, .. } => (status_of(reason), false),
             _ => return,
         };
-        let Some(Entry::Write(write)) = self.entry(id) else { return };
+        let Some(Entry::Write(write)) = self.ops.get(id) else { return };
         let progress = write.on_answer(from, status, replaced);
         if matches!(status, Status::Again(_)) {
             self.retries.insert((now.at + AGAIN, id));
@@ -69,42 +71,30 @@ impl Coordinator {
     pub(super) fn on_writing(&mut self, now: Now, id: OpId, progress: Writing) {
         match progress {
             Writing::Pending => {}
-            Writing::Decided(outcome) => {
-                if !self.end_writing(id, outcome) {
-                    return;
-                }
-            }
+            Writing::Decided(outcome) => self.end_write(now, id, outcome),
             Writing::Outbid => {
                 self.stats.retries += 1;
                 let version = self.clock.tick(now.wall);
-                let Some(Entry::Write(write)) = self.entry(id) else { return };
+                let Some(Entry::Write(write)) = self.ops.get(id) else { return };
                 let before = Rc::clone(&write.mutation);
                 let old = mutation::access(&before).expect("it was encoded here");
                 let mutation = Rc::new(mutation::encode(&Mutation { version, ..old }));
-                let Some(Entry::Write(write)) = self.entry(id) else { return };
+                let Some(Entry::Write(write)) = self.ops.get(id) else { return };
                 write.retry(Rc::clone(&mutation), version);
-                return self.send(now, id, mutation);
+                self.send(now, id, mutation);
             }
-        }
-        let Some(Entry::Write(write)) = self.entry(id) else { return };
-        if write.is_decided && write.targets.is_settled() {
-            self.end_write(id);
         }
     }
 
-    /// All have answered, or time is up: who does not hold it has missed it.
-    pub(super) fn end_write(&mut self, id: OpId) {
-        let Some(Entry::Write(write)) = self.slot(id).take() else { unreachable!("it is one") };
-        let sequence = write.sequence.expect("it was decided");
-        self.note_missed(&write.targets, sequence);
-    }
-
-    pub(super) fn note_missed(&mut self, targets: &Targets, sequence: u64) {
-        for (node, status) in &targets.nodes {
-            if *status != Status::Yes {
-                self.catch_up.missed(*node, sequence);
-            }
+    /// A write has ended. What was not applied is forgotten, so that nobody gets it later.
+    fn end_write(&mut self, now: Now, id: OpId, outcome: Outcome) {
+        let Some(Entry::Write(write)) = self.ops.take(id) else { unreachable!("it is one") };
+        if !matches!(outcome, Outcome::NotApplied(_)) {
+            let sequence = self.log(&write.mutation);
+            let request = request_of(id, write.attempt);
+            self.settle(now, &write.targets, request, (sequence, write.common.until));
         }
+        self.report(id, outcome);
     }
 
     pub(super) fn on_read_answer(
@@ -115,13 +105,14 @@ impl Coordinator {
         reply: Reply,
         mutation: Option<&Mutation<'_>>,
     ) {
-        let Some(Entry::Read(read)) = self.entry(id) else { return };
+        let Some(Entry::Read(read)) = self.ops.get(id) else { return };
         let progress = match reply.kind {
             ReplyKind::Found { is_sure } => {
                 let rank = expiry::rank_of(mutation);
                 let record = mutation.filter(|_| read.wants(rank));
                 let record = record.map(|record| Rc::new(mutation::encode(record)));
-                read.on_told(Told { from, rank, is_sure, record })
+                let charge = charge_for(&self.account, record.as_ref());
+                read.on_told(Told { from, rank, is_sure, record, charge })
             }
             ReplyKind::Refused { reason, .. } => {
                 let status = status_of(reason);
@@ -138,7 +129,7 @@ impl Coordinator {
 
     pub(super) fn on_reading(&mut self, now: Now, id: OpId, progress: Reading) {
         match progress {
-            Reading::Pending => {}
+            Reading::Pending => return,
             Reading::Decided(record) => {
                 if !self.tell_record(now, id, record) {
                     return;
@@ -147,31 +138,18 @@ impl Coordinator {
             Reading::Failed(why) => self.report(id, Outcome::NotApplied(why)),
             Reading::Disagreed => {
                 self.stats.long_reads += 1;
-                let Some(Entry::Read(read)) = self.slot(id).take() else { return };
+                let Some(Entry::Read(read)) = self.ops.take(id) else { return };
                 return self.queue_change(now, id, read.common, ChangeKind::Read);
             }
         }
-        let Some(Entry::Read(read)) = self.entry(id) else { return };
-        if !read.is_decided {
-            return;
-        }
-        let stale = read.take_stale();
-        let is_settled = read.targets.is_settled();
-        if let Some((record, to)) = stale {
-            self.stats.repairs += to.len() as u64;
-            let epoch = self.view.as_ref().map_or(0, |view| view.epoch());
-            let ask = Ask { request: 0, epoch, kind: AskKind::Repair };
-            self.outputs.push_back(Output::Send { to, ask, mutation: record });
-        }
-        if is_settled {
-            self.slot(id).take();
-        }
+        let Some(Entry::Read(read)) = self.ops.take(id) else { unreachable!("it is one") };
+        self.settle_read(now, id, read);
     }
 
     /// Tells what a read has found, as it is judged now. Whether the read ends with that: where a key is
     /// over and a linearizable read the first to see it, that is to be agreed.
     fn tell_record(&mut self, now: Now, id: OpId, record: Option<Archive>) -> bool {
-        let Some(Entry::Read(read)) = self.entry(id) else { unreachable!("it is one") };
+        let Some(Entry::Read(read)) = self.ops.get(id) else { unreachable!("it is one") };
         let level = read.common.level;
         if !expiry::is_archive_over(record.as_ref(), now.wall) {
             self.outputs.push_back(Output::Record { op: id, record });
@@ -179,7 +157,7 @@ impl Coordinator {
             self.report(id, Outcome::NotApplied(Why::ClockAhead));
         } else if level == Level::Linearizable {
             self.stats.long_reads += 1;
-            let Some(Entry::Read(read)) = self.slot(id).take() else { unreachable!("it is one") };
+            let Some(Entry::Read(read)) = self.ops.take(id) else { unreachable!("it is one") };
             self.queue_change(now, id, read.common, ChangeKind::Read);
             return false;
         } else {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::super::View;
 use super::super::op::{OpId, Status};
-use super::{Coordinator, Entry};
+use super::Coordinator;
+use super::ops::Entry;
 use crate::message::encode_key;
 use crate::model::{NodeId, Version};
 use crate::time::Now;
@@ -34,7 +35,7 @@ impl Coordinator {
             }
         }
         self.feed_due(now);
-        self.trim();
+        self.ops.trim();
     }
 
     /// Goes on with the replicas of a newer topology. Where one was passed over, nobody knows whom it
@@ -42,15 +43,12 @@ impl Coordinator {
     fn move_all(&mut self, now: Now, has_passed: bool) {
         let Some(view) = &self.view else { return };
         let placement = Arc::clone(&view.placement);
-        for index in 0..self.ops.len() {
-            let id = OpId(self.base + index as u64);
-            let moves = match self.entry(id) {
-                Some(Entry::Write(write)) if !write.is_decided => {
+        for id in self.ops.ids() {
+            let moves = match self.ops.get(id) {
+                Some(Entry::Write(write)) => {
                     !write.targets.are(placement.replicas(write.common.token))
                 }
-                Some(Entry::Read(read)) if !read.is_decided => {
-                    !read.targets.are(placement.replicas(read.common.token))
-                }
+                Some(Entry::Read(read)) => !read.targets.are(placement.replicas(read.common.token)),
                 _ => false,
             };
             if moves {
@@ -70,7 +68,7 @@ impl Coordinator {
     /// Goes on with the replicas that the key of a read or a write has now.
     fn move_op(&mut self, now: Now, id: OpId) {
         self.ask_again(now, id);
-        match self.entry(id) {
+        match self.ops.get(id) {
             Some(Entry::Write(write)) => {
                 let progress = write.evaluate();
                 self.on_writing(now, id, progress);
@@ -86,7 +84,7 @@ impl Coordinator {
     /// Asks those replicas of a read or a write that were not asked, or are to be asked again.
     fn ask_again(&mut self, now: Now, id: OpId) {
         let Some(view) = self.view.clone() else { return };
-        let mutation = match self.entry(id) {
+        let mutation = match self.ops.get(id) {
             Some(Entry::Write(write)) => {
                 write.move_to(view.placement.replicas(write.common.token));
                 Rc::clone(&write.mutation)
@@ -116,9 +114,8 @@ impl Coordinator {
 
     /// What a node was asked will not be answered.
     pub fn on_lost(&mut self, now: Now, node: NodeId) {
-        for index in 0..self.ops.len() {
-            let id = OpId(self.base + index as u64);
-            match self.entry(id) {
+        for id in self.ops.ids() {
+            match self.ops.get(id) {
                 Some(Entry::Write(write)) if write.targets.status(node) == Some(Status::Asked) => {
                     let progress = write.on_answer(node, Status::Lost, false);
                     self.on_writing(now, id, progress);
@@ -128,11 +125,13 @@ impl Coordinator {
                     self.on_reading(now, id, progress);
                 }
                 Some(Entry::Repair(peer, _)) if *peer == node => self.end_repair(now, id, false),
-                Some(Entry::Tail(_)) => self.on_tail(id, node, Status::Lost),
                 _ => {}
             }
         }
         self.on_lost_rounds(now, node);
-        self.trim();
+        if let Some(sequence) = self.unconfirmed.on_lost(node) {
+            self.catch_up.missed(node, sequence);
+        }
+        self.ops.trim();
     }
 }

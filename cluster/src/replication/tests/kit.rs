@@ -22,6 +22,7 @@ pub(super) const CONFIG: Config = Config {
     read_quorum: None,
     drift_max: Duration::from_millis(500),
     op_count_max: 10_000,
+    op_bytes_max: 10_000_000,
 };
 
 #[derive(Default)]
@@ -160,7 +161,11 @@ impl Cluster {
     pub(super) fn drain(&mut self, at: NodeId) {
         let now = self.now(at);
         let node = self.nodes.get_mut(&at).unwrap();
-        while let Some(output) = node.coordinator.poll_output() {
+        let mut outputs = VecDeque::new();
+        loop {
+            // What it leads to is done when all is known of what came before.
+            outputs.extend(std::iter::from_fn(|| node.coordinator.poll_output()));
+            let Some(output) = outputs.pop_front() else { break };
             match output {
                 Output::Send { to, ask, mutation } => {
                     for to in to {

@@ -6,3 +6,4 @@ mod expiry;
 mod kit;
 mod rounds;
 mod script;
+mod settled;

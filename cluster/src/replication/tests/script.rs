@@ -1,7 +1,9 @@
 //! One coordinator, and replicas that say what a test has them say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+
+use rkyv::util::AlignedVec;
 
 use super::super::*;
 use super::kit::{CONFIG, End, value};
@@ -60,6 +62,13 @@ impl Script {
         self.drain();
     }
 
+    /// A node is not reached any more.
+    pub(super) fn lose(&mut self, number: u16) {
+        let now = self.now();
+        self.coordinator.on_lost(now, NodeId(number));
+        self.drain();
+    }
+
     pub(super) fn begin(&mut self, key: &[u8], level: Level, work: Work<'_>) -> OpId {
         let now = self.now();
         let op = self.coordinator.begin(now, (Slot::of(key).first(), key), level, work);
@@ -72,7 +81,10 @@ impl Script {
     /// A change appends its letter.
     fn drain(&mut self) {
         let now = self.now();
-        while let Some(output) = self.coordinator.poll_output() {
+        let mut outputs = VecDeque::new();
+        loop {
+            outputs.extend(std::iter::from_fn(|| self.coordinator.poll_output()));
+            let Some(output) = outputs.pop_front() else { break };
             match output {
                 Output::Send { to, ask, mutation } => {
                     self.asked.push((to.to_vec(), ask, mutation));
@@ -88,7 +100,16 @@ impl Script {
                     self.coordinator.computed(now, op, computed);
                 }
                 Output::Log { mutation, .. } => self.logged.push(mutation),
-                Output::Feed { .. } => {}
+                Output::Feed { peer, from } => {
+                    let at = usize::try_from(from).unwrap() - 1;
+                    let entries: Vec<_> =
+                        self.logged[at..].iter().take(Excerpt::COUNT_MAX).collect();
+                    let next = from + entries.len() as u64;
+                    let is_last = at + entries.len() == self.logged.len();
+                    let entries = entries.into_iter().map(|it| AlignedVec::clone(it)).collect();
+                    let excerpt = Excerpt { entries, next, lost_count: 0, is_last };
+                    self.coordinator.fed(now, peer, &excerpt);
+                }
                 Output::Done { op, outcome } => {
                     self.ends.insert(op, End::Done(outcome));
                 }
