@@ -16,8 +16,9 @@ use std::time::Duration;
 use futures_lite::future::block_on;
 use gridkv_cluster::token::SLOT_COUNT;
 
+use crate::cluster::control::CONTROL_CORE;
 use crate::cluster::machine::readiness::Unready;
-use crate::cluster::status::Status;
+use crate::cluster::status::{Status, why_no_member};
 use crate::core::{Core, World};
 use crate::error::OpenError;
 use crate::handle::Handle;
@@ -236,6 +237,9 @@ fn readiness(handle: &Handle) -> (u16, String) {
     };
     let failed: Vec<u16> = cores.iter().flat_map(|(failed, _)| failed).copied().collect();
     let mut lines = unready_lines(cores.into_iter().flat_map(|(_, unready)| unready));
+    if let Ok(Some(why)) = block_on(handle.on_core(CONTROL_CORE, why_no_member)) {
+        lines.push(why);
+    }
     if !failed.is_empty() {
         lines.push(format!(
             "the logs of these shards have failed, they take no writes: {failed:?}; see the node's \
@@ -250,7 +254,8 @@ fn unready_lines(reasons: impl Iterator<Item = Unready>) -> Vec<String> {
     let (mut lines, mut slots) = (BTreeSet::new(), 0_u32);
     for reason in reasons {
         let line = match reason {
-            Unready::NoMember => "this node is no member of the cluster yet",
+            // Why is what the core that speaks for the node says.
+            Unready::NoMember => "this node serves no keys",
             Unready::Frozen => "the topology is being changed: no writes are taken",
             Unready::Empty => "this node has lost its data: it serves no keys",
             Unready::Clearing => "what was removed everywhere is still being removed here",

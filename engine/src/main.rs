@@ -100,10 +100,13 @@ fn command() -> Command {
         let config = config.help("reads options from a TOML file (also GRIDKV_CONFIG)");
         let flag = |option: &'static gridkv::OptionInfo| {
             let default = if option.default.is_empty() { "empty" } else { option.default };
-            Arg::new(option.name)
+            let flag = Arg::new(option.name)
                 .long(option.name.replace('_', "-"))
                 .value_name(option.value)
-                .help(format!("{} [default: {default}]", option.help))
+                .help(format!("{} [default: {default}]", option.help));
+            // The flag alone says yes.
+            let is_switch = option.value == "true|false";
+            if is_switch { flag.num_args(0..=1).default_missing_value("true") } else { flag }
         };
         command.arg(config).args(OPTIONS.iter().map(flag))
     };

@@ -17,7 +17,7 @@ use gridkv_storage::disk::IoPort;
 use gridkv_storage::{Options, Registry, Tombstones};
 
 use crate::cluster::control;
-use crate::cluster::start::ClusterNode;
+use crate::cluster::start::{ClusterNode, check_alone};
 use crate::config::{Config, is_on_disk};
 use crate::core::account::Account;
 use crate::core::forward::Links;
@@ -153,11 +153,9 @@ impl Threads {
         let listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
         let started_wall = wall_time();
         let cluster = match &data {
-            None if config.cluster.join.is_empty() => None,
             None => {
-                let problem = "needs `cluster`, the address at which other nodes reach this one";
-                let problem = problem.to_owned();
-                return Err(OpenError::Option { option: "join", problem });
+                check_alone(&config.cluster)?;
+                None
             }
             Some(data) => {
                 let directory = data.directory();

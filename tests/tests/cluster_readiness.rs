@@ -61,7 +61,7 @@ fn who_is_no_member_or_has_lost_its_data_is_not_ready() {
     });
     let nowhere = cluster.plan(Some(free_address()));
     cluster.members[nowhere].start();
-    wait_until_unready(&mut cluster, nowhere, "no member");
+    wait_until_unready(&mut cluster, nowhere, "not a member of the cluster yet");
 }
 
 #[test]

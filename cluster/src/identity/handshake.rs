@@ -159,6 +159,16 @@ impl Handshake {
         Self { state: State::AwaitInitiator { hello, random, target } }
     }
 
+    /// What the one who has connected says of itself: judged, and not proven yet. It is what is there
+    /// to hear of one who ends the connection as soon as it knows who has answered.
+    #[must_use]
+    pub const fn claimed(&self) -> Option<&Hello> {
+        match &self.state {
+            State::AwaitProof { peer, .. } => Some(&peer.hello),
+            _ => None,
+        }
+    }
+
     /// Takes in the other end's next message. `local` is the same each time.
     ///
     /// # Errors

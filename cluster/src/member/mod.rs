@@ -56,6 +56,8 @@ pub enum Input<'a> {
     Surveyed(Via, Survey),
     /// Somebody here wants a change of the topology.
     Wish(Tag, Change),
+    /// The node at this address says that it belongs to a cluster of the name, of this epoch.
+    Heard(SocketAddr, Epoch),
     /// Somebody at this address seems to have this node's identity.
     Twin(SocketAddr),
     /// Go: the others are told.
@@ -201,6 +203,9 @@ impl Member {
             Input::Answer(from, answer) => {
                 self.tell_agreement(now, agreement::Input::Answer(from, answer));
             }
+            Input::Heard(from, epoch) => {
+                self.tell_agreement(now, agreement::Input::Heard(from, epoch));
+            }
             Input::Surveyed(via, survey) => {
                 self.tell_agreement(now, agreement::Input::Surveyed(via, survey));
             }
@@ -235,10 +240,16 @@ impl Member {
         &self.swim
     }
 
-    /// Why this node is not let into the cluster, as it was told last.
+    /// Whether this node forms a cluster, unless it hears of one that lives.
     #[must_use]
-    pub const fn refusal(&self) -> Option<Refusal> {
-        self.told_refusal
+    pub fn is_listening(&self) -> bool {
+        self.agreement.is_listening()
+    }
+
+    /// Why this node is not let into the cluster, as it was told last; `None` once it is in.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.told_refusal.filter(|_| self.agreement.must_join())
     }
 
     /// Whether the node takes no writes while the topology is changed.

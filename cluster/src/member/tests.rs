@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::time::WallTime;
+use crate::topology::agreement::{Forming, LISTEN};
 
 const STEP: Duration = Duration::from_millis(50);
 const FORGET: Duration = Duration::from_secs(60);
@@ -47,7 +48,10 @@ impl Net {
 
     /// Starts a node; the first one forms the cluster.
     fn start(&mut self, number: u16, store: u64, kept: Option<Vec<u8>>) {
-        let id = MemberId(u64::from(number) + 1_000);
+        self.start_as(MemberId(u64::from(number) + 1_000), number, store, kept);
+    }
+
+    fn start_as(&mut self, id: MemberId, number: u16, store: u64, kept: Option<Vec<u8>>) {
         let run = u64::try_from(self.now.as_millis()).unwrap() + 1;
         let swim = swim::Own { id, address: address(number), run, cluster: 1 };
         let at = self.now().at;
@@ -58,11 +62,12 @@ impl Net {
         let seeds = if number == 1 { Vec::new() } else { vec![address(1)] };
         let own = agreement::Own {
             member,
+            forming: if seeds.is_empty() { Forming::Unheard } else { Forming::Never },
             seeds: seeds.clone(),
             replica_count: 3,
             token_secret: [7; 16],
         };
-        let agreement = Agreement::new(own, kept.as_deref(), 7, u64::from(number), at).unwrap();
+        let agreement = Agreement::new(own, kept.as_deref(), id.0, u64::from(number), at).unwrap();
         let own = Own { id, address: address(number), store, seeds };
         let member = Member::new(self.now(), own, swim, agreement);
         let node = Node { member, kept, told: Vec::new(), vias: BTreeMap::new() };
@@ -94,13 +99,17 @@ impl Net {
                     continue;
                 }
                 Output::Survey(via) => {
-                    node.told.push(None);
+                    // Who asks itself is no member.
+                    if via != Via::OWN_SURVEY {
+                        node.told.push(None);
+                    }
                     surveys.push(via);
                     continue;
                 }
                 _ => continue,
             };
-            assert_ne!(to, at, "a node asks itself without the network");
+            let is_asked = matches!(packet, Packet::Request(_));
+            assert!(!is_asked || to != at, "a node asks itself without the network");
             self.packets.push_back((at, to, packet));
         }
         for via in surveys {
@@ -235,4 +244,41 @@ fn who_was_gone_for_so_long_that_it_is_forgotten_is_not_told_as_alive() {
     net.start(3, 1, kept);
     net.run(Duration::from_secs(20));
     assert_eq!((net.state(1).alive.len(), net.state(3).alive.len()), (3, 3));
+}
+
+/// The same command on a new disk: a node of another identity at the address of a member.
+#[test]
+fn a_first_node_that_has_lost_its_directory_forms_no_second_cluster() {
+    let mut net = Net::three();
+    let cluster = net.state(2).topology.cluster;
+    net.nodes.remove(&address(1));
+    net.packets.clear();
+    net.start_as(MemberId(77), 1, 2, None);
+    net.run(Duration::from_secs(30));
+    let lost = &net.nodes[&address(1)].member;
+    assert_eq!(lost.refusal(), Some(Refusal::AddressTaken));
+    let state = lost.state().expect("it has asked for the topology");
+    assert_eq!((state.topology.cluster, state.own), (cluster, None));
+    for number in [2, 3] {
+        assert_eq!(net.state(number).standing, Standing::Serving);
+        assert_eq!(net.state(number).topology.members.len(), 3);
+    }
+}
+
+/// The others have given it up, so that nobody probes it; but they dial it for as long as it is a
+/// member.
+#[test]
+fn who_is_dialled_by_a_member_of_a_live_cluster_forms_no_second_one() {
+    let mut net = Net::three();
+    net.nodes.remove(&address(1));
+    net.run(Duration::from_secs(10));
+    net.start_as(MemberId(77), 1, 2, None);
+    net.run(LISTEN / 2);
+    assert!(net.nodes[&address(1)].member.is_listening());
+    net.handle(address(1), Input::Heard(address(2), Epoch(3)));
+    assert!(!net.nodes[&address(1)].member.is_listening());
+    net.run(Duration::from_secs(10));
+    let told = &net.nodes[&address(1)].member;
+    assert_eq!(told.state().map(|state| state.own), Some(None));
+    assert_eq!(told.refusal(), Some(Refusal::AddressTaken));
 }

@@ -114,11 +114,20 @@ pub enum Refusal {
          empty data directory"
     )]
     HoldsOwnData,
+    /// The node would form a second cluster of the name.
+    #[error(
+        "a cluster of this name is alive, and this node does not belong to it: no second one is formed. \
+         Give the node its data directory back, or the address of a member to join"
+    )]
+    ClusterLives,
     /// There are as many members as there may be.
     #[error("the cluster has as many members as it may have")]
     Full,
     /// Another node has the address.
-    #[error("a member of another identity has this address")]
+    #[error(
+        "a member of another identity has this address: give the node that member's data directory \
+         back, or another address"
+    )]
     AddressTaken,
     /// What the newcomer says of itself is not valid.
     #[error("the newcomer's description is not valid")]

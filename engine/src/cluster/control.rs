@@ -401,6 +401,11 @@ impl Core {
         self.with_control(|control, desk| control.tell_member(desk, Input::Twin(address)));
     }
 
+    /// A node of a cluster has connected, and this one belongs to none.
+    pub(super) fn hear_of_cluster(&mut self, from: SocketAddr, epoch: Epoch) {
+        self.with_control(|control, desk| control.tell_member(desk, Input::Heard(from, epoch)));
+    }
+
     /// Tells the others that this node goes.
     pub(crate) fn leave(&mut self) {
         self.with_control(|control, desk| control.tell_member(desk, Input::Leave));

@@ -20,6 +20,7 @@ use std::time::Duration;
 use gridkv_cluster::identity::{Handshake, Hello, Local, Peer, Reason, Refusal, Step};
 use gridkv_cluster::message::{self, Ask, Reply};
 use gridkv_cluster::model::MemberId;
+use gridkv_cluster::topology::Epoch;
 use gridkv_cluster::{Instant, NodeId, WallTime};
 use gridkv_net::peer;
 use gridkv_net::ring::{ConnectionId, DataRing, Interest};
@@ -59,6 +60,8 @@ pub(crate) struct Links {
     told: BTreeSet<(SocketAddr, Trouble)>,
     /// Where somebody with this node's own key was met.
     pub(super) twin_at: Option<SocketAddr>,
+    /// A node that has connected says that it belongs to a cluster, of this epoch; this one to none.
+    pub(super) heard: Option<(SocketAddr, Epoch)>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     pub(super) frames_in: u64,
@@ -96,6 +99,7 @@ impl Links {
             addresses: BTreeMap::new(),
             told: BTreeSet::new(),
             twin_at: None,
+            heard: None,
             bytes_in: 0,
             bytes_out: 0,
             frames_in: 0,
@@ -410,6 +414,10 @@ impl Links {
                 return Err(refusal.to_string());
             }
         };
+        let claimed = handshake.claimed().filter(|it| it.cluster_id != 0);
+        if let Some(theirs) = claimed.filter(|_| self.hello.cluster_id == 0) {
+            self.heard = Some((theirs.address, Epoch(theirs.epoch)));
+        }
         match step {
             Step::Send(bytes) => {
                 link.others.push((Kind::Handshake, bytes));

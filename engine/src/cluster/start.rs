@@ -9,7 +9,7 @@ use gridkv_cluster::identity::{Hello, Identity, Local, PublicKey, Security, Trus
 use gridkv_cluster::member;
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::Member;
-use gridkv_cluster::topology::agreement::{self, Agreement, Own};
+use gridkv_cluster::topology::agreement::{self, Agreement, Forming, Own};
 use gridkv_cluster::{HybridClock, Instant, NodeId, Now, TokenKey, Version, WallTime};
 use gridkv_net::peer::{Datagrams, PeerListener};
 use gridkv_net::ring::DataRing;
@@ -61,11 +61,8 @@ impl ClusterNode {
         let options = &config.cluster;
         let (path, token_secret) = (directory.path(), directory.token_key().secret());
         let Some(address) = options.address else {
-            if options.join.is_empty() {
-                return Ok(None);
-            }
-            let problem = "needs `cluster`, the address at which other nodes reach this one";
-            return Err(wrong("join", problem));
+            check_alone(options)?;
+            return Ok(None);
         };
         check(options)?;
         if config.eviction == Eviction::Lfu {
@@ -186,6 +183,11 @@ impl ClusterNode {
         let own = Own {
             member: self.member.clone(),
             seeds: options.join.clone(),
+            forming: match (options.bootstrap, options.join.is_empty()) {
+                (true, true) => Forming::AtOnce,
+                (true, false) | (false, true) => Forming::Unheard,
+                (false, false) => Forming::Never,
+            },
             replica_count: options.replica_count,
             token_secret: self.token_secret,
         };
@@ -230,6 +232,23 @@ fn swim_config(options: &ClusterConfig) -> swim::Config {
         forget_after: options.forget_after,
         ..swim::Config::lan()
     }
+}
+
+/// What is asked of a node of a cluster is not asked of a node alone.
+///
+/// # Errors
+///
+/// [`OpenError`], naming the option.
+pub(crate) fn check_alone(options: &ClusterConfig) -> Result<(), OpenError> {
+    assert_eq!(options.address, None);
+    let problem = "needs `cluster`, the address at which other nodes reach this one";
+    if !options.join.is_empty() {
+        return Err(wrong("join", problem));
+    }
+    if options.bootstrap {
+        return Err(wrong("bootstrap", problem));
+    }
+    Ok(())
 }
 
 /// What one option says of another.

@@ -65,8 +65,9 @@ pub(crate) struct Status {
     pub(crate) cluster: Option<String>,
     pub(crate) epoch: u64,
     pub(crate) replicas: u8,
-    /// `serving`, `frozen` (the topology is being changed), `empty` (its data was lost), `joining`;
-    /// `alone` for a node without a cluster.
+    /// `serving`, `frozen` (the topology is being changed), `empty` (its data was lost), `joining`,
+    /// `forming` (it listens for a live cluster of the name before it forms one); `alone` for a node
+    /// without a cluster.
     pub(crate) standing: &'static str,
     /// Why the cluster does not let this node in, as it was told last.
     pub(crate) refused: Option<String>,
@@ -109,6 +110,7 @@ struct CoreStatus {
 struct ControlStatus {
     told: Option<Told>,
     refused: Option<String>,
+    is_listening: bool,
     members: Vec<swim::Member>,
     own: u64,
     figures: Figures,
@@ -139,7 +141,7 @@ impl Status {
             figures,
         };
         let Some(control) = control else { return Ok(status) };
-        status.standing = "joining";
+        status.standing = if control.is_listening { "forming" } else { "joining" };
         status.refused.clone_from(&control.refused);
         status.figures.add(&control.figures);
         let mut skews = BTreeMap::new();
@@ -279,6 +281,7 @@ fn control_status(core: &mut Core) -> Option<ControlStatus> {
     Some(ControlStatus {
         told: control.member.state().cloned(),
         refused: control.member.refusal().map(|refusal| refusal.to_string()),
+        is_listening: control.member.is_listening(),
         members: control.member.swim().members().copied().collect(),
         own,
         figures: Figures {
@@ -289,6 +292,20 @@ fn control_status(core: &mut Core) -> Option<ControlStatus> {
             ..Figures::default()
         },
     })
+}
+
+/// Why this node, which is to be in a cluster, is not in it.
+pub(crate) fn why_no_member(core: &mut Core) -> Option<String> {
+    let control = core.world.cluster.as_ref()?.control.as_ref()?;
+    let member = &control.member;
+    if let Some(refusal) = member.refusal() {
+        return Some(format!("not let into the cluster: {refusal}"));
+    }
+    if member.is_listening() {
+        return Some("listening for a live cluster before one is formed".to_owned());
+    }
+    let is_member = member.state().is_some_and(|state| state.own.is_some());
+    (!is_member).then(|| "not a member of the cluster yet".to_owned())
 }
 
 impl Figures {

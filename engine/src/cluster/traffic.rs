@@ -56,6 +56,11 @@ impl Core {
             let ask = Message::Call(Box::new(move |core| core.ask_twin(address)));
             let _ = self.world.node.ports[CONTROL_CORE].try_post(ask);
         }
+        if let Some((address, epoch)) = self.links().0.heard.take() {
+            // As above: they dial again.
+            let hear = Message::Call(Box::new(move |core| core.hear_of_cluster(address, epoch)));
+            let _ = self.world.node.ports[CONTROL_CORE].try_post(hear);
+        }
         for token in &ready {
             let (links, ring) = self.links();
             let change = links.on_ready(ring, LinkId(*token), now.at);
@@ -185,6 +190,7 @@ impl Core {
             }
             Kind::Handshake => Err("it shakes hands again".to_owned()),
             Kind::Command if !links.is_control(id) => {
+                links.node_of(id).ok_or("it is not a member")?;
                 let body = body()?;
                 let read = self.tell_machine(now, |machine, shards| match body.split_first() {
                     Some((0, commands)) => machine.on_commands(now, shards, id, commands),

@@ -19,8 +19,12 @@ pub enum ClusterSecurity {
 pub struct ClusterConfig {
     /// Where other nodes reach this one, over TCP and UDP; `None` for a node alone.
     pub address: Option<SocketAddr>,
-    /// Members to ask for admission; empty for a node that forms a cluster of its own.
+    /// Members to ask for admission. Without any, a node with a directory that was never in a cluster
+    /// forms one, unless it hears of one of that name.
     pub join: Vec<SocketAddr>,
+    /// Whether such a node forms a cluster without listening for one first; with `join`, whether it
+    /// forms one when none of those answers that it is in one.
+    pub bootstrap: bool,
     /// The cluster's name: nodes of another are refused.
     pub name: String,
     /// What people call this node; empty for a name made of its identity.
@@ -62,6 +66,7 @@ impl ClusterConfig {
         Self {
             address: None,
             join: Vec::new(),
+            bootstrap: false,
             name: String::new(),
             node_name: String::new(),
             zone: String::new(),
@@ -90,6 +95,7 @@ impl ClusterConfig {
                 let found = list(text).map(|it| Ok(address(it)?.into_iter().next()));
                 self.join = found.filter_map(Result::transpose).collect::<Parsed<Vec<_>>>()?;
             }
+            "bootstrap" => self.bootstrap = one_of(text, &[("true", true), ("false", false)])?,
             "cluster_name" => self.name = short(text)?,
             "node_id" => self.node_name = short(text)?,
             "zone" => self.zone = short(text)?,
@@ -132,6 +138,7 @@ impl ClusterConfig {
                 self.address.map_or_else(|| "off".to_owned(), |address| address.to_string())
             }
             "join" => super::text::join(self.join.iter()),
+            "bootstrap" => self.bootstrap.to_string(),
             "cluster_name" => self.name.clone(),
             "node_id" => self.node_name.clone(),
             "zone" => self.zone.clone(),

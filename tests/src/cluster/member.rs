@@ -59,8 +59,10 @@ impl Member {
         arguments.extend(["--cores", "1", "--node-id", name].map(str::to_owned));
         arguments.extend(["--cluster".to_owned(), address.to_string()]);
         arguments.extend(["--data".to_owned(), data.display().to_string()]);
-        if let Some(seed) = seed {
-            arguments.extend(["--join".to_owned(), seed.to_string()]);
+        match seed {
+            Some(seed) => arguments.extend(["--join".to_owned(), seed.to_string()]),
+            // It listens for others otherwise, and every test would wait for that.
+            None => arguments.extend(["--bootstrap", "true"].map(str::to_owned)),
         }
         let (endpoint, program, wrapper) = (Endpoint::default(), None, Vec::new());
         let name = name.to_owned();

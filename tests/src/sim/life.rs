@@ -5,7 +5,7 @@ use std::time::Duration;
 use gridkv_cluster::member::{self, Member};
 use gridkv_cluster::replication::Config;
 use gridkv_cluster::swim::{self, Swim};
-use gridkv_cluster::topology::agreement::{Agreement, Own};
+use gridkv_cluster::topology::agreement::{Agreement, Forming, Own};
 use gridkv_cluster::{MemberId, WallTime};
 use gridkv_storage::disk::{Faults as DiskFaults, SimulatedDisk};
 use gridkv_storage::file::OpenFailure;
@@ -52,7 +52,9 @@ impl World {
         let member = member_of(node, id, it.store, layout.shards);
         let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
         let replica_count = options.replica_count;
-        let own = Own { member, seeds, replica_count, token_secret: super::TOKEN_SECRET };
+        let forming = if node == 0 { Forming::Unheard } else { Forming::Never };
+        let token_secret = super::TOKEN_SECRET;
+        let own = Own { member, seeds, forming, replica_count, token_secret };
         let kept = it.kept.as_deref();
         let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
             .expect("what was kept is what was kept");

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 
 use super::request::{Answer, Request};
-use super::{ASK, Agreement, Output, Survey, Via};
+use super::{ASK, Agreement, LISTEN, LOOK_COUNT, Output, Survey, Via, first_topology};
 use crate::time::Instant;
 use crate::topology::{Change, Epoch, Member, Refusal, Topology};
 
 impl Agreement {
     /// Whether this node is not what the topology says it is.
-    pub(super) fn must_join(&self) -> bool {
+    #[must_use]
+    pub fn must_join(&self) -> bool {
         let Some(current) = &self.kept.current else { return true };
         let own = &self.own.member;
         let node = current.member(own.id()).map_or(0, |member| member.node);
@@ -44,8 +45,29 @@ impl Agreement {
         if epoch.0 < self.kept.slot() {
             return;
         }
+        self.note_live(from);
         self.heard = Some((from, epoch, now + ASK));
         self.outputs.push_back(Output::Ask(from, Request::Ask));
+    }
+
+    /// There is a cluster of the name: this node forms none.
+    pub(super) fn note_live(&mut self, from: SocketAddr) {
+        if self.listening.take().is_some() {
+            self.outputs.push_back(Output::Rejected(from, Refusal::ClusterLives));
+        }
+    }
+
+    /// Looks whether a live cluster was heard of, once more or for the last time.
+    pub(super) fn look(&mut self, now: Instant) {
+        let Some((looks_left, _)) = self.listening else { return };
+        if looks_left > 0 {
+            self.listening = Some((looks_left - 1, now + LISTEN / LOOK_COUNT));
+            return;
+        }
+        self.listening = None;
+        let first = first_topology(&self.own, self.new_cluster);
+        self.learn(now, &first);
+        assert_eq!(self.kept.current, Some(first));
     }
 
     /// Asks one of those who can let it in, in turn.
@@ -111,6 +133,10 @@ impl Agreement {
         };
         if cluster != 0 && cluster != current.cluster {
             return self.answer(via, Answer::Rejected(Refusal::OtherCluster));
+        }
+        if !self.is_member(current) {
+            // The members let it in.
+            return self.answer(via, Answer::Current(self.kept.current.clone()));
         }
         let id = member.id();
         let is_new = current.member(id).is_none_or(|known| known.store != member.store);

@@ -25,6 +25,13 @@
 //! let in, and takes in the topology of a cluster that does not know it only while it holds nothing; so
 //! what it says still is so when it is asked to accept.
 //!
+//! # A cluster is formed once
+//!
+//! A directory that was in a cluster remembers it, and forms no other. One that is new cannot tell
+//! whether it is the first, or took the place of one that was lost: its node listens for a while
+//! ([`LISTEN`]), since the others of a cluster that had a member at this address probe and dial it. When
+//! it hears of a live cluster of the name it forms none, says so, and asks to be let into that one.
+//!
 //! # Invariants
 //!
 //! - [`Output::Keep`] comes before every answer that depends on it.
@@ -55,6 +62,11 @@ use crate::time::{Instant, WallTime};
 pub use self::acceptor::Ballot;
 pub use self::request::{Answer, Request};
 
+/// How long a node that may form a cluster listens for one of the name that lives already. The members
+/// of a cluster that this address belonged to dial it at least once a second, and probe it.
+pub const LISTEN: Duration = Duration::from_millis(1_500);
+/// So often a node that listens looks whether it has heard of one: a pause of the process is one look.
+const LOOK_COUNT: u32 = 10;
 /// How long one who has promised takes no writes.
 pub const FREEZE: Duration = Duration::from_secs(2);
 /// How long an attempt may take.
@@ -147,13 +159,26 @@ pub fn kept_token_secret(kept: &[u8]) -> Option<[u8; 16]> {
     Some(Kept::decode(kept).ok()?.current?.token_secret)
 }
 
+/// Whether a node that belongs to no cluster forms one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forming {
+    /// It joins the one of its seeds.
+    Never,
+    /// It listens first, and forms none when it hears of one: see [`LISTEN`].
+    Unheard,
+    /// It was told to, and knows nobody whom it could ask.
+    AtOnce,
+}
+
 /// What the node says of itself.
 #[derive(Clone, Debug)]
 pub struct Own {
     /// Its place in the topology; the number is not known yet.
     pub member: Member,
-    /// Whom it asks to join; empty for a node that forms a cluster if it belongs to none.
+    /// Whom it asks to join.
     pub seeds: Vec<SocketAddr>,
+    /// Whether it forms a cluster of its own.
+    pub forming: Forming,
     /// Copies of each key, for a cluster that this node forms.
     pub replica_count: u8,
     /// What tokens are made with in such a cluster.
@@ -199,6 +224,10 @@ pub struct Agreement {
     /// The cluster was found to hold data: what would move it is refused until then.
     full_until: Option<Instant>,
     ask_at: Option<Instant>,
+    /// The node forms a cluster after so many looks; and when the next one is due.
+    listening: Option<(u32, Instant)>,
+    /// The identity of a cluster that this node forms.
+    new_cluster: u64,
     /// What this node holds, as long as it is a newcomer: it takes no writes, so that stays so.
     holds: Option<Survey>,
     /// Who has said that there is a newer topology, and when it is asked for again.
@@ -224,12 +253,11 @@ impl Agreement {
     ) -> Result<Self, DecodeError> {
         let mut kept = kept.map(Kept::decode).transpose()?.unwrap_or_default();
         let mut outputs = VecDeque::new();
-        if kept.current.is_none() && own.seeds.is_empty() {
-            let member = own.member.clone();
-            let first = Topology::first(cluster, own.token_secret, own.replica_count, member);
-            kept.install(&first);
+        if kept.current.is_none() && own.forming == Forming::AtOnce {
+            kept.install(&first_topology(&own, cluster));
             outputs.push_back(Output::Keep(kept.encode()));
         }
+        let is_listening = kept.current.is_none() && own.forming == Forming::Unheard;
         if let Some(current) = &kept.current {
             outputs.push_back(Output::Install(current.clone()));
         }
@@ -247,6 +275,8 @@ impl Agreement {
             rest_until: None,
             full_until: None,
             ask_at: None,
+            listening: is_listening.then_some((LOOK_COUNT, now)),
+            new_cluster: cluster,
             holds: None,
             heard: None,
             asked_count: 0,
@@ -276,6 +306,12 @@ impl Agreement {
         self.freeze.is_some()
     }
 
+    /// Whether this node forms a cluster, unless it hears of one that lives.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening.is_some()
+    }
+
     /// Takes in one event. Drain [`Self::poll_output`] before the next call.
     pub fn handle(&mut self, now: Instant, wall: WallTime, input: Input) {
         self.wall = wall;
@@ -303,7 +339,8 @@ impl Agreement {
         let attempt = self.proposal.as_ref().map(|(_, until)| *until);
         let heard = self.heard.map(|(.., at)| at);
         let thaw = self.freeze.map(|freeze| freeze.until);
-        [attempt, self.retry_at, thaw, self.ask_at, heard].into_iter().flatten().min()
+        let look = self.listening.map(|(_, at)| at);
+        [attempt, self.retry_at, thaw, self.ask_at, heard, look].into_iter().flatten().min()
     }
 
     fn on_request(&mut self, now: Instant, via: Via, request: Request) {
@@ -422,6 +459,9 @@ impl Agreement {
     }
 
     fn on_answer(&mut self, now: Instant, from: SocketAddr, answer: Answer) {
+        if !matches!(answer, Answer::Current(None)) {
+            self.note_live(from);
+        }
         match answer {
             Answer::Current(Some(topology)) => {
                 let is_known = self.kept.current.as_ref().map(|it| it.cluster);
@@ -458,6 +498,7 @@ impl Agreement {
 
     /// A topology was decided.
     fn learn(&mut self, now: Instant, topology: &Topology) {
+        self.note_live(topology.members[0].address);
         let is_other = |current: &Topology| current.cluster != topology.cluster;
         if self.kept.current.is_none() && self.is_new_to(topology) && !self.is_empty_newcomer() {
             return;
@@ -468,6 +509,7 @@ impl Agreement {
         self.proposal = None;
         self.rest_until = None;
         self.freeze = None;
+        self.listening = None;
         // It may have removed what there was.
         self.full_until = None;
         self.keep();
@@ -510,6 +552,9 @@ impl Agreement {
             self.retry_at = None;
             self.propose(now);
         }
+        if self.listening.is_some_and(|(_, at)| at <= now) {
+            self.look(now);
+        }
         if self.ask_at.is_some_and(|at| at <= now) {
             self.ask_to_join(now);
         }
@@ -527,6 +572,10 @@ impl Agreement {
     }
 
     fn assert_invariants(&self) {
+        assert!(
+            self.listening.is_none() || self.kept.current.is_none(),
+            "a cluster is formed once"
+        );
         if let Some((proposal, _)) = &self.proposal {
             assert_eq!(proposal.base.epoch + 1, self.kept.slot(), "an attempt is about the next");
         }
@@ -537,6 +586,11 @@ impl Agreement {
             "who is surveyed takes no writes"
         );
     }
+}
+
+/// A cluster that the node forms.
+fn first_topology(own: &Own, cluster: u64) -> Topology {
+    Topology::first(cluster, own.token_secret, own.replica_count, own.member.clone())
 }
 
 #[cfg(test)]

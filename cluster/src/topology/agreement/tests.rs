@@ -10,7 +10,7 @@ fn outputs(agreement: &mut Agreement) -> Vec<Output> {
 
 #[test]
 fn who_asks_to_be_let_in_again_and_again_does_not_stop_the_writes_of_those_who_hold_data() {
-    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
+    let own = net::own(1);
     let address = own.member.address;
     let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
     outputs(&mut agreement);
@@ -41,7 +41,7 @@ fn who_asks_to_be_let_in_again_and_again_does_not_stop_the_writes_of_those_who_h
 
 #[test]
 fn a_newer_topology_is_asked_for_until_it_is_there() {
-    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
+    let own = net::own(1);
     let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
     outputs(&mut agreement);
     let (other, wall) = (member(2).address, WallTime::from_millis(1_000_000));
@@ -63,7 +63,7 @@ fn a_newer_topology_is_asked_for_until_it_is_there() {
 
 #[test]
 fn a_newcomer_waits_while_some_member_does_not_answer() {
-    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
+    let own = net::own(1);
     let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
     outputs(&mut agreement);
     let wall = WallTime::from_millis(1_000_000);
@@ -111,7 +111,7 @@ fn a_newcomer_waits_while_some_member_does_not_answer() {
 
 #[test]
 fn whoever_asks_for_promises_without_end_costs_a_bounded_amount() {
-    let own = Own { member: member(1), seeds: Vec::new(), replica_count: 3, token_secret: [7; 16] };
+    let own = net::own(1);
     let mut agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
     outputs(&mut agreement);
     let base = agreement.current().unwrap().clone();
@@ -321,4 +321,128 @@ fn a_newcomer_accepts_its_admission_only_while_it_holds_nothing() {
         assert_eq!(outputs(&mut agreement).contains(&accepted), is_empty);
         assert_eq!(agreement.current().is_some(), is_empty, "what it is no part of is not its own");
     }
+}
+
+/// A node that may be the first of its cluster.
+fn perhaps_first() -> (Agreement, WallTime) {
+    let own = Own { forming: Forming::Unheard, ..net::own(1) };
+    let agreement = Agreement::new(own, None, 7, 1, Instant::ZERO).unwrap();
+    assert_eq!((agreement.current(), agreement.is_listening()), (None, true));
+    (agreement, WallTime::EPOCH)
+}
+
+/// Runs until then. Returns all that was put out, and when it had a topology.
+fn run(
+    agreement: &mut Agreement,
+    (from, to): (Instant, Instant),
+) -> (Vec<Output>, Option<Instant>) {
+    let (mut now, mut seen, mut had_at) = (from, Vec::new(), None);
+    loop {
+        agreement.handle(now, WallTime::EPOCH, Input::Timeout);
+        while let Some(output) = agreement.poll_output() {
+            if let Output::Survey(via) = output {
+                agreement.handle(
+                    now,
+                    WallTime::EPOCH,
+                    Input::Surveyed(via, Survey { is_empty: true }),
+                );
+            }
+            seen.push(output);
+        }
+        had_at = had_at.or_else(|| agreement.current().map(|_| now));
+        match agreement.poll_timeout() {
+            Some(due) if due < to => now = due.max(now),
+            _ => return (seen, had_at),
+        }
+    }
+}
+
+#[test]
+fn the_first_node_forms_a_cluster_once_it_has_listened_for_one() {
+    let (mut agreement, _) = perhaps_first();
+    let start = Instant::ZERO + Duration::from_secs(3);
+    let (seen, formed_at) = run(&mut agreement, (start, start + Duration::from_secs(10)));
+    assert_eq!(formed_at, Some(start + LISTEN), "from when it runs");
+    let first = Topology::first(7, [7; 16], 3, member(1));
+    let [Output::Survey(_), Output::Keep(_), Output::Install(installed)] = &seen[..] else {
+        panic!("{seen:?}");
+    };
+    assert_eq!(*installed, first);
+    assert!(!agreement.is_listening());
+}
+
+#[test]
+fn who_is_told_to_form_a_cluster_does_so_at_once_and_who_joins_one_never() {
+    let agreement = Agreement::new(net::own(1), None, 7, 1, Instant::ZERO).unwrap();
+    assert_eq!(agreement.current().map(|it| it.epoch), Some(1));
+    let mut agreement = Agreement::new(net::own(2), None, 7, 1, Instant::ZERO).unwrap();
+    let hour = (Instant::ZERO, Instant::ZERO + Duration::from_secs(3_600));
+    assert_eq!(run(&mut agreement, hour).1, None);
+}
+
+/// Its directory was lost, and the same command started it again: the others are still there, and one
+/// of them probes or dials it.
+#[test]
+fn who_hears_of_a_live_cluster_forms_none_and_asks_to_be_let_into_that_one() {
+    let (mut agreement, wall) = perhaps_first();
+    let now = Instant::ZERO + Duration::from_millis(1_400);
+    let (_, had_at) = run(&mut agreement, (Instant::ZERO, now));
+    assert_eq!(had_at, None);
+    let (other, lost) = (member(2).address, Member { id: 99, ..member(1) });
+    agreement.handle(now, wall, Input::Heard(other, Epoch(2)));
+    let told = Output::Rejected(other, Refusal::ClusterLives);
+    assert_eq!(outputs(&mut agreement), [told.clone(), Output::Ask(other, Request::Ask)]);
+    let end = now + Duration::from_secs(3_600);
+    let (seen, had_at) = run(&mut agreement, (now, end));
+    assert_eq!(had_at, None);
+    assert!(!seen.contains(&told), "it is told once");
+    // It asks to be let in, in the place of the one whose address it has.
+    let topology = Topology::first(5, [5; 16], 3, lost);
+    let topology = topology.after(&Change::Join(member(2))).unwrap().unwrap();
+    agreement.handle(end, wall, Input::Answer(other, Answer::Current(Some(topology.clone()))));
+    assert_eq!(agreement.current(), Some(&topology));
+    outputs(&mut agreement);
+    let (seen, _) = run(&mut agreement, (end + ASK, end + ASK * 2));
+    let join = Request::Join { member: member(1), cluster: 5, is_empty: true };
+    assert!(seen.contains(&Output::Ask(other, join)), "{seen:?}");
+}
+
+#[test]
+fn a_pause_of_the_process_is_no_listening() {
+    let (mut agreement, wall) = perhaps_first();
+    let mut now = Instant::ZERO;
+    for _ in 0..LOOK_COUNT {
+        agreement.handle(now, wall, Input::Timeout);
+        now = now + LISTEN;
+    }
+    assert!(agreement.is_listening());
+    agreement.handle(now, wall, Input::Heard(member(2).address, Epoch(2)));
+    assert!(!agreement.is_listening());
+}
+
+/// A newcomer without a topology is no cluster.
+#[test]
+fn others_who_have_no_cluster_either_keep_nobody_from_forming_one() {
+    let (mut agreement, wall) = perhaps_first();
+    agreement.handle(Instant::ZERO, wall, Input::Heard(member(2).address, Epoch(0)));
+    let join = Request::Join { member: member(2), cluster: 0, is_empty: true };
+    agreement.handle(Instant::ZERO, wall, Input::Request(Via(1), join));
+    let while_listening = (Instant::ZERO, Instant::ZERO + LISTEN * 2);
+    assert_eq!(run(&mut agreement, while_listening).1, Some(Instant::ZERO + LISTEN));
+}
+
+/// Who asks a node that is no member hears who is.
+#[test]
+fn a_node_that_is_no_member_sends_newcomers_to_those_who_are() {
+    let mut agreement = Agreement::new(net::own(3), None, 7, 1, Instant::ZERO).unwrap();
+    let wall = WallTime::EPOCH;
+    run(&mut agreement, (Instant::ZERO, Instant::ZERO + ASK));
+    let topology = crate::topology::tests::topology(2, 3);
+    let known = Input::Answer(member(1).address, Answer::Current(Some(topology.clone())));
+    agreement.handle(Instant::ZERO, wall, known);
+    outputs(&mut agreement);
+    let join = Request::Join { member: member(4), cluster: 0, is_empty: true };
+    agreement.handle(Instant::ZERO, wall, Input::Request(Via(1), join));
+    let told = Output::Answer(Via(1), Answer::Current(Some(topology)));
+    assert!(outputs(&mut agreement).contains(&told));
 }

@@ -115,10 +115,12 @@ impl Handing {
 }
 
 impl Machine {
-    /// The node that proposes changes of the token best, if that is another.
+    /// The node that proposes changes of the token best, if that is another. It does nothing for one that
+    /// is no member.
     pub(super) fn proposer(&self, token: Token) -> Option<Place> {
         let view = self.coordinator.view()?;
-        let node = view.preferred(token).filter(|node| view.own != Some(*node))?;
+        let own = view.own?;
+        let node = view.preferred(token).filter(|node| *node != own)?;
         place(self.state.as_ref()?, node, token)
     }
 

@@ -39,8 +39,10 @@ pub(super) struct Net {
 }
 
 pub(super) fn own(number: u16) -> Own {
-    let seeds = if number == 1 { Vec::new() } else { vec![member(1).address] };
-    Own { member: member(number), seeds, replica_count: 3, token_secret: [7; 16] }
+    let is_first = number == 1;
+    let seeds = if is_first { Vec::new() } else { vec![member(1).address] };
+    let forming = if is_first { Forming::AtOnce } else { Forming::Never };
+    Own { member: member(number), seeds, forming, replica_count: 3, token_secret: [7; 16] }
 }
 
 impl Net {
