@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use gridkv_cluster::Instant;
 use gridkv_cluster::identity::Handshake;
+use gridkv_cluster::message::{self, Ask, Reply};
 use gridkv_cluster::model::MemberId;
 use gridkv_net::ring::ConnectionId;
 use gridkv_net::wire::frame::{FrameReader, FrameWriter, Kind, Seal};
-use rkyv::util::AlignedVec;
+
+use super::batches::Batches;
 
 /// How long connecting, or shaking hands, may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
@@ -52,11 +54,11 @@ pub(super) struct Link {
     pub(super) state: State,
     pub(super) reader: FrameReader,
     pub(super) writer: FrameWriter,
-    /// Messages that wait to be sent, as a frame's body.
-    pub(super) messages: AlignedVec,
+    /// Messages that wait to be sent.
+    messages: Batches,
     /// Commands for the peer, and replies to its own, that wait.
-    pub(super) commands: Vec<u8>,
-    pub(super) command_replies: Vec<u8>,
+    commands: Batches,
+    command_replies: Batches,
     /// Other frames that wait.
     pub(super) others: Vec<(Kind, Vec<u8>)>,
     /// The end of the handshake, still to be sent; after it frames are sealed in this way.
@@ -87,9 +89,9 @@ impl Link {
             state,
             reader: FrameReader::default(),
             writer: FrameWriter::default(),
-            messages: AlignedVec::new(),
-            commands: Vec::new(),
-            command_replies: Vec::new(),
+            messages: Batches::default(),
+            commands: Batches::default(),
+            command_replies: Batches::default(),
             others: Vec::new(),
             last_of_handshake: None,
             seal_after_handshake: None,
@@ -116,10 +118,32 @@ impl Link {
     }
 
     pub(super) fn waiting_bytes(&self) -> usize {
-        let commands = self.commands.len() + self.command_replies.len();
-        self.messages.len()
+        let commands = self.commands.waiting_bytes() + self.command_replies.waiting_bytes();
+        self.messages.waiting_bytes()
             + commands
             + self.others.iter().map(|(_, body)| body.len()).sum::<usize>()
+    }
+
+    /// Gives it what is asked of a replica; `false` for what fits into no frame.
+    pub(super) fn push_ask(&mut self, ask: Ask, archive: &[u8]) -> bool {
+        let Some(body) = self.messages.body_for(archive.len()) else { return false };
+        message::push_ask(ask, archive, body);
+        true
+    }
+
+    /// Gives it what a replica replies; `false` for what fits into no frame.
+    pub(super) fn push_reply(&mut self, reply: Reply, record: &[u8]) -> bool {
+        let Some(body) = self.messages.body_for(record.len()) else { return false };
+        message::push_reply(reply, record, body);
+        true
+    }
+
+    /// Gives it a command, or the reply to one; `false` for what fits into no frame.
+    pub(super) fn push_command(&mut self, entry: &[u8], is_reply: bool) -> bool {
+        let batches = if is_reply { &mut self.command_replies } else { &mut self.commands };
+        let Some(body) = batches.body_for(entry.len()) else { return false };
+        body.extend_from_slice(entry);
+        true
     }
 
     /// When something is due about it.
@@ -137,9 +161,9 @@ impl Link {
         self.state = State::Waiting(now + pause.min(PAUSE_MAX));
         self.reader = FrameReader::default();
         self.writer = FrameWriter::default();
-        self.messages = AlignedVec::new();
-        self.commands = Vec::new();
-        self.command_replies = Vec::new();
+        self.messages = Batches::default();
+        self.commands = Batches::default();
+        self.command_replies = Batches::default();
         self.others.clear();
         self.last_of_handshake = None;
         self.seal_after_handshake = None;
@@ -177,18 +201,17 @@ impl Link {
             *count += 1;
         }
         for (tag, entries) in [(0, &mut self.commands), (1, &mut self.command_replies)] {
-            if !entries.is_empty() {
+            entries.drain(|entries| {
                 let mut body = vec![tag];
-                body.append(entries);
+                body.extend_from_slice(entries);
                 self.writer.write(Kind::Command, wall_ms, &padded(body), out);
                 *count += 1;
-            }
+            });
         }
-        if !self.messages.is_empty() {
-            self.writer.write(Kind::Messages, wall_ms, &self.messages, out);
-            self.messages.clear();
+        self.messages.drain(|messages| {
+            self.writer.write(Kind::Messages, wall_ms, messages, out);
             *count += 1;
-        }
+        });
     }
 }
 

@@ -6,8 +6,8 @@
 //!
 //! # Invariants
 //!
-//! - What waits for one peer is bounded: beyond [`WAITING_BYTES_MAX`] the link is dropped, and what
-//!   was asked on it counts as lost.
+//! - What waits for one peer is bounded: beyond [`WAITING_BYTES_MAX`] nothing is taken, nor what fits
+//!   into no frame; who wanted it sent hears that it would not arrive.
 //! - Nothing that a stranger sends is looked at beyond its handshake, and that only for
 //!   [`PATIENCE`]; strangers are bounded in number.
 
@@ -18,13 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gridkv_cluster::identity::{Handshake, Hello, Local, Peer, Reason, Refusal, Step};
-use gridkv_cluster::message::{self, Ask, Reply};
+use gridkv_cluster::message::{Ask, Reply};
 use gridkv_cluster::model::MemberId;
 use gridkv_cluster::topology::Epoch;
 use gridkv_cluster::{Instant, NodeId, WallTime};
 use gridkv_net::peer;
 use gridkv_net::ring::{ConnectionId, DataRing, Interest};
-use gridkv_net::wire::frame::{Kind, Seal};
+use gridkv_net::wire::frame::{BODY_BYTES_MAX, Kind, Seal};
 use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
 
 use super::Told;
@@ -34,6 +34,9 @@ use super::status::Figures;
 
 /// How long a peer that is refused has to hear why.
 const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// A frame about the nodes that is longer is not sent: it fits into no frame.
+const OTHER_BYTES_MAX: usize = BODY_BYTES_MAX - 64;
 
 /// Peers that have connected and not shaken hands yet, at most.
 const STRANGER_COUNT_MAX: usize = 128;
@@ -196,11 +199,11 @@ impl Links {
             return false;
         }
         let was_empty = link.waiting_bytes() == 0;
-        message::push_ask(ask, archive, &mut link.messages);
-        if was_empty {
+        let is_taken = link.push_ask(ask, archive);
+        if was_empty && is_taken {
             self.queue.push(id);
         }
-        true
+        is_taken
     }
 
     /// Gives an answer to the link on which it was asked, if that is still there.
@@ -210,8 +213,7 @@ impl Links {
             return;
         }
         let was_empty = link.waiting_bytes() == 0;
-        message::push_reply(reply, record, &mut link.messages);
-        if was_empty {
+        if link.push_reply(reply, record) && was_empty {
             self.queue.push(id);
         }
     }
@@ -224,16 +226,16 @@ impl Links {
         if link.is_failing() || link.waiting_bytes() > WAITING_BYTES_MAX {
             return false;
         }
-        link.commands.extend_from_slice(entry);
+        let is_taken = link.push_command(entry, false);
         self.queue.push(id);
-        true
+        is_taken
     }
 
     /// Gives a reply to a command to the link on which it came, if that is still there.
     pub(super) fn reply_command(&mut self, id: LinkId, entry: &[u8]) {
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.is_open() && link.waiting_bytes() <= WAITING_BYTES_MAX {
-            link.command_replies.extend_from_slice(entry);
+            link.push_command(entry, true);
             self.queue.push(id);
         }
     }
@@ -246,7 +248,7 @@ impl Links {
     /// Gives another frame to a link.
     pub(super) fn push(&mut self, id: LinkId, kind: Kind, body: Vec<u8>) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.waiting_bytes() > WAITING_BYTES_MAX {
+        if link.waiting_bytes() > WAITING_BYTES_MAX || body.len() > OTHER_BYTES_MAX {
             return;
         }
         link.others.push((kind, body));

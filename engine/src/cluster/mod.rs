@@ -9,7 +9,7 @@
 //!
 //! - [`machine`]: what the core does about keys, without I/O
 //! - [`replicas`]: does what the machine wants done
-//! - [`links`], [`link`], [`traffic`]: connections to peers, and what comes on them
+//! - [`links`], [`link`], [`batches`], [`traffic`]: connections to peers, and what comes on them
 //! - [`control`]: who is a member, and who answers
 //! - [`calls`]: what one node has another do that is neither
 //!
@@ -18,6 +18,7 @@
 //! - The one place that turns the outputs of the machine into deeds is [`Core::drain_machine`], after
 //!   each event. Nothing in here waits.
 
+mod batches;
 pub(crate) mod calls;
 pub(crate) mod control;
 pub mod identity_files;
