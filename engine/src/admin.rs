@@ -254,8 +254,8 @@ fn unready_lines(reasons: impl Iterator<Item = Unready>) -> Vec<String> {
     let (mut lines, mut slots) = (BTreeSet::new(), 0_u32);
     for reason in reasons {
         let line = match reason {
-            // Why is what the core that speaks for the node says.
-            Unready::NoMember => "this node serves no keys",
+            // The core that speaks for the node says why.
+            Unready::NoMember => continue,
             Unready::Frozen => "the topology is being changed: no writes are taken",
             Unready::Empty => "this node has lost its data: it serves no keys",
             Unready::Clearing => "what was removed everywhere is still being removed here",
