@@ -23,7 +23,7 @@
 //!   durably as its log's option says.
 //! - A write whose replicas are known to be too few is refused before anything is sent. One that was
 //!   sent and came to no end is *unknown*, never failed.
-//! - A key with an expiry ends once: [`expiry`] says who judges.
+//! - A key with an expiry ends once at `linearizable`: its coordinator judges, and nobody else.
 //! - Whatever brings a mutation to a replica is merged by version: repeats and reordering are
 //!   harmless.
 

@@ -303,6 +303,7 @@ impl Coordinator {
 
     /// The driver has made what [`Output::Compute`] asked for.
     pub fn computed(&mut self, now: Now, op: OpId, computed: Computed) {
+        self.assert_drained();
         let mut computing = self.computing.remove(&op).expect("the driver was asked");
         // All whom the round was for may have given up meanwhile.
         let Some(round) = self.rounds.get(&computing.round) else { return };
@@ -315,7 +316,7 @@ impl Coordinator {
             computing.has_changed = true;
         }
         self.compute_next(now, computing);
-        self.ops.trim();
+        self.end_event();
     }
 
     /// All changes are made: proposes the result, unless it is what all who have promised have.

@@ -45,6 +45,7 @@ impl Coordinator {
 
     /// The driver has read the log for a peer: [`Output::Feed`].
     pub fn fed(&mut self, now: Now, peer: NodeId, excerpt: &Excerpt) {
+        self.assert_drained();
         assert!(excerpt.entries.len() <= Excerpt::COUNT_MAX);
         let Some(view) = &self.view else { return };
         let placement = std::sync::Arc::clone(&view.placement);
@@ -69,6 +70,7 @@ impl Coordinator {
             let (to, mutation) = ([peer].into_iter().collect(), Rc::new(entry.clone()));
             self.outputs.push_back(Output::Send { to, ask, mutation });
         }
+        self.end_event();
     }
 
     /// A copy that a peer had missed has arrived, or has not.

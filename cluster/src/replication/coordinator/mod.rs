@@ -1,7 +1,8 @@
 //! Does what clients ask of one core, with the help of the replicas.
 //!
 //! ```text
-//!   begin, on_answer, on_view, handle_timeout, computed, fed   -- each: then drain poll_output
+//!   begin, on_answer, on_view, on_lost, handle_timeout, computed, fed
+//!                              each when poll_output was drained, which asserts see to
 //!     Send     to replicas, this node's own perhaps among them
 //!     Compute  -> computed     what the driver makes of a record, for a change
 //!     Log                      what the core's sync log keeps
@@ -301,6 +302,7 @@ impl Coordinator {
         level: Level,
         work: Work<'_>,
     ) -> OpId {
+        self.assert_drained();
         let id = self.ops.add();
         self.skew.mark(id, now.at);
         self.stats.begun += 1;
@@ -314,7 +316,7 @@ impl Coordinator {
         let is_full = held_bytes > 0 && held_bytes + bytes > self.config.op_bytes_max;
         if is_full || self.ops.count() >= self.config.op_count_max {
             self.done(id, Outcome::NotApplied(Why::Overloaded));
-            self.ops.trim();
+            self.end_event();
             return id;
         }
         let charge = Some(self.account.charge(bytes));
@@ -336,7 +338,7 @@ impl Coordinator {
         } else {
             self.start(now, id, common, waiting);
         }
-        self.ops.trim();
+        self.end_event();
         id
     }
 
@@ -433,13 +435,12 @@ impl Coordinator {
         reply: Reply,
         mutation: Option<&Mutation<'_>>,
     ) {
+        self.assert_drained();
         let (id, attempt) = op_of(reply.request);
         self.skew.note_answer(now.at, from, id);
         if let Some(sequence) = self.unconfirmed.take(from, reply.request) {
             self.on_settled_answer(now, from, reply, sequence);
-            return;
-        }
-        if self.rounds.contains_key(&id) {
+        } else if self.rounds.contains_key(&id) {
             self.on_round_answer(now, (id, attempt), from, reply, mutation);
         } else {
             match self.ops.get(id) {
@@ -457,7 +458,7 @@ impl Coordinator {
                 None => self.on_late_answer(id, from, reply, mutation),
             }
         }
-        self.ops.trim();
+        self.end_event();
     }
 
     /// Another node's clock showed `remote` in a frame. Comes before the answers in that frame.
@@ -467,6 +468,7 @@ impl Coordinator {
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
+        self.assert_drained();
         while let Some((at, id)) = self.retries.first().copied()
             && at <= now.at
         {
@@ -486,7 +488,7 @@ impl Coordinator {
         }
         self.late.expire(now.at);
         self.feed_due(now);
-        self.ops.trim();
+        self.end_event();
     }
 
     /// An operation's time is up.
@@ -511,6 +513,41 @@ impl Coordinator {
             Some(Entry::Change(..)) => self.expire_change(now, id),
             Some(Entry::Repair(..)) => self.end_repair(now, id, false),
             Some(Entry::Round) | None => {}
+        }
+    }
+
+    fn assert_drained(&self) {
+        assert!(self.outputs.is_empty(), "outputs are polled before the next event");
+    }
+
+    /// All that an event leads to was done.
+    fn end_event(&mut self) {
+        self.ops.trim();
+        self.assert_invariants();
+    }
+
+    fn assert_invariants(&self) {
+        assert_eq!(self.rounds.len(), self.keys.len(), "a key has one round");
+        assert!(self.rounds.len() * 2 <= self.ops.count(), "a round is for a change at least");
+        assert!(self.reads.len() <= self.ops.count(), "what a read will tell is for a read");
+        assert!(self.ops.count() > 0 || self.account.bytes() == 0, "nothing holds nothing");
+        assert!(self.next_sequence > 0);
+        #[cfg(debug_assertions)]
+        self.assert_rounds();
+    }
+
+    /// What costs more than to look at a few numbers.
+    #[cfg(debug_assertions)]
+    fn assert_rounds(&self) {
+        for (key, (id, queue)) in &self.keys {
+            let round = self.rounds.get(id).expect("the round of a key is under way");
+            assert_eq!(*key, round.common.key);
+            assert!(matches!(self.ops.look(*id), Some(Entry::Round)));
+            assert!(!round.ops.is_empty(), "a round without changes has ended");
+            let is_change = |op: &OpId| matches!(self.ops.look(*op), Some(Entry::Change(..)));
+            assert!(round.ops.iter().all(is_change));
+            let waits = |op: &OpId| matches!(self.ops.look(*op), Some(Entry::Waiting(..)));
+            assert!(queue.iter().all(waits));
         }
     }
 

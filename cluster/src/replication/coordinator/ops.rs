@@ -85,6 +85,12 @@ impl Ops {
         self.places[index].as_deref_mut()
     }
 
+    /// As [`Ops::get`], to look at.
+    #[cfg(debug_assertions)]
+    pub(super) fn look(&self, id: OpId) -> Option<&Entry> {
+        self.places[self.index(id)?].as_deref()
+    }
+
     fn index(&self, id: OpId) -> Option<usize> {
         let index = usize::try_from(id.0.checked_sub(self.base)?).ok()?;
         (index < self.places.len()).then_some(index)

@@ -18,6 +18,7 @@ use crate::time::Now;
 impl Coordinator {
     /// The cluster has changed, or who can be reached.
     pub fn on_view(&mut self, now: Now, view: View) {
+        self.assert_drained();
         // What is written from here on is newer than what was removed.
         self.clock.pass(view.topology.cleared().timestamp);
         let view = Rc::new(view);
@@ -31,11 +32,11 @@ impl Coordinator {
             }
             let lost: Vec<NodeId> = before.reachable.difference(&view.reachable).copied().collect();
             for node in lost {
-                self.on_lost(now, node);
+                self.lose(now, node);
             }
         }
         self.feed_due(now);
-        self.ops.trim();
+        self.end_event();
     }
 
     /// Goes on with the replicas of a newer topology. Where one was passed over, nobody knows whom it
@@ -114,6 +115,12 @@ impl Coordinator {
 
     /// What a node was asked will not be answered.
     pub fn on_lost(&mut self, now: Now, node: NodeId) {
+        self.assert_drained();
+        self.lose(now, node);
+        self.end_event();
+    }
+
+    fn lose(&mut self, now: Now, node: NodeId) {
         for id in self.ops.ids() {
             match self.ops.get(id) {
                 Some(Entry::Write(write)) if write.targets.status(node) == Some(Status::Asked) => {
@@ -132,6 +139,5 @@ impl Coordinator {
         if let Some(sequence) = self.unconfirmed.on_lost(node) {
             self.catch_up.missed(node, sequence);
         }
-        self.ops.trim();
     }
 }
