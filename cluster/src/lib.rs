@@ -19,6 +19,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod fuzz;
 pub mod hlc;
 pub mod identity;
 pub mod member;

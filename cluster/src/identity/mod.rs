@@ -11,6 +11,8 @@
 
 mod certificate;
 mod datagram;
+#[cfg(test)]
+mod fuzz;
 mod handshake;
 pub mod hex;
 mod introduction;

@@ -14,6 +14,8 @@
 //! node takes no writes. Nodes and the simulator drive the same one.
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeSet, VecDeque};

@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 
 use super::member::{Claim, Member, State};
-use super::packet::{Body, Header, Packet};
+use super::packet::{Body, Header, Packet, RUN_MAX};
 use super::suspicion::Suspicion;
 use super::{MEMBERS_MAX, Output, Swim, Writer};
 use crate::model::MemberId;
@@ -291,9 +291,14 @@ impl Swim {
         match claim.incarnation.checked_add(1) {
             Some(incarnation) if !is_other => self.me.incarnation = incarnation,
             // A run of this node whose clock was ahead, or incarnations that are used up.
-            _ => {
+            _ if claim.run < RUN_MAX => {
                 self.me.run = claim.run + 1;
                 self.me.incarnation = 0;
+            }
+            // Somebody has made it up: nothing is above it but an incarnation, if that.
+            _ => {
+                self.me.run = RUN_MAX;
+                self.me.incarnation = claim.incarnation.saturating_add(1);
             }
         }
         self.stats.refutation_count += 1;

@@ -44,6 +44,8 @@
 mod config;
 mod contact;
 mod event;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod hear;
 mod member;
 mod packet;

@@ -31,8 +31,8 @@ use super::member::{Claim, Member, State};
 use crate::model::MemberId;
 
 pub(super) const VERSION: u8 = 1;
-/// Far beyond any wall clock. It leaves room to go above.
-const RUN_MAX: u64 = u64::MAX / 2;
+/// Far beyond any wall clock.
+pub(super) const RUN_MAX: u64 = u64::MAX / 2;
 /// A list of all members, the sender's own claim aside, and as many corrections.
 pub(super) const CLAIMS_MAX: usize = 2 * MEMBERS_MAX;
 /// Of a claim: a suspicion with an IPv6 address.

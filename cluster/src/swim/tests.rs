@@ -110,6 +110,20 @@ fn incarnations_that_are_used_up_end_in_a_new_run() {
     assert_eq!((me.run, me.incarnation, me.state), (1_001, 0, State::Alive));
 }
 
+/// What it says of itself has to be above what was made up, and something that others can read.
+#[test]
+fn a_run_that_nothing_is_above_is_refuted_by_an_incarnation() {
+    for (run, expected) in [(packet::RUN_MAX - 1, (0, 1)), (packet::RUN_MAX, (4, 0))] {
+        let mut swim = alone(Config::lan());
+        let made_up = Member { run, ..member(1, State::Dead, 3) };
+        let bytes = packet(member(2, State::Alive, 0), Body::Gossip, &[made_up]);
+        let told = sent(&datagram(&mut swim, Instant::ZERO, &bytes));
+        let me = told.first().expect("others can read it").1.header.sender;
+        assert_eq!((me.incarnation, me.run), (expected.0, run + expected.1));
+        assert!(me.rank() > made_up.rank());
+    }
+}
+
 #[test]
 fn nobody_raises_the_incarnation_of_another() {
     let mut swim = alone(Config::lan());

@@ -7,6 +7,7 @@
 pub mod agreement;
 pub mod placement;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use rkyv::rancor;
@@ -18,6 +19,12 @@ use crate::model::{MemberId, NodeId, Timestamp, Version};
 /// The number of a topology; each change makes the next one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
+
+/// More changes than this are not made. It leaves room to count on.
+pub(crate) const EPOCH_MAX: u64 = u64::MAX / 2;
+
+/// Nothing was removed up to later than this, in the year 6429: clocks go above it.
+const CLEARED_TIMESTAMP_MAX: u64 = u64::MAX / 2;
 
 /// Members that vote on changes, at most: those with the lowest numbers.
 pub const VOTER_COUNT_MAX: usize = 7;
@@ -212,7 +219,13 @@ impl Topology {
     pub fn after(&self, change: &Change) -> Result<Option<Self>, Refusal> {
         let mut next = self.clone();
         next.epoch += 1;
+        if next.epoch > EPOCH_MAX {
+            return Err(Refusal::Full);
+        }
         match change {
+            Change::Clear(timestamp, _) if *timestamp > CLEARED_TIMESTAMP_MAX => {
+                return Err(Refusal::Invalid);
+            }
             Change::Clear(timestamp, node) => {
                 let version = Version { timestamp: Timestamp(*timestamp), node: NodeId(*node) };
                 if version <= self.cleared() {
@@ -250,6 +263,12 @@ impl Topology {
         Ok(Some(next))
     }
 
+    /// Whether it can be what was agreed on after `base`.
+    pub(crate) fn follows(&self, base: &Self) -> bool {
+        let what_stays = |it: &Self| (it.cluster, it.token_secret, it.replica_count);
+        self.epoch == base.epoch + 1 && what_stays(self) == what_stays(base)
+    }
+
     /// Whether keys have other replicas, or replicas other stores, than in `next`. That loses what
     /// the cluster holds, so it must hold nothing.
     #[must_use]
@@ -282,13 +301,22 @@ impl Topology {
     /// Whether it can be one that [`Topology::after`] has made.
     pub(crate) fn is_valid(&self) -> bool {
         self.epoch > 0
+            && self.epoch <= EPOCH_MAX
+            && self.cleared_timestamp <= CLEARED_TIMESTAMP_MAX
             && self.replica_count > 0
             && !self.members.is_empty()
             && self.members.len() <= MEMBER_COUNT_MAX
             && self.members.iter().all(|member| is_valid(member) && member.node > 0)
             && self.members.windows(2).all(|pair| pair[0].node < pair[1].node)
             && self.members.last().is_some_and(|member| member.node < self.next_node)
+            && are_distinct(self.members.iter().map(|member| member.id))
+            && are_distinct(self.members.iter().map(|member| member.address))
     }
+}
+
+fn are_distinct<T: Ord>(items: impl ExactSizeIterator<Item = T>) -> bool {
+    let count = items.len();
+    items.collect::<BTreeSet<T>>().len() == count
 }
 
 fn is_valid(member: &Member) -> bool {
@@ -356,6 +384,37 @@ pub(crate) mod tests {
         let mut thief = member(4);
         thief.address = member(1).address;
         assert_eq!(topology(3, 3).after(&Change::Join(thief)), Err(Refusal::AddressTaken));
+    }
+
+    /// A member whose clock has to be above the last timestamp has none to give.
+    #[test]
+    fn what_leaves_no_room_above_it_is_no_topology() {
+        let valid = topology(3, 3);
+        let epoch = |epoch| Topology { epoch, ..valid.clone() };
+        let cleared = |cleared_timestamp| Topology { cleared_timestamp, ..valid.clone() };
+        for (topology, is_valid) in [
+            (epoch(EPOCH_MAX), true),
+            (epoch(EPOCH_MAX + 1), false),
+            (cleared(CLEARED_TIMESTAMP_MAX), true),
+            (cleared(u64::MAX), false),
+        ] {
+            assert_eq!(Topology::decode(&topology.encode()).is_ok(), is_valid);
+        }
+        assert_eq!(valid.after(&Change::Clear(u64::MAX, 1)), Err(Refusal::Invalid));
+        assert_eq!(epoch(EPOCH_MAX).after(&Change::Clear(1, 1)), Err(Refusal::Full));
+    }
+
+    /// Each has its own places on the ring: with two of one identity there are fewer copies than members.
+    #[test]
+    fn members_are_distinct_by_identity_number_and_address() {
+        let valid = topology(3, 3);
+        let changes: [fn(&mut Member); 3] =
+            [|it| it.id = member(1).id, |it| it.node = 1, |it| it.address = member(1).address];
+        for change in changes {
+            let mut double = valid.clone();
+            change(&mut double.members[2]);
+            assert_eq!(Topology::decode(&double.encode()), Err(DecodeError));
+        }
     }
 
     #[test]

@@ -23,6 +23,14 @@ pub struct Ballot {
 }
 
 impl Ballot {
+    /// The largest timestamp of a ballot: in the year 6429. It leaves room to go above.
+    pub(super) const TIMESTAMP_MAX: u64 = u64::MAX / 2;
+
+    /// Whether a proposer can have drawn it.
+    pub(super) const fn is_valid(self) -> bool {
+        self.timestamp <= Self::TIMESTAMP_MAX
+    }
+
     /// As a version, for clocks.
     #[must_use]
     pub const fn version(self) -> Version {
@@ -74,9 +82,11 @@ impl Kept {
             rkyv::util::AlignedVec::with_capacity(bytes.len());
         aligned.extend_from_slice(bytes);
         let kept: Self = rkyv::from_bytes::<_, rancor::Error>(&aligned).map_err(|_| DecodeError)?;
-        let accepted = kept.vote.accepted.as_ref().map(|(_, topology)| topology);
-        let mut topologies = kept.current.iter().chain(accepted);
-        if topologies.all(Topology::is_valid) { Ok(kept) } else { Err(DecodeError) }
+        let Self { current, vote } = &kept;
+        let is_valid = current.as_ref().is_none_or(Topology::is_valid)
+            && vote.promised.is_valid()
+            && vote.accepted.as_ref().is_none_or(|(ballot, it)| ballot.is_valid() && it.is_valid());
+        if is_valid { Ok(kept) } else { Err(DecodeError) }
     }
 }
 

@@ -42,6 +42,8 @@
 #![allow(missing_docs, reason = "what rkyv derives beside an enum has none")]
 
 mod acceptor;
+#[cfg(test)]
+pub(crate) mod fuzz;
 mod joining;
 mod proposal;
 mod proposing;
@@ -361,7 +363,7 @@ impl Agreement {
             }
             Request::Prepare { base, ballot, must_be_empty } => {
                 self.learn(now, &base);
-                if self.kept.slot() != base.epoch + 1 {
+                if self.kept.current.as_ref() != Some(&base) {
                     return self.answer(via, Answer::Current(self.kept.current.clone()));
                 }
                 if ballot <= self.kept.vote.promised {
@@ -381,7 +383,7 @@ impl Agreement {
             }
             Request::Accept { base, ballot, value } => {
                 self.learn(now, &base);
-                if self.kept.slot() != value.epoch {
+                if self.kept.current.as_ref() != Some(&base) {
                     return self.answer(via, Answer::Current(self.kept.current.clone()));
                 }
                 // Who has been free to take writes since it was found empty must not accept what moves.

@@ -95,7 +95,9 @@ impl Proposal {
         if self.is_accepting {
             return Progress::Pending;
         }
-        self.promises.insert(from, promise);
+        // What does not follow cannot have been accepted.
+        let accepted = promise.accepted.filter(|(_, value)| value.follows(&self.base));
+        self.promises.insert(from, Promise { accepted, ..promise });
         let has_promised = |node: &NodeId| self.promises.contains_key(node);
         if !is_majority(self.base.voters(), has_promised) {
             return Progress::Pending;
@@ -233,6 +235,20 @@ mod tests {
         proposal.on_promise(NodeId(1), Promise { accepted, is_empty: true });
         assert_eq!(proposal.on_promise(NodeId(2), empty()), Progress::Promised);
         assert_eq!(proposal.value, theirs);
+    }
+
+    #[test]
+    fn what_cannot_follow_is_not_proposed_whoever_says_that_it_was_accepted() {
+        let base = topology(3, 3);
+        let mine = base.after(&Change::Clear(7, 1)).unwrap().unwrap();
+        let other_cluster = Topology { cluster: 8, ..mine.clone() };
+        for found in [base.clone(), other_cluster, Topology { epoch: 9, ..mine.clone() }] {
+            let mut proposal = Proposal::new(base.clone(), mine.clone(), BALLOT, false);
+            let accepted = Some((Ballot { timestamp: 3, proposer: 2 }, found));
+            proposal.on_promise(NodeId(1), Promise { accepted, is_empty: true });
+            assert_eq!(proposal.on_promise(NodeId(2), empty()), Progress::Promised);
+            assert_eq!(proposal.value, mine);
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::request::Request;
 use super::{ATTEMPT, Agreement, Failure, Output, REST, Tag, WISH, WISH_COUNT_MAX, Wish};
 use crate::model::NodeId;
 use crate::time::Instant;
-use crate::topology::{Change, Epoch, Member, Refusal, Topology};
+use crate::topology::{Change, EPOCH_MAX, Epoch, Member, Refusal, Topology};
 
 impl Agreement {
     pub(super) fn wish(&mut self, now: Instant, tag: Option<Tag>, change: Change) {
@@ -39,11 +39,21 @@ impl Agreement {
                 self.retry_at = (!self.wishes.is_empty()).then_some(now);
                 return;
             }
-            None if self.has_accepted() => Topology { epoch: base.epoch + 1, ..base.clone() },
+            None if self.has_accepted() && base.epoch < EPOCH_MAX => {
+                Topology { epoch: base.epoch + 1, ..base.clone() }
+            }
             None => return,
         };
-        let wall = self.wall.as_millis() << 16;
-        self.ballot_min = self.ballot_min.max(self.kept.vote.promised.timestamp).max(wall) + 1;
+        let wall = (self.wall.as_millis() << 16).min(Ballot::TIMESTAMP_MAX - 1);
+        let above = self.ballot_min.max(self.kept.vote.promised.timestamp).max(wall);
+        if above >= Ballot::TIMESTAMP_MAX {
+            // Somebody has used them up: nothing is agreed on any more.
+            for wish in std::mem::take(&mut self.wishes) {
+                self.end_wish(&wish, Err(Refusal::NoMajority));
+            }
+            return;
+        }
+        self.ballot_min = above + 1;
         let ballot = Ballot { timestamp: self.ballot_min, proposer: self.own.member.id };
         let ask_all = self.ask_all;
         self.proposal = Some((Proposal::new(base, value, ballot, ask_all), now + ATTEMPT));

@@ -101,11 +101,13 @@ bytes_of!(Request, Answer);
 impl Request {
     fn is_valid(&self) -> bool {
         match self {
-            Self::Ask | Self::Dropped(_) => true,
+            Self::Ask => true,
+            Self::Dropped(ballot) => ballot.is_valid(),
             Self::Join { member, .. } => crate::topology::is_valid(member),
-            Self::Prepare { base, .. } => base.is_valid(),
-            Self::Accept { base, value, .. } => {
-                base.is_valid() && value.is_valid() && value.epoch == base.epoch + 1
+            Self::Prepare { base, ballot, .. } => base.is_valid() && ballot.is_valid(),
+            Self::Accept { base, ballot, value } => {
+                let are_valid = base.is_valid() && ballot.is_valid() && value.is_valid();
+                are_valid && value.follows(base)
             }
             Self::Chosen(topology) => topology.is_valid(),
         }
@@ -115,9 +117,13 @@ impl Request {
 impl Answer {
     fn is_valid(&self) -> bool {
         match self {
-            Self::Current(Some(topology))
-            | Self::Promised { accepted: Some((_, topology)), .. } => topology.is_valid(),
-            _ => true,
+            Self::Current(topology) => topology.as_ref().is_none_or(Topology::is_valid),
+            Self::Promised { ballot, accepted, .. } => {
+                let is_valid = |it: &(Ballot, Topology)| it.0.is_valid() && it.1.is_valid();
+                ballot.is_valid() && accepted.as_ref().is_none_or(is_valid)
+            }
+            Self::Accepted(ballot) | Self::Refused(ballot) => ballot.is_valid(),
+            Self::Pending | Self::Rejected(_) => true,
         }
     }
 }

@@ -446,3 +446,43 @@ fn a_node_that_is_no_member_sends_newcomers_to_those_who_are() {
     let told = Output::Answer(Via(1), Answer::Current(Some(topology)));
     assert!(outputs(&mut agreement).contains(&told));
 }
+
+/// A ballot above which there is none would end the proposer by an overflow, and the votes for ever.
+#[test]
+fn a_ballot_that_leaves_no_room_above_it_is_no_message() {
+    let base = crate::topology::tests::topology(2, 3);
+    let room = Ballot { timestamp: Ballot::TIMESTAMP_MAX, proposer: 9 };
+    for (ballot, is_valid) in [(room, true), (Ballot { timestamp: u64::MAX, proposer: 0 }, false)] {
+        let prepare = Request::Prepare { base: base.clone(), ballot, must_be_empty: false };
+        assert_eq!(Request::decode(&prepare.encode()).is_ok(), is_valid);
+        assert_eq!(Answer::decode(&Answer::Refused(ballot).encode()).is_ok(), is_valid);
+    }
+    let last = Topology { epoch: u64::MAX, ..base };
+    assert!(Request::decode(&Request::Chosen(last).encode()).is_err());
+
+    // Who has heard of the last ballot says that nothing can be agreed on.
+    let mut agreement = Agreement::new(net::own(1), None, 7, 1, Instant::ZERO).unwrap();
+    outputs(&mut agreement);
+    let (wall, refused) = (WallTime::EPOCH, Answer::Refused(room));
+    agreement.handle(Instant::ZERO, wall, Input::Answer(member(2).address, refused));
+    agreement.handle(Instant::ZERO, wall, Input::Wish(Tag(1), Change::Clear(1, 1)));
+    let done = Output::Done(Tag(1), Err(Failure::Refused(Refusal::NoMajority)));
+    assert_eq!(outputs(&mut agreement), [done]);
+}
+
+/// Two topologies of one epoch are never decided: who speaks of another one has made it up.
+#[test]
+fn nothing_is_promised_or_accepted_on_another_base_than_the_one_that_holds() {
+    let (mut agreement, base, _) = second_of_two();
+    let forged = Topology { replica_count: 1, ..base.clone() };
+    let value = forged.after(&Change::Clear(7, 1)).unwrap().unwrap();
+    let requests = [
+        Request::Prepare { base: forged.clone(), ballot: EARLY, must_be_empty: false },
+        Request::Accept { base: forged, ballot: EARLY, value },
+    ];
+    for (via, request) in (10..).map(Via).zip(requests) {
+        agreement.handle(Instant::ZERO, WallTime::EPOCH, Input::Request(via, request));
+        let current = Answer::Current(Some(base.clone()));
+        assert_eq!(outputs(&mut agreement), [Output::Answer(via, current)]);
+    }
+}
