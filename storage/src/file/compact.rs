@@ -517,7 +517,7 @@ impl<D: Disk> FileStorage<D> {
             }
         } else {
             let was_value = matches!(append.kind, Kind::Value | Kind::Ended);
-            let covers = !was_value
+            let covers = append.kind != Kind::Value
                 || (is_past(mutation.expires_at, self.now) && self.tombstones == Tombstones::Drop);
             let origin = if was_value { work.id } else { record.header.origin };
             if !covers || work.oldest_other >= origin {

@@ -303,7 +303,7 @@ impl<D: Disk> FileStorage<D> {
         self.count_live(known);
         let bytes = record_bytes(known.payload_bytes as usize) as u64;
         let file = self.log.file_mut(known.place.file);
-        if known.is_tombstone {
+        if known.is_tombstone && known.expires_at.is_none() {
             // The index knows it: it is live, and not one of those that only the log knows.
             file.tombstone_bytes = file.tombstone_bytes.saturating_sub(bytes);
         }

@@ -655,7 +655,12 @@ impl<D: Disk> Recovery<'_, D> {
                 store.index.remove(ident);
                 store.forsake(&known);
                 let bytes = record_bytes(known.payload_bytes as usize) as u64;
-                store.log.file_mut(known.place.file).tombstone_bytes += bytes;
+                let file = store.log.file_mut(known.place.file);
+                file.tombstone_bytes += bytes;
+                if known.expires_at.is_some() {
+                    // One that has ended does not say where it was first written.
+                    file.tombstone_origin = file.tombstone_origin.max(file.id);
+                }
             }
             store.floor = store.log.version_max;
         }

@@ -1,6 +1,6 @@
 //! What becomes of the deleted where tombstones are kept.
 
-use super::kit::{Rig, SEGMENT_BYTES};
+use super::kit::{Rig, SEGMENT_BYTES, small};
 use super::*;
 use crate::backend::Accepted;
 
@@ -121,4 +121,34 @@ fn what_was_deleted_after_the_version_of_a_clearing_stays_so() {
     rig = rig.reopen(disk.clone());
     assert_eq!(accepted(&mut rig, b"deleted"), None);
     assert!(accepted(&mut rig, b"stays").is_some());
+}
+
+/// A node that was in a cluster is started without one: it keeps no tombstones from then on.
+#[test]
+fn what_a_record_that_has_ended_covers_stays_covered_where_tombstones_are_dropped() {
+    let (mut rig, disk) = keeping(4);
+    let expires_at = rig.now + Duration::from_secs(1);
+    rig.set(b"ended", b"before");
+    rig.set(b"stays", &[7; 30_000]);
+    roll(&mut rig);
+    rig.apply(b"ended", None, Some(expires_at));
+    for round in 0..40_u8 {
+        rig.set(b"often", &[round; 1_000]);
+    }
+    roll(&mut rig);
+    let version = accepted(&mut rig, b"ended").unwrap();
+    let token = contract::token_of(b"ended");
+    assert_eq!(rig.store.accepted(token, b"ended"), Accepted::Ended(version, expires_at));
+    let id = rig.store.log.file(rig.place_of(b"ended").0).id;
+    disk.crash();
+    let mut rig = Rig::open(disk.clone(), small());
+    for _ in 0..3 {
+        assert_eq!(rig.store.peek(token, b"ended", rig.now), Lookup::Absent);
+        rig.settle(&disk);
+        disk.crash();
+        rig = rig.reopen(disk.clone());
+    }
+    let is_left = rig.store.log.files.iter().flatten().any(|it| it.id == id && it.has_records());
+    assert!(!is_left, "its file is gone, and what it said is kept elsewhere");
+    assert_eq!(rig.store.peek(token, b"ended", rig.now), Lookup::Absent);
 }
