@@ -5,10 +5,16 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 
 use crate::wire::preamble::{self, NotANode, Preamble};
+
+/// How long what was sent may go without a sign that it has arrived, before a connection is given up.
+/// Without it TCP tries again for a quarter of an hour, at ever longer intervals: after a cut of a minute
+/// a connection was deaf for the better part of another.
+const SILENCE_MAX: Duration = Duration::from_secs(3);
 
 /// Begins to connect. The socket becomes writable when that has ended, well or not.
 ///
@@ -22,12 +28,18 @@ pub fn dial(address: SocketAddr) -> io::Result<Arc<OwnedFd>> {
     };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_socket_keepalive(&socket, true)?;
+    set_options(&socket)?;
     match rustix::net::connect(&socket, &address) {
         Ok(()) | Err(rustix::io::Errno::INPROGRESS) => Ok(Arc::new(socket)),
         Err(error) => Err(error.into()),
     }
+}
+
+fn set_options(socket: &impl AsFd) -> io::Result<()> {
+    sockopt::set_tcp_nodelay(socket, true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    let silence_max = u32::try_from(SILENCE_MAX.as_millis()).expect("a few seconds");
+    Ok(sockopt::set_tcp_user_timeout(socket, silence_max)?)
 }
 
 /// Ends what [`dial`] has begun, with the first bytes of the connection.
@@ -118,7 +130,7 @@ impl PeerListener {
     pub fn accept(&self) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
         match self.listener.accept() {
             Ok((socket, address)) => {
-                socket.set_nodelay(true)?;
+                set_options(&socket)?;
                 Ok(Some((socket.into(), address)))
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),

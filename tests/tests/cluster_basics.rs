@@ -263,3 +263,23 @@ fn every_request_of_a_long_pipeline_is_the_clusters() {
     let begun = cluster.members[1].metric("gridkv_cluster_begun_total") - before;
     assert_eq!(begun, COUNT as u64);
 }
+
+/// Whoever claims a job by deleting its key must be the only one.
+#[test]
+fn of_those_who_delete_a_key_at_once_one_has_deleted_it() {
+    let mut cluster = Cluster::start(3, &Spec::memory());
+    for level in ["one", "quorum"] {
+        let mut clients: Vec<_> =
+            cluster.members.iter_mut().map(|it| it.connect_at(level)).collect();
+        for number in 0..100 {
+            let key = format!("{level}:{number}");
+            assert_eq!(clients[number % 3].call(&["SET", &key, "job"]), ok());
+            for client in &mut clients {
+                client.send(&["DEL", &key]);
+            }
+            let replies: Vec<_> = clients.iter_mut().map(|it| it.reply()).collect();
+            let count = replies.iter().filter(|reply| **reply == Value::Integer(1)).count();
+            assert_eq!(count, 1, "{key}: {replies:?}");
+        }
+    }
+}

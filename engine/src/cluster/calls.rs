@@ -8,6 +8,7 @@ use std::time::Duration;
 use gridkv_cluster::Instant;
 use gridkv_cluster::Token;
 use gridkv_cluster::model::{NodeId, Timestamp, Version};
+use gridkv_cluster::replication::Standing;
 use gridkv_cluster::topology::Change;
 use gridkv_cluster::topology::agreement::{Failure, Via};
 use gridkv_net::wire::frame::Kind;
@@ -52,6 +53,8 @@ pub(crate) enum CallAnswer {
     Keys(Vec<Vec<u8>>, Option<u64>),
     Count(u64),
     Is(bool),
+    /// The node does not serve its copies.
+    NotServing,
     Failed(String),
 }
 
@@ -198,6 +201,16 @@ impl Control {
 
 /// Does what a call asks for, with what this node has itself.
 async fn serve(handle: &Handle, call: Call) -> CallAnswer {
+    if matches!(call, Call::Walk { .. } | Call::Count) {
+        let serves = |core: &mut Core| {
+            core.world.machine.as_ref().is_some_and(|it| it.standing() == Standing::Serving)
+        };
+        match handle.on_all_cores(serves).await {
+            Ok(serve) if serve.iter().all(|it| *it) => {}
+            Ok(_) => return CallAnswer::NotServing,
+            Err(error) => return CallAnswer::Failed(error.to_string()),
+        }
+    }
     let result = match call {
         Call::Count => handle.stats().await.map(|stats| CallAnswer::Count(stats.key_count)),
         Call::HasCleared { timestamp, node } => {

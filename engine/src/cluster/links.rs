@@ -46,6 +46,8 @@ pub(crate) struct Links {
     pub(super) local: Arc<Local>,
     hello: Hello,
     links: BTreeMap<LinkId, Link>,
+    /// Those that may not be open: all that time is looked at for.
+    unopened: BTreeSet<LinkId>,
     by_target: BTreeMap<Target, LinkId>,
     /// By the connection's slot.
     by_slot: Vec<Option<(ConnectionId, LinkId)>>,
@@ -92,6 +94,7 @@ impl Links {
             local,
             hello,
             links: BTreeMap::new(),
+            unopened: BTreeSet::new(),
             by_target: BTreeMap::new(),
             by_slot: Vec::new(),
             next_id: FIRST_LINK,
@@ -169,7 +172,7 @@ impl Links {
     /// it would be lost.
     pub(super) fn unopened(&self) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
         let (mut unopened, mut failing) = (BTreeSet::new(), BTreeSet::new());
-        for link in self.links.values().filter(|link| !link.is_open()) {
+        for link in self.unopened.iter().filter_map(|id| self.links.get(id)) {
             let is_shards = link.target.is_some_and(|target| target.shard != CONTROL);
             let Some(node) = self.node_at(link.address).filter(|_| is_shards) else { continue };
             unopened.insert(node);
@@ -187,7 +190,8 @@ impl Links {
     /// When something is due about some link.
     pub(super) fn due_at(&self) -> Option<Instant> {
         let closing = self.closing.iter().map(|(_, at)| *at);
-        self.links.values().filter_map(Link::due_at).chain(closing).min()
+        let links = self.unopened.iter().filter_map(|id| self.links.get(id)?.due_at());
+        links.chain(closing).min()
     }
 
     /// Gives a message to the link to a peer's shard; `false` when it would not arrive.
@@ -262,6 +266,7 @@ impl Links {
         }
         let id = LinkId(self.next_token());
         self.links.insert(id, Link::dialled(target, Instant::ZERO));
+        self.unopened.insert(id);
         self.by_target.insert(target, id);
         id
     }
@@ -284,6 +289,7 @@ impl Links {
         let state = State::Shaking(connection, Box::new(handshake), now + PATIENCE);
         let id = LinkId(self.next_token());
         self.links.insert(id, Link::accepted(address, target, state));
+        self.unopened.insert(id);
         self.note_connection(connection, id);
     }
 
@@ -327,8 +333,10 @@ impl Links {
             }
         }
         let due = |link: &Link| link.due_at().is_some_and(|at| at <= now);
+        let links = &self.links;
+        self.unopened.retain(|id| links.get(id).is_some_and(|link| !link.is_open()));
         let due: Vec<LinkId> =
-            self.links.iter().filter(|(_, link)| due(link)).map(|(id, _)| *id).collect();
+            self.unopened.iter().filter(|id| links.get(id).is_some_and(due)).copied().collect();
         for id in due {
             let link = self.links.get(&id).expect("it was just listed");
             if matches!(link.state, State::Waiting(_)) {
@@ -461,6 +469,7 @@ impl Links {
         link.receive_seal = receive;
         link.seal_after_handshake = Some(send);
         link.state = State::Open(connection);
+        self.unopened.remove(&id);
         link.peer = Some(peer.id);
         link.failures = 0;
         let address = link.target.map_or(link.address, |target| target.address);
@@ -490,6 +499,7 @@ impl Links {
         }
         let target = link.target;
         link.fail(now);
+        self.unopened.insert(id);
         let Some(target) = target else {
             self.links.remove(&id);
             return None;

@@ -266,6 +266,14 @@ fn check(options: &ClusterConfig) -> Result<(), OpenError> {
             return Err(wrong(option, "must be at most `replicas`"));
         }
     }
+    let majority = options.replica_count / 2 + 1;
+    let (write, read) = (options.write_quorum, options.read_quorum);
+    let (write, read) = (write.unwrap_or(majority), read.unwrap_or(majority));
+    if write + read <= options.replica_count {
+        let problem = "must be so many that `read_quorum` and it together are more than `replicas`: \
+                       else reads at quorum miss acknowledged writes; `one` is for that";
+        return Err(wrong("write_quorum", problem));
+    }
     Ok(())
 }
 

@@ -5,8 +5,10 @@
 //! |---|---|
 //! | writes without reading | a write at the client's level |
 //! | only reads | a read at the client's level |
-//! | deletes | a read, and a write of the tombstone if there is something |
-//! | reads and writes | a change: agreed, whatever the level |
+//! | reads and writes, or deletes | a change: agreed, whatever the level |
+//!
+//! A deletion tells whether there was something, so that of two only one has deleted it: that takes
+//! agreement.
 //!
 //! What a command replies is kept until its operation has ended, and replaced by an error if that
 //! was not well.
@@ -44,8 +46,6 @@ pub(super) enum Runner {
 enum Step {
     /// The record is all that is needed.
     Read,
-    /// If there is something, it is deleted.
-    ReadToDelete,
     /// The command has run; its reply waits.
     Write,
     Change,
@@ -148,13 +148,12 @@ impl Machine {
             }
             (Staged::Wrote { .. }, _) => Step::Write,
             (Staged::WantsRecord, Access::Read) => Step::Read,
-            // A deletion at `linearizable` is one agreed change.
-            (Staged::WantsRecord, Access::Delete) if level != Level::Linearizable => {
-                Step::ReadToDelete
-            }
             (Staged::WantsRecord, Access::Write | Access::Delete | Access::Local) => Step::Change,
         };
-        let proposer = if step == Step::Change && !stays { self.proposer(token) } else { None };
+        // A deletion is done here, where its time is up when its client is told so: late, it would take
+        // away what was written since.
+        let goes = step == Step::Change && !stays && runner.access() != Access::Delete;
+        let proposer = if goes { self.proposer(token) } else { None };
         if self.handing.must_wait(token, proposer.is_some()) {
             return self.handing.wait(token, Incoming { runner, level, stays });
         }
@@ -194,21 +193,13 @@ impl Machine {
         record: Option<&[u8]>,
     ) {
         let mut pending = self.pending.remove(&op).expect("an operation ends once");
+        assert_eq!(pending.step, Step::Read, "nobody else asks for a record");
         let record = record.map(|record| mutation::access(record).expect("it was encoded here"));
         let version = self.coordinator.clock_mut().peek(now.wall);
-        let stage = Stage::known(record.as_ref(), version);
-        match pending.runner.run(shards, stage) {
-            Staged::Wrote { value, expires_at } => {
-                assert_eq!(pending.step, Step::ReadToDelete, "what only reads does not write");
-                pending.step = Step::Write;
-                let work = Work::Write { value: value.as_deref(), expires_at };
-                self.begin_op(now, shards, pending, work);
-            }
-            Staged::Nothing | Staged::WantsRecord => {
-                let found = record.map_or(Version::ZERO, |record| record.version);
-                self.end(pending.runner, Ok(()), found);
-            }
-        }
+        let staged = pending.runner.run(shards, Stage::known(record.as_ref(), version));
+        assert!(!matches!(staged, Staged::Wrote { .. }), "what only reads does not write");
+        let found = record.map_or(Version::ZERO, |record| record.version);
+        self.end(pending.runner, Ok(()), found);
     }
 
     /// The coordinator asks what a change makes of a record.

@@ -19,6 +19,7 @@
 //!   something about the key is under way here. (By token: two keys of one token wait for each other.)
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use gridkv_cluster::replication::Why;
 use gridkv_cluster::{Instant, NodeId, Now, Token, WallTime};
@@ -31,6 +32,9 @@ use crate::error::Error;
 use crate::server::commands::{Part, command_of};
 
 const MALFORMED: &str = "a command cannot be read";
+
+/// How long a command and its reply may be on their way.
+const ON_THE_WAY: Duration = Duration::from_millis(150);
 
 /// What is under way about one token.
 #[derive(Default)]
@@ -130,7 +134,8 @@ impl Machine {
         let deadline = now.wall + self.request_timeout;
         let entry = encode_command(id, deadline, &request);
         self.handing.next_id += 1;
-        let until = now.at + self.request_timeout;
+        // Who runs it has as long from when it begins.
+        let until = now.at + self.request_timeout + ON_THE_WAY;
         self.handing.handed.insert(id, Handed { request, node: to.node, until });
         self.handing.lanes.entry(token).or_default().away += 1;
         self.outputs.push_back(Output::Command { to, id, entry });

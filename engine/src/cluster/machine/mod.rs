@@ -231,17 +231,28 @@ impl Machine {
     /// Begins what was asked, and does what is due. Whether there was anything.
     pub(crate) fn turn(&mut self, now: Now, shards: &mut Shards) -> bool {
         self.assert_drained();
-        let mut has_done = !self.incoming.is_empty();
-        if self.coordinator.poll_timeout().is_some_and(|at| at <= now.at) {
-            has_done = true;
+        let has_begun = !self.incoming.is_empty();
+        let has_expired = self.expire(now, shards);
+        self.run(now, shards);
+        has_begun || has_expired
+    }
+
+    /// Does what is due. Whether there was anything. It comes before what has arrived: after a pause what
+    /// clients were long told has no known end must not go on.
+    fn expire(&mut self, now: Now, shards: &mut Shards) -> bool {
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now.at);
+        let (is_late, is_handed_late) =
+            (is_due(self.coordinator.poll_timeout()), is_due(self.handing.due_at()));
+        if is_late {
             self.coordinator.handle_timeout(now);
         }
-        if self.handing.due_at().is_some_and(|at| at <= now.at) {
-            has_done = true;
+        if is_handed_late {
             self.give_up_handed(|handed| handed.until <= now.at);
         }
-        self.run(now, shards);
-        has_done
+        if is_late || is_handed_late {
+            self.run(now, shards);
+        }
+        is_late || is_handed_late
     }
 
     /// What holds in the cluster.
@@ -300,6 +311,7 @@ impl Machine {
     ) -> Result<(), DecodeError> {
         const BATCH: usize = 32;
         self.assert_drained();
+        self.expire(now, shards);
         let mut messages = message::read(body);
         loop {
             let batch: Result<SmallVec<[_; BATCH]>, _> = messages.by_ref().take(BATCH).collect();

@@ -26,13 +26,22 @@ pub(super) async fn step(
     let told = handle.told().await?;
     let to = told.placement.run_end(from);
     let budget = u32::try_from(budget).unwrap_or(u32::MAX);
-    let replicas = read_replicas(handle, &told, from)?;
+    let (replicas, needed) = read_replicas(handle, &told, from)?;
     let (mut seen, mut stopped) = (BTreeMap::<(Token, Vec<u8>), usize>::new(), None);
+    let mut walked = 0;
     for node in &replicas {
+        if walked == needed {
+            break;
+        }
         let call = Call::Walk { from: from.0, to: to.0, budget };
-        let CallAnswer::Keys(keys, next) = handle.call(*node, call).await? else {
-            return Err(Error::Interrupted);
+        let (keys, next) = match handle.call(*node, call).await {
+            Ok(CallAnswer::Keys(keys, next)) => (keys, next),
+            // It is not counted, and another is asked.
+            Ok(CallAnswer::NotServing) | Err(Error::Interrupted) => continue,
+            Ok(_) => return Err(Error::Interrupted),
+            Err(error) => return Err(error),
         };
+        walked += 1;
         for key in keys {
             *seen.entry((told.placement.token(&key), key)).or_default() += 1;
         }
@@ -40,20 +49,27 @@ pub(super) async fn step(
         let next = next.map(Token);
         stopped = [stopped, next].into_iter().flatten().min();
     }
+    if walked < needed {
+        return Err(Error::NotApplied { why: Why::TooFew { reachable: walked, needed } });
+    }
     let mut keys = Keys::new();
     for ((token, key), count) in seen {
         if stopped.is_some_and(|stopped| token >= stopped) {
             break;
         }
-        if count == replicas.len() || handle.exists(&key).await? {
+        if count == walked || handle.exists(&key).await? {
             keys.push(key);
         }
     }
     Ok((keys, stopped.or_else(|| to.next())))
 }
 
-/// As many replicas as a read asks, this node first.
-fn read_replicas(handle: &Handle, told: &Told, token: Token) -> Result<Vec<NodeId>, Error> {
+/// The replicas that answer, this node first, and how many of them a read asks.
+fn read_replicas(
+    handle: &Handle,
+    told: &Told,
+    token: Token,
+) -> Result<(Vec<NodeId>, usize), Error> {
     let config = &handle.node().config.cluster;
     let majority = told.topology.replica_count / 2 + 1;
     let needed = usize::from(config.read_quorum.unwrap_or(majority));
@@ -64,8 +80,7 @@ fn read_replicas(handle: &Handle, told: &Told, token: Token) -> Result<Vec<NodeI
         return Err(Error::NotApplied { why });
     }
     replicas.sort_by_key(|node| Some(*node) != told.own);
-    replicas.truncate(needed);
-    Ok(replicas)
+    Ok((replicas, needed))
 }
 
 /// How many keys there are: what the members that answer have, divided by how many copies of all keys
