@@ -8,8 +8,8 @@
 //!   that version. So it ends once, for everybody, and never before its time by more than the clock of
 //!   one proposer is ahead. Changes take what is over for absent in their own round, which chooses the
 //!   tombstone where it chooses nothing else.
-//! - A coordinator whose clock most others find ahead ends nothing, and tells nobody that something has
-//!   ended.
+//! - A coordinator whose clock is further off than clocks may be, by what most others show, judges nothing
+//!   about a key whose time is between: ahead, it would end it too soon; behind, show it too long.
 //!
 //! # Values that were freed
 //!
@@ -33,6 +33,11 @@ pub(super) fn is_over(record: &Mutation<'_>, wall: WallTime) -> bool {
         (None, Some(_)) => true,
         (Some(_), Some(expires_at)) => expires_at <= wall,
     }
+}
+
+/// When an archived record ends, or has ended.
+pub(super) fn expiry_of(record: Option<&Archive>) -> Option<WallTime> {
+    mutation::access(record?).expect("it was encoded here").expires_at
 }
 
 /// Whether an archived record has ended, by a clock; nothing has not.

@@ -108,6 +108,9 @@ pub enum Why {
     /// This node's clock is ahead of the others'.
     #[error("this node's clock is ahead of most others'")]
     ClockAhead,
+    /// This node's clock is behind the others', for which the key may be over.
+    #[error("this node's clock is behind most others', and the key's time is near")]
+    ClockBehind,
     /// There is as much under way as may be.
     #[error("too many operations are under way")]
     Overloaded,

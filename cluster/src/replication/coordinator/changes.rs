@@ -256,10 +256,10 @@ impl Coordinator {
     /// Makes the new value of the old one, change by change.
     fn compute(&mut self, now: Now, id: OpId, record: Option<Archive>, version: Version) {
         let (wall, seen) = (now.wall, Vec::new());
-        let is_over = expiry::is_archive_over(record.as_ref(), wall);
-        if is_over && self.skew.is_ahead(now, self.config.drift_max) {
-            return self.fail_round(now, id, Why::ClockAhead);
-        }
+        let is_over = match self.is_over(now, record.as_ref()) {
+            Ok(is_over) => is_over,
+            Err(why) => return self.fail_round(now, id, why),
+        };
         let round = &self.rounds[&id];
         let left = round.ops.iter().copied().collect();
         // Whoever sees that it has ended sees a tombstone that is chosen.

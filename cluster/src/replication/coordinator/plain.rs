@@ -151,20 +151,33 @@ impl Coordinator {
     fn tell_record(&mut self, now: Now, id: OpId, record: Option<Archive>) -> bool {
         let Some(Entry::Read(read)) = self.ops.get(id) else { unreachable!("it is one") };
         let level = read.common.level;
-        if !expiry::is_archive_over(record.as_ref(), now.wall) {
-            self.outputs.push_back(Output::Record { op: id, record });
-        } else if self.skew.is_ahead(now, self.config.drift_max) {
-            self.report(id, Outcome::NotApplied(Why::ClockAhead));
-        } else if level == Level::Linearizable {
-            self.stats.long_reads += 1;
-            let Some(Entry::Read(read)) = self.ops.take(id) else { unreachable!("it is one") };
-            self.queue_change(now, id, read.common, ChangeKind::Read);
-            return false;
-        } else {
-            let record = expiry::judged(record, now.wall);
-            self.outputs.push_back(Output::Record { op: id, record });
+        match self.is_over(now, record.as_ref()) {
+            Err(why) => self.report(id, Outcome::NotApplied(why)),
+            Ok(true) if level == Level::Linearizable => {
+                self.stats.long_reads += 1;
+                let Some(Entry::Read(read)) = self.ops.take(id) else { unreachable!("it is one") };
+                self.queue_change(now, id, read.common, ChangeKind::Read);
+                return false;
+            }
+            Ok(_) => {
+                let record = expiry::judged(record, now.wall);
+                self.outputs.push_back(Output::Record { op: id, record });
+            }
         }
         true
+    }
+
+    /// Whether a record has ended; why that cannot be told, where this node's clock is too far off and
+    /// the key's time is between what it shows and what most others do.
+    pub(super) fn is_over(&self, now: Now, record: Option<&Archive>) -> Result<bool, Why> {
+        let Some(expires_at) = expiry::expiry_of(record) else { return Ok(false) };
+        let drift_max = self.config.drift_max;
+        if expiry::is_archive_over(record, now.wall) {
+            let is_ahead = self.skew.is_ahead(now, drift_max);
+            return if is_ahead { Err(Why::ClockAhead) } else { Ok(true) };
+        }
+        let is_behind = self.skew.is_behind(now, drift_max, expires_at);
+        if is_behind { Err(Why::ClockBehind) } else { Ok(false) }
     }
 
     /// A replica has something larger. The clock passes it, if it may.

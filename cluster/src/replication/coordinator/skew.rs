@@ -20,7 +20,7 @@
 //!   *upper* bound. Of a frame that answers nothing there is none.
 //!
 //! This node's clock is ahead only where an upper bound says so. That it is not ahead, which is asked
-//! before something is freed for good, only a lower bound says.
+//! before something is freed for good, and that it is behind, only a lower bound says.
 //!
 //! Bounds are kept against the clock that only goes forward, so this node's clock is found out as soon as
 //! it was set, by what was heard before.
@@ -125,6 +125,21 @@ impl Skew {
         heard.filter(|heard| heard.lower.iter().flatten().any(|lower| *lower >= bound)).count()
     }
 
+    /// Whether this node's clock is behind those of more than half of those heard of late, by more than
+    /// `drift_max`, and for one that is as much ahead of theirs this time has come.
+    pub(super) fn is_behind(&self, now: Now, drift_max: Duration, time: WallTime) -> bool {
+        let far = offset(now.wall + drift_max, now.at) + 1;
+        let bound = far.max(offset(time - drift_max, now.at));
+        let (mut count, mut beyond) = (0, 0);
+        for heard in self.heard.values() {
+            if now.at.saturating_since(heard.half_from) <= MEMORY {
+                count += 1;
+                beyond += usize::from(heard.lower.iter().flatten().any(|lower| *lower >= bound));
+            }
+        }
+        beyond * 2 > count
+    }
+
     /// By how much each clock was ahead of this node's when it was heard of last, in milliseconds.
     pub(super) fn iter(&self) -> impl Iterator<Item = (NodeId, i64)> {
         self.heard.iter().map(|(node, heard)| (*node, heard.difference_ms))
@@ -183,6 +198,24 @@ mod tests {
         assert!(skew.is_ahead(now(5, 3_600_000), DRIFT_MAX));
         assert_eq!(skew.vouchers(now(5, 0), DRIFT_MAX), 1);
         assert_eq!(skew.vouchers(now(5, 3_600_000), DRIFT_MAX), 0);
+    }
+
+    #[test]
+    fn a_clock_is_behind_for_a_time_that_has_come_for_most_others() {
+        let mut skew = Skew::default();
+        let is_behind =
+            |skew: &Skew, time_ms| skew.is_behind(now(100, 0), DRIFT_MAX, now(100, time_ms).wall);
+        assert!(!is_behind(&skew, 0), "nobody has said anything");
+        for (peer, ahead_ms) in [(2, 9_000), (3, 7_000), (4, 0)] {
+            skew.note(now(5, 0), NodeId(peer), now(5, ahead_ms).wall);
+        }
+        assert!(is_behind(&skew, 7_500));
+        assert!(!is_behind(&skew, 7_501), "for one of three only");
+        skew.note(now(100, 0), NodeId(5), now(100, 0).wall);
+        assert!(!is_behind(&skew, 0), "two of four are not most");
+        let mut close = Skew::default();
+        close.note(now(5, 0), NodeId(2), now(5, 500).wall);
+        assert!(!is_behind(&close, 0), "clocks may differ by that");
     }
 
     #[test]

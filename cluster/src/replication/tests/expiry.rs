@@ -175,3 +175,23 @@ fn values_are_freed_when_most_others_say_that_the_clock_is_right_and_not_before(
     let drift_max = super::kit::CONFIG.drift_max;
     assert_eq!(ended(&cluster, 1), Some(cluster.wall() - drift_max));
 }
+
+#[test]
+fn a_clock_that_is_far_behind_shows_nothing_whose_time_is_over_for_most() {
+    let mut cluster = Cluster::new(3);
+    write(&mut cluster, 2, Duration::from_secs(60), Level::All);
+    cluster.ahead_ms.insert(NodeId(1), -120_000);
+    assert_eq!(read(&mut cluster, 1, Level::Linearizable), text("1"), "who can tell?");
+    cluster.wait(Duration::from_millis(59_600));
+    // For another whose clock is ahead, by less than clocks may be, it may be over.
+    for level in [Level::Quorum, Level::Linearizable] {
+        let end = read(&mut cluster, 1, level);
+        assert_eq!(end, End::Done(Outcome::NotApplied(Why::ClockBehind)), "{level:?}");
+    }
+    let change = cluster.begin(1, b"k", Level::Linearizable, Work::Change);
+    cluster.run_briefly();
+    assert!(!is_acknowledged(&cluster.ends[&change]), "it would have brought it back");
+    assert_eq!(read(&mut cluster, 2, Level::Linearizable), text("1"));
+    cluster.ahead_ms.clear();
+    assert_eq!(read(&mut cluster, 1, Level::Linearizable), text("1"), "it was set right");
+}
