@@ -54,6 +54,8 @@ pub enum Reason {
     NotMine,
     /// The replica has lost its data.
     Empty,
+    /// The replica may lack what it has acknowledged.
+    Behind,
     /// The version is further ahead of the replica's clock than clocks may differ.
     Drift,
     /// The disk is full.

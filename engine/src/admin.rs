@@ -258,6 +258,9 @@ fn unready_lines(reasons: impl Iterator<Item = Unready>) -> Vec<String> {
             Unready::NoMember => continue,
             Unready::Frozen => "the topology is being changed: no writes are taken",
             Unready::Empty => "this node has lost its data: it serves no keys",
+            Unready::Behind => {
+                "this node was killed before its log was on disk: it takes writes, and is not counted"
+            }
             Unready::Clearing => "what was removed everywhere is still being removed here",
             Unready::NoQuorum(count) => {
                 slots += u32::from(count);

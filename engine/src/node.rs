@@ -273,6 +273,9 @@ impl Threads {
         panicked.sort_unstable();
         panicked.dedup();
         let is_well = panicked.is_empty() && hung.is_empty();
+        if is_well && let Some(cluster) = &self.node.cluster {
+            cluster.note_settled();
+        }
         if is_well { Ok(()) } else { Err(ShutdownError { panicked, hung }) }
     }
 
@@ -426,9 +429,8 @@ fn build_core(
     let (waiting, unread) = (Account::default(), Account::default());
     let resume_after = shards.iter().map(Shard::resume_after).max().unwrap_or_default();
     let cluster = node.cluster.as_ref();
-    let machine = cluster.map(|_| {
-        let options = &node.config.cluster;
-        Box::new(ClusterNode::machine(options, resume_after, waiting.clone()))
+    let machine = cluster.map(|cluster| {
+        Box::new(cluster.machine(&node.config.cluster, resume_after, waiting.clone()))
     });
     let cluster = cluster.map(|cluster| cluster.core(&node.config, id, &mut ring));
     let token_key = node.token_keys.current().clone();

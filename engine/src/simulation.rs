@@ -50,6 +50,8 @@ pub struct Setup {
     pub stores: Vec<Box<dyn Storage>>,
     /// When a write counts as done.
     pub durability: Durability,
+    /// Whether the node was killed while it had acknowledged what was not on disk.
+    pub is_behind: bool,
     /// Size of its sync log, in bytes.
     pub sync_log_bytes: usize,
     /// For what is drawn at random.
@@ -199,6 +201,7 @@ impl Core {
             clock,
             sync_log_bytes: setup.sync_log_bytes,
             seed: setup.seed,
+            is_behind: setup.is_behind,
             waiting: waiting.clone(),
         };
         Self {

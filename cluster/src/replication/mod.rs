@@ -73,6 +73,8 @@ pub struct View {
     pub own: Option<NodeId>,
     /// The members that can be sent to, this node included.
     pub reachable: BTreeSet<NodeId>,
+    /// Whether this node's own replicas answer reads: else others are asked.
+    pub serves: bool,
 }
 
 impl View {
@@ -81,7 +83,7 @@ impl View {
     pub fn new(topology: Arc<Topology>, placement: Arc<Placement>, own: Option<NodeId>) -> Self {
         assert_eq!(topology.epoch(), placement.epoch());
         let reachable = topology.members.iter().map(crate::topology::Member::node).collect();
-        Self { topology, placement, own, reachable }
+        Self { topology, placement, own, reachable, serves: true }
     }
 
     /// The number of the topology.

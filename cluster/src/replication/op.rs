@@ -121,6 +121,7 @@ const fn describe(reason: Reason) -> &'static str {
     match reason {
         Reason::Epoch | Reason::Frozen | Reason::NotMine => "the topology is being changed",
         Reason::Empty => "the replicas have lost their data",
+        Reason::Behind => "the replicas may lack what they have acknowledged",
         Reason::Drift => "this node's clock is too far ahead",
         Reason::DiskFull => "the disk of the replicas is full",
         Reason::OutOfMemory => "the memory of the replicas is full",

@@ -109,6 +109,8 @@ pub enum Standing {
     Frozen,
     /// It has lost them.
     Empty,
+    /// It may lack what it has acknowledged: it takes writes, and is not counted for reads and votes.
+    Behind,
 }
 
 /// What a replica is told with each message.
@@ -188,13 +190,13 @@ impl Replica {
         ask: Ask,
         mutation: &Mutation<'_>,
     ) -> Result<Answer, Busy> {
-        let Ask { request, epoch, kind } = ask;
+        let Ask { request, kind, .. } = ask;
         let token = context.view.placement.token(mutation.key);
         let refused = |reason| {
             let epoch = context.view.epoch();
             Answer::plain(request, ReplyKind::Refused { epoch, reason })
         };
-        if let Some(reason) = unfit(context, epoch, token) {
+        if let Some(reason) = unfit(context, ask, token) {
             return Ok(refused(reason));
         }
         let version = match kind {
@@ -377,14 +379,19 @@ impl Replica {
 pub struct Busy;
 
 /// Why the node cannot do what the message asks, whatever the store says.
-fn unfit(context: &Context<'_>, epoch: u64, token: Token) -> Option<Reason> {
-    if epoch != context.view.epoch() {
+fn unfit(context: &Context<'_>, ask: Ask, token: Token) -> Option<Reason> {
+    if ask.epoch != context.view.epoch() {
         return Some(Reason::Epoch);
     }
     match context.standing {
         Standing::Empty => Some(Reason::Empty),
         Standing::Frozen => Some(Reason::Frozen),
-        Standing::Serving => (!context.view.is_mine(token)).then_some(Reason::NotMine),
+        Standing::Behind if !matches!(ask.kind, AskKind::Write | AskKind::Repair) => {
+            Some(Reason::Behind)
+        }
+        Standing::Serving | Standing::Behind => {
+            (!context.view.is_mine(token)).then_some(Reason::NotMine)
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a node's part in its cluster is made, from its options and its data directory.
 
+use std::fs::File;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +14,8 @@ use gridkv_cluster::topology::agreement::{self, Agreement, Forming, Own};
 use gridkv_cluster::{HybridClock, Instant, NodeId, Now, TokenKey, Version, WallTime};
 use gridkv_net::peer::{Datagrams, PeerListener};
 use gridkv_net::ring::DataRing;
-use gridkv_storage::Eviction;
 use gridkv_storage::directory::Directory;
+use gridkv_storage::{Durability, Eviction};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::control::{CONTROL_CORE, Control, Parts};
@@ -30,6 +31,10 @@ use crate::node::{listen, once_free};
 /// The file in the data directory in which the topology is kept.
 const TOPOLOGY_FILE: &str = "topology";
 
+/// There while the node may have acknowledged what is not on disk yet. Found at a start, it tells that
+/// the node was killed meanwhile.
+const UNSETTLED_FILE: &str = "unsettled";
+
 /// What all cores of a node share about its cluster.
 pub(crate) struct ClusterNode {
     local: Arc<Local>,
@@ -41,6 +46,9 @@ pub(crate) struct ClusterNode {
     /// It belonged to a cluster when it was started: what its peers have missed of what it had asked them
     /// before, nobody remembers.
     was_member: bool,
+    unsettled_file: PathBuf,
+    /// The node may lack what it acknowledged before it was killed.
+    is_behind: bool,
     listener: Mutex<Option<TcpListener>>,
     /// Another process has this node's identity.
     conflict: AtomicBool,
@@ -81,6 +89,13 @@ impl ClusterNode {
         } else {
             number(&random())
         };
+        let is_behind = path.join(UNSETTLED_FILE).exists();
+        if is_behind {
+            tracing::error!(
+                "this node was killed before its log was on disk, and may lack what it has \
+                 acknowledged: it takes writes, and is not counted for reads and votes"
+            );
+        }
         let run = started.as_millis();
         let hello = Hello { address, store, epoch: 0, run, cluster_id: 0 };
         let listener = listen(address, "cluster")?;
@@ -93,22 +108,59 @@ impl ClusterNode {
             );
         }
         tracing::info!(id = %local.identity.id(), name = member.name, %address, "cluster node");
-        Ok(Some(Self {
+        let node = Self {
             local: Arc::new(local),
             hello,
             member,
             token_secret,
             was_member: path.join(TOPOLOGY_FILE).exists(),
+            unsettled_file: path.join(UNSETTLED_FILE),
+            is_behind,
             file: path.join(TOPOLOGY_FILE),
             listener: Mutex::new(Some(listener)),
             conflict: AtomicBool::new(false),
-        }))
+        };
+        if config.durability != Durability::Commit && is_on_disk(&config.storage) {
+            node.note_unsettled().map_err(|source| {
+                let path = node.unsettled_file.display().to_string();
+                OpenError::Data { path, source }
+            })?;
+        }
+        Ok(Some(node))
     }
 
     /// What tokens are made with, where the node has belonged to a cluster before.
     pub(crate) fn kept_token_secret(&self) -> Option<[u8; TokenKey::BYTES]> {
         // What is wrong with the file is said when the agreement is made of it.
         agreement::kept_token_secret(&std::fs::read(&self.file).ok()?)
+    }
+
+    /// Whether the node may lack what it acknowledged before it was killed.
+    pub(crate) const fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// From here on the node acknowledges what is not on disk yet: a kill is found at the next start.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub(crate) fn note_unsettled(&self) -> std::io::Result<()> {
+        if self.unsettled_file.exists() {
+            return Ok(());
+        }
+        File::create(&self.unsettled_file)?.sync_all()?;
+        File::open(self.unsettled_file.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
+    }
+
+    /// All logs are closed, and on disk. A node that is behind stays so.
+    pub(crate) fn note_settled(&self) {
+        if !self.is_behind
+            && let Err(error) = std::fs::remove_file(&self.unsettled_file)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the next start will find the node behind");
+        }
     }
 
     /// Whether it belonged to a cluster when it was started.
@@ -151,6 +203,7 @@ impl ClusterNode {
 
     /// What a core does about keys. What waits is counted in `waiting`.
     pub(crate) fn machine(
+        &self,
         options: &ClusterConfig,
         resume_after: Version,
         waiting: Account,
@@ -161,6 +214,7 @@ impl ClusterNode {
             clock,
             sync_log_bytes: options.sync_log_bytes,
             seed: number(&random()),
+            is_behind: self.is_behind,
             waiting,
         })
     }

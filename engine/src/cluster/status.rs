@@ -65,7 +65,8 @@ pub(crate) struct Status {
     pub(crate) cluster: Option<String>,
     pub(crate) epoch: u64,
     pub(crate) replicas: u8,
-    /// `serving`, `frozen` (the topology is being changed), `empty` (its data was lost), `joining`,
+    /// `serving`, `frozen` (the topology is being changed), `empty` (its data was lost), `behind` (it was
+    /// killed before its log was on disk), `joining`,
     /// `forming` (it listens for a live cluster of the name before it forms one); `alone` for a node
     /// without a cluster.
     pub(crate) standing: &'static str,
@@ -111,6 +112,7 @@ struct ControlStatus {
     told: Option<Told>,
     refused: Option<String>,
     is_listening: bool,
+    is_behind: bool,
     members: Vec<swim::Member>,
     own: u64,
     figures: Figures,
@@ -172,9 +174,11 @@ impl Status {
             control.members.iter().map(|member| (member.id.0, member)).collect();
         if let Some(told) = &control.told {
             let standing = match told.standing {
+                Standing::Serving if control.is_behind => "behind",
                 Standing::Serving => "serving",
                 Standing::Frozen => "frozen",
                 Standing::Empty => "empty",
+                Standing::Behind => "behind",
             };
             self.standing = if told.own.is_some() { standing } else { "joining" };
             for member in &told.topology.members {
@@ -282,6 +286,7 @@ fn control_status(core: &mut Core) -> Option<ControlStatus> {
         told: control.member.state().cloned(),
         refused: control.member.refusal().map(|refusal| refusal.to_string()),
         is_listening: control.member.is_listening(),
+        is_behind: core.world.node.cluster.as_ref().is_some_and(|it| it.is_behind()),
         members: control.member.swim().members().copied().collect(),
         own,
         figures: Figures {

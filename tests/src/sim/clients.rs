@@ -154,7 +154,11 @@ impl Clients {
             key,
             kind,
             level,
-            needed: needed(level, replica_count),
+            // A deletion is agreed, whatever the level.
+            needed: needed(
+                if kind == Kind::Delete { Level::Linearizable } else { level },
+                replica_count,
+            ),
             value,
             expected,
             expires_at,

@@ -6,7 +6,7 @@ use gridkv_cluster::member::{self, Member};
 use gridkv_cluster::replication::Config;
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::agreement::{Agreement, Forming, Own};
-use gridkv_cluster::{MemberId, WallTime};
+use gridkv_cluster::{MemberId, Now, WallTime};
 use gridkv_storage::disk::{Faults as DiskFaults, SimulatedDisk};
 use gridkv_storage::file::OpenFailure;
 use gridkv_storage::{Durability, Storage};
@@ -43,21 +43,9 @@ impl World {
         };
         let layout = options.layouts[node];
         let durability = match options.backend {
-            Backend::File => Durability::Commit,
+            Backend::File => options.durability,
             Backend::Memory => Durability::None,
         };
-        let id = MemberId(node as u64 * 1_000_003 + 17);
-        let own = swim::Own { id, address: address(node), run: now.wall.as_millis(), cluster: 1 };
-        let swim = Swim::new(swim::Config::lan(), own, seed("swim"), self.now);
-        let member = member_of(node, id, it.store, layout.shards);
-        let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
-        let replica_count = options.replica_count;
-        let forming = if node == 0 { Forming::Unheard } else { Forming::Never };
-        let token_secret = super::TOKEN_SECRET;
-        let own = Own { member, seeds, forming, replica_count, token_secret };
-        let kept = it.kept.as_deref();
-        let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
-            .expect("what was kept is what was kept");
         let config = Config {
             request_timeout: options.request_timeout,
             write_quorum: None,
@@ -68,13 +56,20 @@ impl World {
         };
         let sync_log_bytes = options.sync_log_bytes;
         let seed = seed("coordinator");
-        let others = (0..self.options.node_count).filter(|it| *it != node).map(address);
-        let own =
-            member::Own { id, address: address(node), store: it.store, seeds: others.collect() };
-        let member = Member::new(now, own, swim, agreement);
+        let member = self.membership(node, now);
         let (core_count, mail) = (layout.cores, self.options.mail);
-        let start =
-            Start { member, stores, durability, core_count, config, sync_log_bytes, mail, seed };
+        let is_behind = self.nodes[node].is_behind;
+        let start = Start {
+            member,
+            stores,
+            durability,
+            is_behind,
+            core_count,
+            config,
+            sync_log_bytes,
+            mail,
+            seed,
+        };
         self.nodes[node].process = Some(Process::new(start));
         self.trace.note(self.now, [9, node as u64, run]);
         self.trace.say(self.now, || format!("n{node} starts its run {run}"));
@@ -86,6 +81,28 @@ impl World {
             }
         }
         self.turn(node);
+    }
+
+    /// The membership of a node whose process starts.
+    fn membership(&self, node: usize, now: Now) -> Member {
+        let (it, options) = (&self.nodes[node], &self.options);
+        let seed = |name: &str| seed_of(options.seed, name, (node as u64) << 32 | it.run);
+        let id = MemberId(node as u64 * 1_000_003 + 17);
+        let own = swim::Own { id, address: address(node), run: now.wall.as_millis(), cluster: 1 };
+        let swim = Swim::new(swim::Config::lan(), own, seed("swim"), self.now);
+        let member = member_of(node, id, it.store, options.layouts[node].shards);
+        let seeds = if node == 0 { Vec::new() } else { vec![address(0), address(1)] };
+        let replica_count = options.replica_count;
+        let forming = if node == 0 { Forming::Unheard } else { Forming::Never };
+        let token_secret = super::TOKEN_SECRET;
+        let own = Own { member, seeds, forming, replica_count, token_secret };
+        let kept = it.kept.as_deref();
+        let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
+            .expect("what was kept is what was kept");
+        let others = (0..options.node_count).filter(|it| *it != node).map(address);
+        let own =
+            member::Own { id, address: address(node), store: it.store, seeds: others.collect() };
+        Member::new(now, own, swim, agreement)
     }
 
     /// Ends a process, perhaps with its machine.
@@ -104,6 +121,10 @@ impl World {
         }
         if it.disks.is_empty() {
             it.store += 1 << 20;
+            self.watch.losses.push((self.now, node));
+        } else if self.options.durability != Durability::Commit {
+            // It lacks what was not on disk yet, and knows that it may.
+            it.is_behind = true;
             self.watch.losses.push((self.now, node));
         }
         // The process goes after its disk: what it drops does no harm.
@@ -150,7 +171,10 @@ fn open_stores(
         let (shard, seed) = ((index, count), seed_of(options.seed, "store", part));
         match node.disks.get(usize::from(index)) {
             None => Ok(store::in_memory(shard, seed)),
-            Some(disk) => store::on_disk(shard, disk.clone(), options.cache_bytes_max, seed, now),
+            Some(disk) => {
+                let how = (options.cache_bytes_max, options.durability);
+                store::on_disk(shard, disk.clone(), how, seed, now)
+            }
         }
     };
     (0..count).map(open).collect()

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use fastrand::Rng;
+use gridkv_storage::Durability;
 
 pub use super::mail::Options as Mail;
 use super::stream::stream;
@@ -87,6 +88,8 @@ pub struct Options {
     pub replica_count: u8,
     /// Where they are.
     pub backend: Backend,
+    /// When a write to disk counts as done.
+    pub durability: Durability,
     /// How long things go wrong.
     pub trouble: Duration,
     /// Whether they do from the start, while the cluster forms.
@@ -145,6 +148,7 @@ impl Options {
         Self {
             seed,
             node_count,
+            durability: draw_durability(seed),
             layouts: draw_layouts(seed, node_count),
             mail: draw_mail(seed),
             replica_count,
@@ -196,6 +200,15 @@ fn draw_layouts(seed: u64, node_count: usize) -> Vec<Layout> {
         Layout { shards, cores: rng.usize(1..=usize::from(shards).min(3)) }
     };
     (0..node_count).map(layout).collect()
+}
+
+fn draw_durability(seed: u64) -> Durability {
+    let rng = &mut stream(seed, "durability");
+    match rng.u8(..10) {
+        0 => Durability::None,
+        1 => Durability::Interval(Duration::from_millis(rng.u64(20..1_000))),
+        _ => Durability::Commit,
+    }
 }
 
 fn draw_mail(seed: u64) -> Mail {

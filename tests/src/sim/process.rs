@@ -112,6 +112,7 @@ pub(super) struct Start {
     /// The stores of its shards.
     pub(super) stores: Vec<Box<dyn Storage>>,
     pub(super) durability: Durability,
+    pub(super) is_behind: bool,
     pub(super) core_count: usize,
     pub(super) config: Config,
     pub(super) sync_log_bytes: usize,
@@ -177,6 +178,7 @@ impl Process {
                 core,
                 stores: stores.by_ref().take(count).collect(),
                 durability,
+                is_behind: start.is_behind,
                 sync_log_bytes: start.sync_log_bytes,
                 seed: start.seed.wrapping_add(core as u64),
             })

@@ -21,13 +21,13 @@ pub(super) fn in_memory(shard: Shard, seed: u64) -> Box<dyn Storage> {
 pub(super) fn on_disk(
     shard: Shard,
     disk: SimulatedDisk,
-    cache_bytes_max: u64,
+    (cache_bytes_max, durability): (u64, Durability),
     seed: u64,
     now: WallTime,
 ) -> Result<Box<dyn Storage>, OpenFailure> {
     let setup = Setup {
         cache_bytes_max,
-        durability: Durability::Commit,
+        durability,
         segment_bytes: SEGMENT_BYTES,
         directory: "simulated".to_owned(),
     };

@@ -150,6 +150,8 @@ pub(super) struct Node {
     pub(super) is_starting: bool,
     /// Its log has failed, and it will be ended.
     pub(super) is_doomed: bool,
+    /// It was killed while it had acknowledged what was not on disk.
+    pub(super) is_behind: bool,
 }
 
 impl Node {
@@ -573,5 +575,6 @@ fn new_node(options: &Options, node: usize, clocks: &mut Rng) -> Node {
         wake_at: None,
         is_starting: false,
         is_doomed: false,
+        is_behind: false,
     }
 }

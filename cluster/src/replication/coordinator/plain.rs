@@ -19,7 +19,7 @@ impl Coordinator {
     pub(super) fn start_read(&mut self, now: Now, id: OpId, common: Common) {
         let needed = self.needed(common.level, self.config.read_quorum);
         let Some(mut targets) = self.targets(id, common.token, needed) else { return };
-        let own = self.view.as_ref().and_then(|view| view.own);
+        let own = self.view.as_ref().filter(|view| view.serves).and_then(|view| view.own);
         if needed == 1
             && let Some(own) = own.filter(|own| targets.status(*own).is_some())
         {

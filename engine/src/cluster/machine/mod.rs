@@ -106,6 +106,8 @@ pub(crate) struct Parts {
     pub(crate) clock: HybridClock,
     pub(crate) sync_log_bytes: usize,
     pub(crate) seed: u64,
+    /// Its stores may lack what they had acknowledged when the node was killed.
+    pub(crate) is_behind: bool,
     /// What waits is counted in here.
     pub(crate) waiting: Account,
 }
@@ -119,6 +121,7 @@ pub(crate) struct Machine {
     /// Replicas of `quorum` for writes and reads, where that is not a majority.
     quorums: (Option<u8>, Option<u8>),
     state: Option<State>,
+    is_behind: bool,
     /// Peers to which what is sent would not arrive.
     failing: BTreeSet<NodeId>,
     unopened: BTreeSet<NodeId>,
@@ -138,7 +141,7 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { config, clock, sync_log_bytes, seed, waiting } = parts;
+        let Parts { config, clock, sync_log_bytes, seed, is_behind, waiting } = parts;
         let (log, reader) = sync_log(sync_log_bytes);
         Self {
             request_timeout: config.request_timeout,
@@ -147,6 +150,7 @@ impl Machine {
             log,
             reader,
             state: None,
+            is_behind,
             failing: BTreeSet::new(),
             unopened: BTreeSet::new(),
             clearing: Clearing::default(),
@@ -387,6 +391,9 @@ impl Machine {
         match &self.state {
             None => Standing::Frozen,
             Some(_) if !self.clearing.is_done() => Standing::Frozen,
+            Some(state) if self.is_behind && state.standing == Standing::Serving => {
+                Standing::Behind
+            }
             Some(state) => state.standing,
         }
     }
@@ -400,6 +407,8 @@ impl Machine {
             let is_heard = state.alive.contains(node) && !self.failing.contains(node);
             state.own == Some(*node) || is_heard
         });
+        // Not while it is frozen: that passes, and is waited for.
+        view.serves = !matches!(self.standing(), Standing::Empty | Standing::Behind);
         let reachable = view.reachable.clone();
         self.coordinator.on_view(now, view);
         self.give_up_handed(|handed| !reachable.contains(&handed.node));

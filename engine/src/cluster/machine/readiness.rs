@@ -15,6 +15,8 @@ pub(crate) enum Unready {
     Frozen,
     /// It has lost them.
     Empty,
+    /// They may lack what was acknowledged.
+    Behind,
     /// What was removed everywhere is still to be removed here.
     Clearing,
     /// Of so many slots fewer replicas can be reached than `quorum` asks.
@@ -28,8 +30,11 @@ impl Machine {
             return vec![Unready::NoMember];
         };
         let mut reasons = Vec::new();
+        if self.is_behind {
+            reasons.push(Unready::Behind);
+        }
         match state.standing {
-            Standing::Serving => {}
+            Standing::Serving | Standing::Behind => {}
             Standing::Frozen => reasons.push(Unready::Frozen),
             Standing::Empty => reasons.push(Unready::Empty),
         }

@@ -154,6 +154,13 @@ fn apply_settings(core: &mut Core, changes: &[(&'static str, String)]) {
     }
     let (limit, eviction, durability) =
         (settings.max_memory, settings.eviction, settings.durability);
+    if durability != Durability::Commit
+        && let Some(cluster) = &core.world.node.cluster
+        && core.world.shards.have_logs()
+        && let Err(error) = cluster.note_unsettled()
+    {
+        tracing::error!(%error, "a kill of this node would not be found");
+    }
     for shard in core.world.shards.iter_mut() {
         shard.set_durability(durability);
     }
