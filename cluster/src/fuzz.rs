@@ -5,7 +5,7 @@
 //! proptest makes the rows and shortens those that fail. No other toolchain is needed, and what fails
 //! is reported as its bytes; the case that they stand for becomes a test of its own before it is mended.
 //!
-//! Each room has one file of such tests, `fuzz.rs`. What they hold: nothing that comes from outside makes
+//! Each room has one file of such tests, `fuzz.rs`; that of replication is in here. What they hold: nothing that comes from outside makes
 //! a machine panic, whatever came before and however late; what a machine keeps is bounded; a request
 //! has at most one answer; what a machine sends, the other end can read.
 //!
@@ -14,6 +14,8 @@
 //! ```sh
 //! FUZZ=10000 cargo test --release -p gridkv-cluster fuzz        # so many times as many cases
 //! ```
+
+mod replication;
 
 use std::time::Duration;
 

@@ -238,7 +238,20 @@ fn read_one<'a>(rest: &mut &'a [u8]) -> Result<Message<'a>, DecodeError> {
     match (head, mutation) {
         (Head::Ask(ask), Some(mutation)) => Ok(Message::Ask(ask, mutation)),
         (Head::Ask(_), None) => Err(DecodeError),
-        (Head::Reply(reply), record) => Ok(Message::Reply(reply, record)),
+        (Head::Reply(reply), record) if tells_what_can_be(reply.kind, record.as_ref()) => {
+            Ok(Message::Reply(reply, record))
+        }
+        (Head::Reply(_), _) => Err(DecodeError),
+    }
+}
+
+/// Whether a replica can have come to what it tells: having nothing is sure, and what it has was written
+/// at some time.
+fn tells_what_can_be(kind: ReplyKind, record: Option<&Mutation<'_>>) -> bool {
+    match (kind, record) {
+        (ReplyKind::Found { is_sure } | ReplyKind::Promised { is_sure }, None) => is_sure,
+        (_, Some(record)) => record.version > Version::ZERO,
+        (_, None) => true,
     }
 }
 
@@ -301,6 +314,28 @@ mod tests {
         let mut body = AlignedVec::new();
         push(heads()[0], &[], &mut body);
         assert_eq!(read(&body).collect::<Vec<_>>(), [Err(DecodeError)]);
+    }
+
+    /// A coordinator that believed it would propose what is not there.
+    #[test]
+    fn what_no_replica_can_have_is_not_a_message() {
+        let kinds = |is_sure| [ReplyKind::Found { is_sure }, ReplyKind::Promised { is_sure }];
+        let read_one = |kind, record: &[u8]| {
+            let mut body = AlignedVec::new();
+            push_reply(Reply { request: 1, kind }, record, &mut body);
+            read(&body).next().expect("there is one").is_ok()
+        };
+        let written = Version { timestamp: Timestamp(1), node: NodeId(1) };
+        for is_sure in [true, false] {
+            for kind in kinds(is_sure) {
+                assert_eq!(read_one(kind, &[]), is_sure, "nothing is sure");
+                assert!(
+                    !read_one(kind, &encode_key(b"key", Version::ZERO)),
+                    "it was never written"
+                );
+                assert!(read_one(kind, &encode_key(b"key", written)));
+            }
+        }
     }
 
     proptest! {
