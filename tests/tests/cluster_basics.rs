@@ -5,6 +5,7 @@ use gridkv_tests::client::{Client, bulk, encode, ok, text};
 use gridkv_tests::cluster::{Cluster, Spec};
 use gridkv_tests::process::say;
 use gridkv_tests::program::{command, run};
+use gridkv_tests::until;
 
 /// What the program `gridkv status --json` prints.
 fn status_of(cluster: &mut Cluster, index: usize) -> serde_json::Value {
@@ -280,6 +281,32 @@ fn of_those_who_delete_a_key_at_once_one_has_deleted_it() {
             let replies: Vec<_> = clients.iter_mut().map(|it| it.reply()).collect();
             let count = replies.iter().filter(|reply| **reply == Value::Integer(1)).count();
             assert_eq!(count, 1, "{key}: {replies:?}");
+        }
+    }
+}
+
+/// At `linearizable` a key ends once: whoever asks after one was told that it is gone is told the same.
+#[test]
+fn a_key_with_an_expiry_ends_once_for_all_nodes() {
+    let mut cluster = Cluster::start(3, &Spec::memory());
+    let mut clients: Vec<Client> =
+        cluster.members.iter_mut().map(|it| it.connect_at("linearizable")).collect();
+    for round in 0..5 {
+        assert_eq!(clients[0].ask("SET counter 100 PX 150"), ok());
+        // A change keeps the expiry, wherever it is made.
+        if clients[1].ask("INCR counter") == Value::Integer(1) {
+            // On a slow machine it was over before.
+            clients[1].ask("DEL counter");
+        }
+        let mut asked = 0;
+        until("the key ends", || {
+            asked += 1;
+            clients[asked % 3].ask("GET counter") == Value::Null
+        });
+        for client in &mut clients {
+            assert_eq!(client.ask("GET counter"), Value::Null, "round {round}, after {asked}");
+            assert_eq!(client.ask("EXISTS counter"), Value::Integer(0));
+            assert_eq!(client.ask("PTTL counter"), Value::Integer(-2));
         }
     }
 }
