@@ -11,6 +11,7 @@ use crossbeam_channel::TrySendError;
 use gridkv_cluster::member::State;
 use gridkv_cluster::message::{Ask, DecodeError, Reply};
 use gridkv_cluster::replication::{Archive, Config, Coordinator, Level, Standing};
+use gridkv_cluster::topology::agreement::Survey;
 use gridkv_cluster::{HybridClock, Instant, NodeId, Now, Timestamp, Token, TokenKey, Version};
 use gridkv_cluster::{ShardRange, WallTime};
 use gridkv_net::resp::Protocol;
@@ -423,8 +424,8 @@ impl Core {
         result
     }
 
-    /// Takes no writes from here on, until it is told anew what holds. Whether it holds nothing.
-    pub fn survey(&mut self) -> bool {
+    /// Takes no writes from here on, until it is told anew what holds. What there is.
+    pub fn survey(&mut self) -> Survey {
         self.machine.survey(&self.shards)
     }
 

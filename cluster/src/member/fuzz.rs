@@ -61,7 +61,7 @@ impl Rig {
             }
             10 => {
                 let via = self.surveys.pop().unwrap_or_else(|| Via(source.number()));
-                Input::Surveyed(via, Survey { is_empty: source.flag() })
+                Input::Surveyed(via, Survey { is_empty: source.flag(), latest: 0 })
             }
             11 => Input::Wish(Tag(source.number()), change(source)),
             12 => Input::Heard(address(source), Epoch(source.number())),

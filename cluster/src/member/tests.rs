@@ -113,7 +113,7 @@ impl Net {
             self.packets.push_back((at, to, packet));
         }
         for via in surveys {
-            self.handle(at, Input::Surveyed(via, Survey { is_empty: true }));
+            self.handle(at, Input::Surveyed(via, Survey { is_empty: true, latest: 0 }));
         }
     }
 

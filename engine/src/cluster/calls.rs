@@ -10,7 +10,7 @@ use gridkv_cluster::Token;
 use gridkv_cluster::model::{NodeId, Timestamp, Version};
 use gridkv_cluster::replication::Standing;
 use gridkv_cluster::topology::Change;
-use gridkv_cluster::topology::agreement::{Failure, Via};
+use gridkv_cluster::topology::agreement::{Failure, Survey, Via};
 use gridkv_net::wire::frame::Kind;
 use gridkv_net::wire::preamble::CONTROL;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
@@ -257,17 +257,20 @@ async fn walk(
 pub(super) fn survey(node: &Arc<Node>, own: usize, via: Via) {
     let left = Arc::new(std::sync::atomic::AtomicUsize::new(node.ports.len()));
     let is_empty = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let latest = Arc::new(std::sync::atomic::AtomicU64::new(0));
     for port in &node.ports {
         let (left, is_empty, node) = (Arc::clone(&left), Arc::clone(&is_empty), Arc::clone(node));
+        let latest = Arc::clone(&latest);
         let work = move |core: &mut Core| {
             use std::sync::atomic::Ordering;
             let World { machine: Some(machine), shards, .. } = &mut core.world else { return };
-            if !machine.survey(shards) {
-                is_empty.store(false, Ordering::Release);
-            }
+            let survey = machine.survey(shards);
+            is_empty.fetch_and(survey.is_empty, Ordering::AcqRel);
+            latest.fetch_max(survey.latest, Ordering::AcqRel);
             if left.fetch_sub(1, Ordering::AcqRel) == 1 {
                 let is_empty = is_empty.load(Ordering::Acquire);
-                let told = Message::Call(Box::new(move |core| core.surveyed(via, is_empty)));
+                let survey = Survey { is_empty, latest: latest.load(Ordering::Acquire) };
+                let told = Message::Call(Box::new(move |core| core.surveyed(via, survey)));
                 // A full mailbox loses it: the proposer asks again.
                 let _ = node.ports[own].try_post(told);
             }

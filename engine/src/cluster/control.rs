@@ -380,9 +380,9 @@ impl Core {
     }
 
     /// All cores have stopped taking writes, and have said whether they hold anything.
-    pub(crate) fn surveyed(&mut self, via: Via, is_empty: bool) {
+    pub(crate) fn surveyed(&mut self, via: Via, survey: Survey) {
         self.with_control(|control, desk| {
-            control.tell_member(desk, Input::Surveyed(via, Survey { is_empty }));
+            control.tell_member(desk, Input::Surveyed(via, survey));
         });
     }
 

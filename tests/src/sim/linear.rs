@@ -40,9 +40,10 @@ pub(super) enum Verdict {
 /// clock may be wrong; `None` where there is no bound.
 pub(super) fn check(operations: &[&Operation], drift_max: Option<Duration>) -> Verdict {
     let verdict = Search::new(relevant(operations, false), drift_max).run();
-    let tells_length = |it: &&Operation| matches!(it.before, Some(Before::Bytes(_)));
-    if matches!(verdict, Verdict::Not(_)) && operations.iter().any(tells_length) {
-        // What nobody has seen may be in what only the length of is known.
+    let hides_some =
+        |it: &&Operation| it.expires_at.is_some() || matches!(it.before, Some(Before::Bytes(_)));
+    if matches!(verdict, Verdict::Not(_)) && operations.iter().any(hides_some) {
+        // What nobody has seen may be in what only the length of is known, or have ended.
         return Search::new(relevant(operations, true), drift_max).run();
     }
     verdict

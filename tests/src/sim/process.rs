@@ -90,9 +90,13 @@ pub(super) enum Effect {
     },
     /// A topology holds here.
     Installed(Topology),
-    /// A flush has ended, up to this version.
+    /// A flush was asked for, by this node.
+    Flushing {
+        by: NodeId,
+    },
+    /// A flush has ended.
     Flushed {
-        cleared: Version,
+        by: NodeId,
         result: Result<Epoch, Failure>,
     },
     /// What the agreement keeps in its file.
@@ -140,7 +144,7 @@ enum Unsent {
 struct Surveyed {
     via: Via,
     left: usize,
-    is_empty: bool,
+    survey: Survey,
 }
 
 pub(super) struct Process {
@@ -280,6 +284,7 @@ impl Process {
         // No other flush of this process is up to there.
         let tag = Tag(version.timestamp.0);
         self.flushes.insert(tag, version);
+        self.effects.push(Effect::Flushing { by: version.node });
         self.on_member(now, member::Input::Wish(tag, change));
     }
 
@@ -304,7 +309,8 @@ impl Process {
                 }
                 member::Output::Survey(via) => {
                     let number = self.surveys.len();
-                    self.surveys.push(Surveyed { via, left: self.cores.len(), is_empty: true });
+                    let survey = Survey { is_empty: true, latest: 0 };
+                    self.surveys.push(Surveyed { via, left: self.cores.len(), survey });
                     self.post_to_all(now, &|| Item::Survey(number));
                     continue;
                 }
@@ -315,7 +321,7 @@ impl Process {
                 member::Output::Installed(topology) => Effect::Installed((*topology).clone()),
                 member::Output::Done(tag, result) => {
                     let cleared = self.flushes.remove(&tag).expect("a flush ends once");
-                    Effect::Flushed { cleared, result }
+                    Effect::Flushed { by: cleared.node, result }
                 }
                 member::Output::Changed(_)
                 | member::Output::Forgotten(_)
@@ -477,13 +483,14 @@ impl Process {
             }
             Item::Call { tag, key, call, level } => self.cores[core].call(tag, &key, call, level),
             Item::Survey(number) => {
-                let is_empty = self.cores[core].survey();
-                let survey = &mut self.surveys[number];
-                survey.left -= 1;
-                survey.is_empty &= is_empty;
-                if survey.left == 0 {
-                    let Surveyed { via, is_empty, .. } = *survey;
-                    self.inboxes.post(now.at, (core, 0), Item::Surveyed(via, Survey { is_empty }));
+                let own = self.cores[core].survey();
+                let Surveyed { via, left, survey } = &mut self.surveys[number];
+                *left -= 1;
+                survey.is_empty &= own.is_empty;
+                survey.latest = survey.latest.max(own.latest);
+                if *left == 0 {
+                    let surveyed = Item::Surveyed(*via, *survey);
+                    self.inboxes.post(now.at, (core, 0), surveyed);
                 }
             }
             Item::Surveyed(via, survey) => {

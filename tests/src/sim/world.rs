@@ -502,7 +502,8 @@ impl World {
                 }
             }
             Effect::Installed(topology) => self.on_installed(node, &topology),
-            Effect::Flushed { cleared, result } => self.on_flushed(cleared, result),
+            Effect::Flushing { by } => self.on_flushing(by),
+            Effect::Flushed { by, result } => self.on_flushed(by, result),
             Effect::Keep(bytes) => self.nodes[node].kept = Some(bytes),
         }
     }

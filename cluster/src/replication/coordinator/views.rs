@@ -28,7 +28,9 @@ impl Coordinator {
         }
         if let Some(before) = before {
             if before.epoch() != view.epoch() {
-                self.move_all(now, before.epoch() + 1 < view.epoch());
+                // What a round was promised before everything was removed is no more.
+                let has_cleared = before.topology.cleared() < view.topology.cleared();
+                self.move_all(now, has_cleared || before.epoch() + 1 < view.epoch());
             }
             let lost: Vec<NodeId> = before.reachable.difference(&view.reachable).copied().collect();
             for node in lost {
@@ -39,9 +41,9 @@ impl Coordinator {
         self.end_event();
     }
 
-    /// Goes on with the replicas of a newer topology. Where one was passed over, nobody knows whom it
-    /// named.
-    fn move_all(&mut self, now: Now, has_passed: bool) {
+    /// Goes on with the replicas of a newer topology. Rounds begin anew where it has others, and all of
+    /// them where one was passed over, of which nobody knows whom it named, or everything was removed.
+    fn move_all(&mut self, now: Now, begins_anew: bool) {
         let Some(view) = &self.view else { return };
         let placement = Arc::clone(&view.placement);
         for id in self.ops.ids() {
@@ -57,7 +59,7 @@ impl Coordinator {
             }
         }
         let is_moved = |round: &super::Round| {
-            has_passed || !round.targets.are(placement.replicas(round.common.token))
+            begins_anew || !round.targets.are(placement.replicas(round.common.token))
         };
         let moved: Vec<OpId> =
             self.rounds.iter().filter(|(_, it)| is_moved(it)).map(|(id, _)| *id).collect();
@@ -92,7 +94,8 @@ impl Coordinator {
             }
             Some(Entry::Read(read)) => {
                 let replicas = view.placement.replicas(read.common.token);
-                let own = view.own.filter(|own| read.needed == 1 && replicas.contains(own));
+                let is_alone = read.needed == 1 && view.serves;
+                let own = view.own.filter(|own| is_alone && replicas.contains(own));
                 match own {
                     Some(own) => read.move_to(&[own]),
                     None => read.move_to(replicas),

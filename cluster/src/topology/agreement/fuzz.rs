@@ -58,6 +58,7 @@ impl Known {
                 base: self.topology(source),
                 ballot: self.ballot(source),
                 must_be_empty: source.flag(),
+                is_barrier: source.flag(),
             },
             2 => {
                 let base = self.topology(source);
@@ -84,6 +85,7 @@ impl Known {
                 ballot: self.ballot(source),
                 accepted: source.flag().then(|| (self.ballot(source), self.topology(source))),
                 is_empty: source.flag(),
+                latest: source.number(),
             },
             3 => Answer::Accepted(self.ballot(source)),
             4 => Answer::Refused(self.ballot(source)),
@@ -211,7 +213,7 @@ impl Rig {
                     0 => Via(source.number()),
                     len => self.surveys.remove(source.below(len.min(256))),
                 };
-                Input::Surveyed(via, Survey { is_empty: source.flag() })
+                Input::Surveyed(via, Survey { is_empty: source.flag(), latest: 0 })
             }
             7 if source.is_rare(4) => return self.restart(),
             7 => Input::Wish(Tag(source.number()), change(source)),

@@ -132,6 +132,8 @@ pub enum Failure {
 pub struct Survey {
     /// No keys and no tombstones.
     pub is_empty: bool,
+    /// The latest timestamp that a clock of the node has given out or seen, since it takes no writes.
+    pub latest: u64,
 }
 
 /// What is to be done.
@@ -236,7 +238,7 @@ pub struct Agreement {
     heard: Option<(SocketAddr, Epoch, Instant)>,
     asked_count: usize,
     rejected: BTreeMap<MemberId, Refusal>,
-    prepares: BTreeMap<Via, (Topology, Ballot)>,
+    prepares: BTreeMap<Via, (Topology, Ballot, bool)>,
     outputs: VecDeque<Output>,
 }
 
@@ -361,7 +363,7 @@ impl Agreement {
             Request::Join { member, cluster, is_empty } => {
                 self.on_join(now, via, member, (cluster, is_empty));
             }
-            Request::Prepare { base, ballot, must_be_empty } => {
+            Request::Prepare { base, ballot, must_be_empty, is_barrier } => {
                 self.learn(now, &base);
                 if self.kept.current.as_ref() != Some(&base) {
                     return self.answer(via, Answer::Current(self.kept.current.clone()));
@@ -369,11 +371,11 @@ impl Agreement {
                 if ballot <= self.kept.vote.promised {
                     return self.answer(via, Answer::Refused(self.kept.vote.promised));
                 }
-                if !must_be_empty {
-                    return self.promise(via, ballot, false);
+                if !must_be_empty && !is_barrier {
+                    return self.promise(via, ballot, Survey { is_empty: false, latest: 0 });
                 }
                 self.freeze_on(now);
-                self.prepares.insert(via, (base, ballot));
+                self.prepares.insert(via, (base, ballot, must_be_empty));
                 self.outputs.push_back(Output::Survey(via));
                 if self.prepares.len() > PREPARE_COUNT_MAX {
                     // Its survey may have been lost. Who is in earnest asks again.
@@ -414,10 +416,12 @@ impl Agreement {
             return self.on_own_survey(now, survey);
         }
         let prepare = self.prepares.remove(&via);
-        if !survey.is_empty {
+        // Who is asked for its clocks only may hold what it likes.
+        let must_be_empty = prepare.as_ref().is_none_or(|(.., must_be_empty)| *must_be_empty);
+        if !survey.is_empty && must_be_empty {
             self.note_full(now);
         }
-        let Some((base, ballot)) = prepare else { return };
+        let Some((base, ballot, _)) = prepare else { return };
         if self.kept.slot() != base.epoch + 1 {
             return self.answer(via, Answer::Current(self.kept.current.clone()));
         }
@@ -427,7 +431,7 @@ impl Agreement {
         if let Some(freeze) = &mut self.freeze {
             freeze.empty_for = survey.is_empty.then_some(ballot);
         }
-        self.promise(via, ballot, survey.is_empty);
+        self.promise(via, ballot, survey);
     }
 
     /// Takes no writes for a while, or for a while longer.
@@ -453,11 +457,12 @@ impl Agreement {
         }
     }
 
-    fn promise(&mut self, via: Via, ballot: Ballot, is_empty: bool) {
+    fn promise(&mut self, via: Via, ballot: Ballot, survey: Survey) {
         let Vote { accepted, .. } = self.kept.vote.clone();
         assert!(self.kept.vote.promise(ballot), "it was compared");
         self.keep();
-        self.answer(via, Answer::Promised { ballot, accepted, is_empty });
+        let Survey { is_empty, latest } = survey;
+        self.answer(via, Answer::Promised { ballot, accepted, is_empty, latest });
     }
 
     fn on_answer(&mut self, now: Instant, from: SocketAddr, answer: Answer) {
@@ -485,9 +490,9 @@ impl Agreement {
                     self.give_up(now, Refusal::Busy);
                 }
             }
-            Answer::Promised { ballot, accepted, is_empty } => {
+            Answer::Promised { ballot, accepted, is_empty, latest } => {
                 let Some((proposal, node)) = self.proposal_of(from, ballot) else { return };
-                let progress = proposal.on_promise(node, Promise { accepted, is_empty });
+                let progress = proposal.on_promise(node, Promise { accepted, is_empty, latest });
                 self.on_progress(now, progress);
             }
             Answer::Accepted(ballot) => {
@@ -541,7 +546,7 @@ impl Agreement {
             self.give_up(now, refusal);
         }
         if self.freeze.is_some_and(|freeze| freeze.until <= now) {
-            if self.has_accepted() {
+            if self.has_accepted_a_move() {
                 // Whoever has proposed it did not bring it to its end: this node does.
                 self.freeze_on(now);
                 self.ask_all = true;

@@ -6,6 +6,8 @@
 //!
 //! - What was accepted by anybody at a smaller ballot, as far as the promises tell, is proposed
 //!   before anything else: it may have been agreed on.
+//! - What removes everything is decided when a majority of the voters take no writes and have said how far
+//!   their clocks are.
 //! - Agreed is what majorities of the old and of the new voters have accepted; for what moves data,
 //!   all old members too, each empty and taking no writes.
 
@@ -13,7 +15,7 @@ use std::collections::BTreeMap;
 
 use super::acceptor::Ballot;
 use crate::model::NodeId;
-use crate::topology::{Refusal, Topology};
+use crate::topology::{CLEARED_TIMESTAMP_MAX, Refusal, Topology};
 
 /// What an attempt has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,8 @@ pub(super) enum Progress {
 pub(super) struct Promise {
     pub(super) accepted: Option<(Ballot, Topology)>,
     pub(super) is_empty: bool,
+    /// The latest timestamp of its clocks, of one that takes no writes since.
+    pub(super) latest: u64,
 }
 
 pub(super) struct Proposal {
@@ -42,6 +46,11 @@ pub(super) struct Proposal {
     pub(super) value: Topology,
     /// All members are asked whether they are empty, and take no writes meanwhile.
     pub(super) must_be_empty: bool,
+    /// It removes what there is: all members are asked to take no writes meanwhile, and how far their
+    /// clocks are.
+    pub(super) is_barrier: bool,
+    /// It proposes what it was begun for, not what others had accepted.
+    pub(super) is_own: bool,
     promises: BTreeMap<NodeId, Promise>,
     accepted: Vec<NodeId>,
     is_accepting: bool,
@@ -58,12 +67,15 @@ impl Proposal {
     ) -> Self {
         assert_eq!(value.epoch, base.epoch + 1);
         let must_be_empty = must_be_empty || base.moves_data(&value);
+        let is_barrier = value.cleared() > base.cleared();
         let promises = BTreeMap::new();
         Self {
             base,
             ballot,
             value,
             must_be_empty,
+            is_barrier,
+            is_own: true,
             promises,
             accepted: Vec::new(),
             is_accepting: false,
@@ -72,7 +84,7 @@ impl Proposal {
 
     /// Whom the present round asks.
     pub(super) fn targets(&self) -> Vec<NodeId> {
-        let mut targets: Vec<NodeId> = if self.must_be_empty {
+        let mut targets: Vec<NodeId> = if self.must_be_empty || self.is_barrier {
             self.base.members.iter().map(crate::topology::Member::node).collect()
         } else {
             self.base.voters().collect()
@@ -117,7 +129,10 @@ impl Proposal {
                 // Asked again, of all.
                 return Progress::Failed(Refusal::Busy);
             }
+            self.is_own = *found == self.value;
             self.value = found.clone();
+        } else if self.is_barrier {
+            self.raise_cut();
         }
         let is_empty = self.promises.values().all(|promise| promise.is_empty);
         if self.base.moves_data(&self.value) && !is_empty {
@@ -128,10 +143,21 @@ impl Proposal {
             // It was accepted by some and cannot have been agreed on: that takes all members, and
             // who has accepted it stays empty. Those who wait for its end are told with a change
             // that changes nothing.
+            self.is_own = false;
             self.value = Topology { epoch: self.base.epoch + 1, ..self.base.clone() };
         }
         self.is_accepting = true;
         Progress::Promised
+    }
+
+    /// What is removed is all that those who have promised have ever accepted: it lies above their
+    /// clocks, whoever's was ahead, and they take no writes before the decision is known.
+    fn raise_cut(&mut self) {
+        let latest = self.promises.values().map(|promise| promise.latest).max().unwrap_or(0);
+        if latest < CLEARED_TIMESTAMP_MAX {
+            let cut = &mut self.value.cleared_timestamp;
+            *cut = (*cut).max(latest + 1);
+        }
     }
 
     /// A member has accepted.
@@ -185,7 +211,7 @@ mod tests {
     }
 
     fn empty() -> Promise {
-        Promise { accepted: None, is_empty: true }
+        Promise { accepted: None, is_empty: true, latest: 0 }
     }
 
     #[test]
@@ -226,13 +252,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_removed_is_all_that_those_who_promise_have_accepted() {
+        let base = topology(3, 3);
+        let value = base.after(&Change::Clear(7, 1)).unwrap().unwrap();
+        let mut proposal = Proposal::new(base.clone(), value, BALLOT, false);
+        assert_eq!(proposal.targets().len(), 3);
+        proposal.on_promise(NodeId(1), Promise { latest: 5, ..empty() });
+        let ahead = Promise { latest: 900, is_empty: false, ..empty() };
+        assert_eq!(proposal.on_promise(NodeId(3), ahead), Progress::Promised);
+        assert_eq!(proposal.value.cleared_timestamp, 901);
+        assert!(proposal.value.follows(&base));
+    }
+
+    #[test]
     fn what_somebody_has_accepted_comes_first() {
         let base = topology(3, 3);
         let mine = base.after(&Change::Clear(7, 1)).unwrap().unwrap();
         let theirs = base.after(&Change::Clear(5, 2)).unwrap().unwrap();
         let mut proposal = Proposal::new(base, mine, BALLOT, false);
         let accepted = Some((Ballot { timestamp: 3, proposer: 2 }, theirs.clone()));
-        proposal.on_promise(NodeId(1), Promise { accepted, is_empty: true });
+        proposal.on_promise(NodeId(1), Promise { accepted, ..empty() });
         assert_eq!(proposal.on_promise(NodeId(2), empty()), Progress::Promised);
         assert_eq!(proposal.value, theirs);
     }
@@ -245,7 +284,7 @@ mod tests {
         for found in [base.clone(), other_cluster, Topology { epoch: 9, ..mine.clone() }] {
             let mut proposal = Proposal::new(base.clone(), mine.clone(), BALLOT, false);
             let accepted = Some((Ballot { timestamp: 3, proposer: 2 }, found));
-            proposal.on_promise(NodeId(1), Promise { accepted, is_empty: true });
+            proposal.on_promise(NodeId(1), Promise { accepted, ..empty() });
             assert_eq!(proposal.on_promise(NodeId(2), empty()), Progress::Promised);
             assert_eq!(proposal.value, mine);
         }
@@ -257,7 +296,7 @@ mod tests {
         let clear = base.after(&Change::Clear(7, 1)).unwrap().unwrap();
         let mut proposal = Proposal::new(base.clone(), clear, BALLOT, true);
         let accepted = Some((Ballot { timestamp: 3, proposer: 2 }, value));
-        proposal.on_promise(NodeId(1), Promise { accepted, is_empty: true });
+        proposal.on_promise(NodeId(1), Promise { accepted, ..empty() });
         proposal.on_promise(NodeId(2), Promise { is_empty: false, ..empty() });
         assert_eq!(proposal.on_promise(NodeId(3), empty()), Progress::Promised);
         assert_eq!(proposal.value.members, base.members);

@@ -74,8 +74,16 @@ impl Agreement {
         let (Some(wish), Some((proposal, _))) = (self.wishes.front_mut(), &self.proposal) else {
             return;
         };
-        let is_its = |value: Option<Topology>| value.as_ref() == Some(&proposal.value);
-        wish.is_voted_on |= proposal.base.after(&wish.change).is_ok_and(is_its);
+        // What is removed may be more than was wished.
+        let is_its = |value: Option<Topology>| {
+            value.is_some_and(|value| {
+                let (cleared, raised) = (value.cleared(), proposal.value.cleared());
+                let (cleared_timestamp, cleared_node) = (raised.timestamp.0, raised.node.0);
+                let value = Topology { cleared_timestamp, cleared_node, ..value };
+                cleared <= raised && value == proposal.value
+            })
+        };
+        wish.is_voted_on |= proposal.is_own && proposal.base.after(&wish.change).is_ok_and(is_its);
     }
 
     /// Sends the present round of the attempt to whom it asks.
@@ -88,7 +96,8 @@ impl Agreement {
             let request = if proposal.is_accepting() {
                 Request::Accept { base, ballot, value: proposal.value.clone() }
             } else {
-                Request::Prepare { base, ballot, must_be_empty: proposal.must_be_empty }
+                let (must_be_empty, is_barrier) = (proposal.must_be_empty, proposal.is_barrier);
+                Request::Prepare { base, ballot, must_be_empty, is_barrier }
             };
             self.outputs.push_back(Output::Ask(address, request));
         }
@@ -185,6 +194,13 @@ impl Agreement {
             let failure = if wish.is_voted_on { Failure::Unknown } else { Failure::Refused };
             self.outputs.push_back(Output::Done(tag, result.map_err(failure)));
         }
+    }
+
+    /// Whether something was accepted that moves data, and is not known to be decided.
+    pub(super) fn has_accepted_a_move(&self) -> bool {
+        let accepted = self.kept.vote.accepted.as_ref();
+        let moves = |base: &Topology| accepted.is_some_and(|(_, value)| base.moves_data(value));
+        self.kept.current.as_ref().is_some_and(moves)
     }
 
     /// Whether something was accepted that is not known to be decided.

@@ -19,6 +19,8 @@ pub enum Request {
         ballot: Ballot,
         /// Stop taking writes, and say whether you are empty.
         must_be_empty: bool,
+        /// Stop taking writes, and say how far your clocks are: everything is to be removed.
+        is_barrier: bool,
     },
     /// Accept `value` as what follows `base`.
     Accept {
@@ -58,6 +60,8 @@ pub enum Answer {
         accepted: Option<(Ballot, Topology)>,
         /// Whether I hold nothing.
         is_empty: bool,
+        /// The latest timestamp of my clocks, where I was asked for it.
+        latest: u64,
     },
     /// I have accepted.
     Accepted(Ballot),

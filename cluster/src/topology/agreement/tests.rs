@@ -26,7 +26,7 @@ fn who_asks_to_be_let_in_again_and_again_does_not_stop_the_writes_of_those_who_h
     agreement.handle(now, wall, Input::Request(Via(2), prepare.clone()));
     assert_eq!(outputs(&mut agreement), [Output::Survey(Via(2))]);
     assert!(agreement.is_frozen());
-    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: false }));
+    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: false, latest: 0 }));
     assert!(!agreement.is_frozen());
     let answered = outputs(&mut agreement);
     let [Output::Thaw, Output::Keep(_), Output::Answer(Via(2), promised)] = &answered[..] else {
@@ -91,12 +91,14 @@ fn a_newcomer_waits_while_some_member_does_not_answer() {
                         inputs.push_back(Input::Request(Via(0), request));
                     }
                     Output::Ask(to, Request::Prepare { ballot, .. }) if to == second => {
-                        let promised = Answer::Promised { ballot, accepted: None, is_empty: true };
+                        let promised =
+                            Answer::Promised { ballot, accepted: None, is_empty: true, latest: 0 };
                         inputs.push_back(Input::Answer(second, promised));
                     }
                     Output::Survey(via) => {
                         survey_count += 1;
-                        inputs.push_back(Input::Surveyed(via, Survey { is_empty: true }));
+                        inputs
+                            .push_back(Input::Surveyed(via, Survey { is_empty: true, latest: 0 }));
                     }
                     Output::Answer(Via(0), answer) => {
                         inputs.push_back(Input::Answer(first, answer));
@@ -119,7 +121,8 @@ fn whoever_asks_for_promises_without_end_costs_a_bounded_amount() {
     let (mut surveyed, mut refused) = (Vec::new(), Vec::new());
     for number in 1..=5_000 {
         let ballot = Ballot { timestamp: number, proposer: 9 };
-        let prepare = Request::Prepare { base: base.clone(), ballot, must_be_empty: true };
+        let prepare =
+            Request::Prepare { base: base.clone(), ballot, must_be_empty: true, is_barrier: false };
         agreement.handle(Instant::ZERO, wall, Input::Request(Via(number), prepare));
         for output in outputs(&mut agreement) {
             match output {
@@ -132,7 +135,11 @@ fn whoever_asks_for_promises_without_end_costs_a_bounded_amount() {
     assert_eq!((surveyed.len(), refused.len()), (5_000, 5_000 - PREPARE_COUNT_MAX));
     // The latest are surveyed for still; those who were refused are not answered again.
     for via in surveyed {
-        agreement.handle(Instant::ZERO, wall, Input::Surveyed(via, Survey { is_empty: true }));
+        agreement.handle(
+            Instant::ZERO,
+            wall,
+            Input::Surveyed(via, Survey { is_empty: true, latest: 0 }),
+        );
         let is_answer = |it: &Output| matches!(it, Output::Answer(of, _) if *of == via);
         let answers = outputs(&mut agreement).iter().filter(|it| is_answer(it)).count();
         assert_eq!(answers, usize::from(!refused.contains(&via)));
@@ -233,11 +240,16 @@ const LATE: Ballot = Ballot { timestamp: 6, proposer: 1 };
 fn what_moves_data_is_accepted_only_while_the_freeze_of_its_own_survey_lasts() {
     let (mut agreement, base, value) = second_of_two();
     let (wall, mut now) = (WallTime::EPOCH, Instant::ZERO);
-    let prepare = |ballot| Request::Prepare { base: base.clone(), ballot, must_be_empty: true };
+    let prepare = |ballot| Request::Prepare {
+        base: base.clone(),
+        ballot,
+        must_be_empty: true,
+        is_barrier: false,
+    };
     agreement.handle(now, wall, Input::Request(Via(2), prepare(EARLY)));
     assert_eq!(outputs(&mut agreement), [Output::Survey(Via(2))]);
-    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true }));
-    let promised = Answer::Promised { ballot: EARLY, accepted: None, is_empty: true };
+    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true, latest: 0 }));
+    let promised = Answer::Promised { ballot: EARLY, accepted: None, is_empty: true, latest: 0 };
     assert_eq!(outputs(&mut agreement)[1..], [Output::Answer(Via(2), promised)]);
     now = now + FREEZE;
     agreement.handle(now, wall, Input::Timeout);
@@ -247,8 +259,8 @@ fn what_moves_data_is_accepted_only_while_the_freeze_of_its_own_survey_lasts() {
     let accept = Request::Accept { base: base.clone(), ballot: EARLY, value };
     agreement.handle(now, wall, Input::Request(Via(4), accept));
     assert_eq!(outputs(&mut agreement), [Output::Answer(Via(4), Answer::Refused(EARLY))]);
-    agreement.handle(now, wall, Input::Surveyed(Via(3), Survey { is_empty: false }));
-    let promised = Answer::Promised { ballot: LATE, accepted: None, is_empty: false };
+    agreement.handle(now, wall, Input::Surveyed(Via(3), Survey { is_empty: false, latest: 0 }));
+    let promised = Answer::Promised { ballot: LATE, accepted: None, is_empty: false, latest: 0 };
     assert_eq!(outputs(&mut agreement).last(), Some(&Output::Answer(Via(3), promised)));
 }
 
@@ -257,7 +269,12 @@ fn what_moves_data_is_accepted_only_while_the_freeze_of_its_own_survey_lasts() {
 fn a_survey_is_worth_nothing_once_its_freeze_is_over() {
     let (mut agreement, base, value) = second_of_two();
     let (wall, mut now) = (WallTime::EPOCH, Instant::ZERO);
-    let prepare = |ballot| Request::Prepare { base: base.clone(), ballot, must_be_empty: true };
+    let prepare = |ballot| Request::Prepare {
+        base: base.clone(),
+        ballot,
+        must_be_empty: true,
+        is_barrier: false,
+    };
     agreement.handle(now, wall, Input::Request(Via(2), prepare(EARLY)));
     assert_eq!(outputs(&mut agreement), [Output::Survey(Via(2))]);
     now = now + FREEZE;
@@ -266,7 +283,7 @@ fn a_survey_is_worth_nothing_once_its_freeze_is_over() {
     assert_eq!(outputs(&mut agreement), [Output::Thaw, refused]);
     agreement.handle(now, wall, Input::Request(Via(3), prepare(LATE)));
     assert_eq!(outputs(&mut agreement), [Output::Survey(Via(3))]);
-    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true }));
+    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true, latest: 0 }));
     assert_eq!(outputs(&mut agreement), [], "it was answered");
     let accept = Request::Accept { base: base.clone(), ballot: EARLY, value };
     agreement.handle(now, wall, Input::Request(Via(4), accept));
@@ -312,7 +329,11 @@ fn a_newcomer_accepts_its_admission_only_while_it_holds_nothing() {
         let (wall, now) = (WallTime::EPOCH, Instant::ZERO);
         agreement.handle(now, wall, Input::Timeout);
         assert_eq!(outputs(&mut agreement), [Output::Survey(Via::OWN_SURVEY)]);
-        agreement.handle(now, wall, Input::Surveyed(Via::OWN_SURVEY, Survey { is_empty }));
+        agreement.handle(
+            now,
+            wall,
+            Input::Surveyed(Via::OWN_SURVEY, Survey { is_empty, latest: 0 }),
+        );
         let join = Request::Join { member: member(3), cluster: 0, is_empty };
         assert_eq!(outputs(&mut agreement), [Output::Ask(member(1).address, join)]);
         let accept = Request::Accept { base: base.clone(), ballot: EARLY, value: value.clone() };
@@ -344,7 +365,7 @@ fn run(
                 agreement.handle(
                     now,
                     WallTime::EPOCH,
-                    Input::Surveyed(via, Survey { is_empty: true }),
+                    Input::Surveyed(via, Survey { is_empty: true, latest: 0 }),
                 );
             }
             seen.push(output);
@@ -453,7 +474,12 @@ fn a_ballot_that_leaves_no_room_above_it_is_no_message() {
     let base = crate::topology::tests::topology(2, 3);
     let room = Ballot { timestamp: Ballot::TIMESTAMP_MAX, proposer: 9 };
     for (ballot, is_valid) in [(room, true), (Ballot { timestamp: u64::MAX, proposer: 0 }, false)] {
-        let prepare = Request::Prepare { base: base.clone(), ballot, must_be_empty: false };
+        let prepare = Request::Prepare {
+            base: base.clone(),
+            ballot,
+            must_be_empty: false,
+            is_barrier: false,
+        };
         assert_eq!(Request::decode(&prepare.encode()).is_ok(), is_valid);
         assert_eq!(Answer::decode(&Answer::Refused(ballot).encode()).is_ok(), is_valid);
     }
@@ -477,7 +503,12 @@ fn nothing_is_promised_or_accepted_on_another_base_than_the_one_that_holds() {
     let forged = Topology { replica_count: 1, ..base.clone() };
     let value = forged.after(&Change::Clear(7, 1)).unwrap().unwrap();
     let requests = [
-        Request::Prepare { base: forged.clone(), ballot: EARLY, must_be_empty: false },
+        Request::Prepare {
+            base: forged.clone(),
+            ballot: EARLY,
+            must_be_empty: false,
+            is_barrier: false,
+        },
         Request::Accept { base: forged, ballot: EARLY, value },
     ];
     for (via, request) in (10..).map(Via).zip(requests) {

@@ -150,10 +150,7 @@ impl Machine {
             (Staged::WantsRecord, Access::Read) => Step::Read,
             (Staged::WantsRecord, Access::Write | Access::Delete | Access::Local) => Step::Change,
         };
-        // A deletion is done here, where its time is up when its client is told so: late, it would take
-        // away what was written since.
-        let goes = step == Step::Change && !stays && runner.access() != Access::Delete;
-        let proposer = if goes { self.proposer(token) } else { None };
+        let proposer = if step == Step::Change && !stays { self.proposer(token) } else { None };
         if self.handing.must_wait(token, proposer.is_some()) {
             return self.handing.wait(token, Incoming { runner, level, stays });
         }

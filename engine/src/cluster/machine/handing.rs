@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The deadline is a wall time in milliseconds: a command is not begun after it, since who has asked
-//! has given up by then. A node that was stopped for a minute finds them in its sockets.
+//! has given up by then. A node that stood still finds commands in its sockets, and refuses them: who
+//! has asked may have been told that their end is unknown, and gone on.
 //!
 //! # Invariants
 //!
@@ -167,6 +168,7 @@ impl Machine {
         mut rest: &[u8],
     ) -> Result<(), &'static str> {
         self.assert_drained();
+        self.expire(now, shards);
         while !rest.is_empty() {
             let id = take_u64(&mut rest)?;
             let deadline = WallTime::from_millis(take_u64(&mut rest)?);
@@ -188,7 +190,7 @@ impl Machine {
                 return Err("a command is about another core's key");
             }
             let asker = Asker::Peer { link, id };
-            if now.wall > deadline {
+            if now.wall > deadline || now.at < self.refuses_until {
                 let why = Why::TimedOut { answered: 0, needed: 1 };
                 self.fail(asker, Error::NotApplied { why });
                 continue;

@@ -40,6 +40,7 @@ use gridkv_cluster::message::{self, Ask, DecodeError, Message, Reply};
 use gridkv_cluster::replication::{
     self, Archive, Config, Context, Coordinator, OpId, Standing, View,
 };
+use gridkv_cluster::topology::agreement::Survey;
 use gridkv_cluster::{
     HybridClock, Instant, Mutation, NodeId, Now, ShardRange, Slot, Timestamp, Token, Version,
     WallTime, mutation,
@@ -61,6 +62,13 @@ use crate::core::request::Asker;
 use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::server::commands::Part;
+
+/// A core has its turn at least every tenth of a second: without one for so long, its node stood still,
+/// and may have been given up.
+const STOOD_STILL: Duration = Duration::from_millis(500);
+
+/// How long what had arrived by then may take to be read.
+const FLUSHED_AFTER: Duration = Duration::from_millis(200);
 
 /// The way to a peer, by which what it sends is answered: a number that the driver gives out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +134,10 @@ pub(crate) struct Machine {
     failing: BTreeSet<NodeId>,
     unopened: BTreeSet<NodeId>,
     clearing: Clearing,
+    /// When anything last happened, and until when commands of other nodes are refused because nothing
+    /// had for long.
+    last_at: Instant,
+    refuses_until: Instant,
     /// What was asked and not begun.
     incoming: VecDeque<Incoming>,
     pending: BTreeMap<OpId, Pending>,
@@ -154,6 +166,8 @@ impl Machine {
             failing: BTreeSet::new(),
             unopened: BTreeSet::new(),
             clearing: Clearing::default(),
+            last_at: Instant::ZERO,
+            refuses_until: Instant::ZERO,
             incoming: VecDeque::new(),
             pending: BTreeMap::new(),
             handing: Handing::default(),
@@ -222,14 +236,16 @@ impl Machine {
         self.incoming.push_back(incoming);
     }
 
-    /// Takes no writes from here on, until it is told anew what holds. Whether nothing is held.
-    pub(crate) fn survey(&mut self, shards: &Shards) -> bool {
+    /// Takes no writes from here on, until it is told anew what holds. What there is, and how far the
+    /// clock is by then.
+    pub(crate) fn survey(&mut self, shards: &Shards) -> Survey {
         if let Some(state) = &mut self.state
             && state.standing == Standing::Serving
         {
             state.standing = Standing::Frozen;
         }
-        shards.iter().all(|shard| shard.is_empty())
+        let is_empty = shards.iter().all(|shard| shard.is_empty());
+        Survey { is_empty, latest: self.coordinator.clock_mut().latest().0 }
     }
 
     /// Begins what was asked, and does what is due. Whether there was anything.
@@ -244,6 +260,10 @@ impl Machine {
     /// Does what is due. Whether there was anything. It comes before what has arrived: after a pause what
     /// clients were long told has no known end must not go on.
     fn expire(&mut self, now: Now, shards: &mut Shards) -> bool {
+        if now.at.saturating_since(self.last_at) > STOOD_STILL && self.last_at > Instant::ZERO {
+            self.refuses_until = now.at + FLUSHED_AFTER;
+        }
+        self.last_at = now.at;
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now.at);
         let (is_late, is_handed_late) =
             (is_due(self.coordinator.poll_timeout()), is_due(self.handing.due_at()));

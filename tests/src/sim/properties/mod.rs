@@ -1,5 +1,6 @@
 //! What must hold: one file for each sentence. The functions panic with what does not.
 
+pub mod a_flush_removes_what_was_there;
 pub mod a_refused_flush_never_happens;
 pub mod acknowledged_writes_survive;
 pub mod increments_add_up;
@@ -34,6 +35,7 @@ pub(super) fn check(world: &mut World) {
     quorum_reads_see_acknowledged_writes::quorum_reads_see_acknowledged_writes(world);
     acknowledged_writes_survive::acknowledged_writes_survive(world);
     nothing_deleted_comes_back::nothing_deleted_comes_back(world);
+    a_flush_removes_what_was_there::a_flush_removes_what_was_there(world);
     replicas_converge_after_healing::replicas_converge_after_healing(world);
     linearizable_keys_have_linearizable_histories::linearizable_keys_have_linearizable_histories(
         world,

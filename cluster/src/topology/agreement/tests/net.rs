@@ -118,7 +118,7 @@ impl Net {
     /// Answers a survey.
     pub(super) fn survey(&mut self, at: SocketAddr, via: Via) {
         let is_empty = !self.full.contains(&at);
-        self.tell(at, Input::Surveyed(via, Survey { is_empty }));
+        self.tell(at, Input::Surveyed(via, Survey { is_empty, latest: 0 }));
     }
 
     /// Delivers a packet, if its ends reach each other.
