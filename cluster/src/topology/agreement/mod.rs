@@ -73,6 +73,8 @@ const LOOK_COUNT: u32 = 10;
 pub const FREEZE: Duration = Duration::from_secs(2);
 /// How long an attempt may take.
 const ATTEMPT: Duration = Duration::from_millis(800);
+/// How long all members are waited for where a majority is enough.
+const PRESS: Duration = Duration::from_millis(250);
 /// How long a change is tried.
 const WISH: Duration = Duration::from_secs(4);
 /// How often a newcomer asks to join, and how often a newer topology is asked for.
@@ -216,6 +218,8 @@ pub struct Agreement {
     ballot_min: u64,
     wall: WallTime,
     proposal: Option<(Proposal, Instant)>,
+    /// When those who have not promised are waited for no longer, where they need not be.
+    press_at: Option<Instant>,
     wishes: VecDeque<Wish>,
     /// When the first wish is tried again.
     retry_at: Option<Instant>,
@@ -272,6 +276,7 @@ impl Agreement {
             ballot_min: 0,
             wall: WallTime::EPOCH,
             proposal: None,
+            press_at: None,
             wishes: VecDeque::new(),
             retry_at: None,
             ask_all: false,
@@ -344,7 +349,8 @@ impl Agreement {
         let heard = self.heard.map(|(.., at)| at);
         let thaw = self.freeze.map(|freeze| freeze.until);
         let look = self.listening.map(|(_, at)| at);
-        [attempt, self.retry_at, thaw, self.ask_at, heard, look].into_iter().flatten().min()
+        let times = [attempt, self.press_at, self.retry_at, thaw, self.ask_at, heard, look];
+        times.into_iter().flatten().min()
     }
 
     fn on_request(&mut self, now: Instant, via: Via, request: Request) {
@@ -539,6 +545,9 @@ impl Agreement {
     }
 
     fn run_timers(&mut self, now: Instant) {
+        if self.press_at.is_some_and(|at| at <= now) {
+            self.press(now);
+        }
         if let Some((proposal, until)) = &self.proposal
             && *until <= now
         {

@@ -17,6 +17,10 @@ use super::acceptor::Ballot;
 use crate::model::NodeId;
 use crate::topology::{CLEARED_TIMESTAMP_MAX, Refusal, Topology};
 
+/// How far the clock of a member may be ahead of the others', as a difference of timestamps: what clocks may
+/// differ by where nobody has said otherwise.
+const AHEAD_MAX: u64 = 500 << 16;
+
 /// What an attempt has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -115,10 +119,28 @@ impl Proposal {
             return Progress::Pending;
         }
         let all_promised = self.base.members.iter().all(|it| has_promised(&it.node()));
-        if self.must_be_empty && !all_promised {
+        if (self.must_be_empty || self.is_barrier) && !all_promised {
             return Progress::Pending;
         }
         self.choose_value()
+    }
+
+    /// Those who have not answered by now are not waited for, where they need not be. Their clocks may be
+    /// ahead by as much as clocks may differ.
+    pub(super) fn press(&mut self) -> Progress {
+        let has_promised = |node: &NodeId| self.promises.contains_key(node);
+        let may = self.is_barrier && !self.is_accepting && !self.must_be_empty;
+        if !may || !is_majority(self.base.voters(), has_promised) {
+            return Progress::Pending;
+        }
+        let promises = self.promises.values_mut();
+        promises.for_each(|it| it.latest = it.latest.saturating_add(AHEAD_MAX));
+        self.choose_value()
+    }
+
+    /// Whether those who have not answered will not be waited for.
+    pub(super) fn can_be_pressed(&self) -> bool {
+        self.is_barrier && !self.is_accepting && !self.must_be_empty
     }
 
     /// Decides what to propose, now that the promises are there.
@@ -245,7 +267,8 @@ mod tests {
         let full = Promise { is_empty: false, ..empty() };
         assert_eq!(proposal.on_promise(NodeId(1), full.clone()), Progress::Pending);
         assert_eq!(proposal.on_promise(NodeId(1), full.clone()), Progress::Pending);
-        assert_eq!(proposal.on_promise(NodeId(3), full), Progress::Promised);
+        assert_eq!(proposal.on_promise(NodeId(3), full), Progress::Pending);
+        assert_eq!(proposal.press(), Progress::Promised);
         assert_eq!(proposal.on_accepted(NodeId(3)), Progress::Pending);
         assert_eq!(proposal.on_accepted(NodeId(3)), Progress::Pending);
         assert_eq!(proposal.on_accepted(NodeId(2)), Progress::Chosen);
@@ -258,10 +281,25 @@ mod tests {
         let mut proposal = Proposal::new(base.clone(), value, BALLOT, false);
         assert_eq!(proposal.targets().len(), 3);
         proposal.on_promise(NodeId(1), Promise { latest: 5, ..empty() });
+        assert_eq!(proposal.press(), Progress::Pending, "one is no majority");
         let ahead = Promise { latest: 900, is_empty: false, ..empty() };
-        assert_eq!(proposal.on_promise(NodeId(3), ahead), Progress::Promised);
-        assert_eq!(proposal.value.cleared_timestamp, 901);
-        assert!(proposal.value.follows(&base));
+        assert_eq!(proposal.on_promise(NodeId(3), ahead), Progress::Pending, "one may be ahead");
+        let mut pressed = Proposal { promises: proposal.promises.clone(), ..proposal };
+        assert_eq!(pressed.on_promise(NodeId(2), empty()), Progress::Promised);
+        assert_eq!(pressed.value.cleared_timestamp, 901);
+        assert!(pressed.value.follows(&base));
+    }
+
+    #[test]
+    fn who_does_not_answer_may_be_as_far_ahead_as_clocks_differ() {
+        let base = topology(3, 3);
+        let value = base.after(&Change::Clear(7, 1)).unwrap().unwrap();
+        let mut proposal = Proposal::new(base, value, BALLOT, false);
+        proposal.on_promise(NodeId(1), Promise { latest: 5, ..empty() });
+        assert_eq!(proposal.press(), Progress::Pending, "one is no majority");
+        proposal.on_promise(NodeId(3), Promise { latest: 900, ..empty() });
+        assert_eq!(proposal.press(), Progress::Promised);
+        assert_eq!(proposal.value.cleared_timestamp, 901 + AHEAD_MAX);
     }
 
     #[test]
@@ -272,7 +310,8 @@ mod tests {
         let mut proposal = Proposal::new(base, mine, BALLOT, false);
         let accepted = Some((Ballot { timestamp: 3, proposer: 2 }, theirs.clone()));
         proposal.on_promise(NodeId(1), Promise { accepted, ..empty() });
-        assert_eq!(proposal.on_promise(NodeId(2), empty()), Progress::Promised);
+        proposal.on_promise(NodeId(2), empty());
+        assert_eq!(proposal.press(), Progress::Promised);
         assert_eq!(proposal.value, theirs);
     }
 
@@ -285,8 +324,10 @@ mod tests {
             let mut proposal = Proposal::new(base.clone(), mine.clone(), BALLOT, false);
             let accepted = Some((Ballot { timestamp: 3, proposer: 2 }, found));
             proposal.on_promise(NodeId(1), Promise { accepted, ..empty() });
-            assert_eq!(proposal.on_promise(NodeId(2), empty()), Progress::Promised);
-            assert_eq!(proposal.value, mine);
+            proposal.on_promise(NodeId(2), empty());
+            assert_eq!(proposal.press(), Progress::Promised);
+            assert_eq!(proposal.value.members, mine.members);
+            assert!(proposal.value.cleared() > mine.cleared());
         }
     }
 

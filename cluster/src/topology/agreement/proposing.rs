@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::acceptor::Ballot;
 use super::proposal::{Progress, Proposal};
 use super::request::Request;
-use super::{ATTEMPT, Agreement, Failure, Output, REST, Tag, WISH, WISH_COUNT_MAX, Wish};
+use super::{ATTEMPT, Agreement, Failure, Output, PRESS, REST, Tag, WISH, WISH_COUNT_MAX, Wish};
 use crate::model::NodeId;
 use crate::time::Instant;
 use crate::topology::{Change, EPOCH_MAX, Epoch, Member, Refusal, Topology};
@@ -56,7 +56,9 @@ impl Agreement {
         self.ballot_min = above + 1;
         let ballot = Ballot { timestamp: self.ballot_min, proposer: self.own.member.id };
         let ask_all = self.ask_all;
-        self.proposal = Some((Proposal::new(base, value, ballot, ask_all), now + ATTEMPT));
+        let proposal = Proposal::new(base, value, ballot, ask_all);
+        self.press_at = proposal.can_be_pressed().then_some(now + PRESS);
+        self.proposal = Some((proposal, now + ATTEMPT));
         self.ask_targets();
     }
 
@@ -67,6 +69,17 @@ impl Agreement {
             self.end_wish(&wish, Err(Refusal::NoMajority));
         }
         self.retry_at = self.wishes.front().map(|wish| wish.until);
+    }
+
+    /// Those who have not promised by now are not waited for, where they need not be.
+    pub(super) fn press(&mut self, now: Instant) {
+        self.press_at = None;
+        let Some((proposal, _)) = &mut self.proposal else { return };
+        let progress = proposal.press();
+        if proposal.can_be_pressed() {
+            self.press_at = Some(now + PRESS);
+        }
+        self.on_progress(now, progress);
     }
 
     /// The first wish is what votes are asked for, if it is.

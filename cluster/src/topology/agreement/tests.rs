@@ -185,7 +185,7 @@ fn a_wish_that_nobody_was_asked_to_vote_on_is_refused() {
 fn a_vote_ends_with_the_epoch_it_was_about() {
     let mut net = Net::of(3);
     let (first, second) = (member(1).address, member(2).address);
-    net.handle(1, Input::Wish(Tag(1), Change::Clear(77, 1)));
+    net.handle(1, Input::Wish(Tag(1), Change::Clear(1 << 40, 1)));
     // Nobody takes the votes but the proposer, whose vote nobody hears of.
     net.deliver_until(|sent| is_accept(sent) && sent.to == first);
     net.cut.push(first);
@@ -200,7 +200,10 @@ fn a_vote_ends_with_the_epoch_it_was_about() {
     net.cut.clear();
     net.run(Duration::from_secs(10));
     for number in 1..=3 {
-        assert_eq!(net.node(number).current().map(|it| it.cleared_timestamp), Some(50));
+        assert_eq!(
+            net.node(number).current().map(|it| it.cleared_timestamp),
+            Some((500 << 16) + 1)
+        );
     }
 }
 
