@@ -167,7 +167,8 @@ fn whatever_a_replica_is_asked(source: &mut Source<'_>) {
         message::push_ask(asking(source, view.epoch()), &archive(source, wall), &mut body);
         on_the_wire(source, &body, |message| {
             let Message::Ask(ask, mutation) = message else { return };
-            let answer = replica.handle(&mut store, &mut clock, &context, ask, &mutation);
+            let token = view.placement.token(mutation.key);
+            let answer = replica.handle(&mut store, &mut clock, &context, ask, (token, &mutation));
             let answered = answer.ok().and_then(|answer| answer.reply);
             assert!(answered.is_none_or(|it| it.request == ask.request));
         });

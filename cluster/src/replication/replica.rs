@@ -177,7 +177,7 @@ impl Replica {
         self.by_key.len()
     }
 
-    /// Does what a coordinator asks. `mutation` is what came with the message.
+    /// Does what a coordinator asks. `mutation` is what came with the message, `token` its key's.
     ///
     /// # Errors
     ///
@@ -188,10 +188,9 @@ impl Replica {
         clock: &mut HybridClock,
         context: &Context<'_>,
         ask: Ask,
-        mutation: &Mutation<'_>,
+        (token, mutation): (Token, &Mutation<'_>),
     ) -> Result<Answer, Busy> {
         let Ask { request, kind, .. } = ask;
-        let token = context.view.placement.token(mutation.key);
         let refused = |reason| {
             let epoch = context.view.epoch();
             Answer::plain(request, ReplyKind::Refused { epoch, reason })

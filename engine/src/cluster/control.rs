@@ -76,6 +76,8 @@ pub(crate) struct Control {
     next_tag: u64,
     /// Cores that have not been told the latest.
     untold: BTreeSet<usize>,
+    /// It had no turn yet.
+    is_new: bool,
     pub(super) calls: super::calls::Calls,
     may_tell_at: Instant,
     pub(crate) strangers_refused: u64,
@@ -109,6 +111,7 @@ impl Control {
             wishers: BTreeMap::new(),
             next_tag: 1,
             untold: BTreeSet::new(),
+            is_new: true,
             calls: super::calls::Calls::default(),
             may_tell_at: Instant::ZERO,
             strangers_refused: 0,
@@ -122,7 +125,7 @@ impl Control {
             .values()
             .map(|it| it.look_at.map_or(it.until, |at| at.min(it.until)))
             .min();
-        let now = (!self.untold.is_empty()).then_some(Instant::ZERO);
+        let now = (self.is_new || !self.untold.is_empty()).then_some(Instant::ZERO);
         let times = [self.member.poll_timeout(), stranger, now];
         times.into_iter().flatten().min()
     }
@@ -141,6 +144,7 @@ pub(super) struct Desk<'a> {
 impl Control {
     /// What its sockets and timers have to do.
     pub(super) fn turn(&mut self, desk: &mut Desk<'_>, ready: &[u32]) {
+        self.is_new = false;
         for token in ready {
             match *token {
                 LISTENER => self.accept(desk),

@@ -11,6 +11,7 @@ use crate::core::request::Asker;
 use crate::core::shards::Shards;
 use crate::core::{Core, World};
 use crate::server::commands::Part;
+use crate::shard::Shard;
 
 /// What could not be sent.
 #[derive(Debug, PartialEq, Eq)]
@@ -63,7 +64,8 @@ impl Core {
 
     /// Lets answers leave that are durable. Whether there were any.
     pub(crate) fn settle_replicas(&mut self) -> bool {
-        if !self.world.is_replicated() {
+        let is_settled = self.world.shards.iter().all(Shard::is_settled);
+        if is_settled || !self.world.is_replicated() {
             return false;
         }
         let now = self.world.time();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
-use gridkv_cluster::{Now, TokenKey, WallTime};
+use gridkv_cluster::{Instant, Now, TokenKey, WallTime};
 use gridkv_net::ring::{ConnectionId, DataRing, Received};
 use gridkv_net::wire::frame::{Frame, FrameReader, Kind};
 use gridkv_net::wire::preamble::{self, Preamble, VERSION};
@@ -66,7 +66,11 @@ impl Core {
             let change = links.on_ready(ring, LinkId(*token), now.at);
             self.on_change(now, change);
         }
-        self.with_control(|control, desk| control.turn(desk, &ready));
+        let control = self.world.cluster.as_ref().and_then(|cluster| cluster.control.as_ref());
+        let is_due = |at: Instant| at <= now.at;
+        if control.is_some_and(|it| !ready.is_empty() || it.due_at().is_some_and(is_due)) {
+            self.with_control(|control, desk| control.turn(desk, &ready));
+        }
         let (links, ring) = self.links();
         if links.due_at().is_some_and(|at| at <= now.at) {
             for change in links.run_timers(ring, now.at) {

@@ -2,11 +2,11 @@
 
 use gridkv_cluster::message::Ask;
 use gridkv_cluster::replication::Context;
-use gridkv_cluster::{HybridClock, Mutation, Version};
+use gridkv_cluster::{HybridClock, Mutation, Token, Version};
 use gridkv_storage::ReadError;
 use gridkv_storage::replicated::Answer;
 
-use super::{Key, Shard};
+use super::Shard;
 use crate::cluster::machine::Source;
 use crate::core::parking::Wait;
 
@@ -17,10 +17,10 @@ impl Shard {
         clock: &mut HybridClock,
         context: &Context<'_>,
         source: Source,
+        token: Token,
         ask: Ask,
         mutation: &Mutation<'_>,
     ) {
-        let token = Key::new(&self.token_key, mutation.key).token;
         self.replicated.ask(clock, context, source, token, ask, mutation);
         self.note_appended();
     }

@@ -295,7 +295,7 @@ impl<S> Replicated<S> {
             lack: &mut lack,
             promise_at: &mut self.promise_at,
         };
-        match self.replica.handle(&mut view, clock, context, ask, mutation) {
+        match self.replica.handle(&mut view, clock, context, ask, (token, mutation)) {
             Ok(answer) => {
                 let until = self.held_until(answer.hold, token, mutation.key);
                 Ok((answer, until))

@@ -278,6 +278,15 @@ impl Coordinator {
         self.next_sequence
     }
 
+    /// Moves all there is to do behind what `into` has, in order.
+    pub fn take_outputs(&mut self, into: &mut VecDeque<Output>) {
+        if into.is_empty() {
+            std::mem::swap(into, &mut self.outputs);
+        } else {
+            into.append(&mut self.outputs);
+        }
+    }
+
     /// The next thing to do, oldest first.
     #[must_use]
     pub fn poll_output(&mut self) -> Option<Output> {

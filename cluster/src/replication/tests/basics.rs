@@ -121,7 +121,8 @@ fn a_promise_that_nobody_comes_back_to_does_not_keep_a_replica_from_being_mended
     let mut ask = |kind| {
         let (mutation, epoch) = (mutation::access(&newer).unwrap(), topology.epoch());
         let (clock, ask) = (coordinator.clock_mut(), Ask { request: 5, epoch, kind });
-        let answer = replica.handle(store, clock, &context, ask, &mutation).unwrap();
+        let token = topology.placement.token(mutation.key);
+        let answer = replica.handle(store, clock, &context, ask, (token, &mutation)).unwrap();
         answer.reply.unwrap().kind
     };
     assert_eq!(ask(AskKind::Repair), ReplyKind::Written { replaced: false });

@@ -236,8 +236,8 @@ impl Cluster {
         let context = Context { view: &view, standing, wall: now.wall };
         let Node { coordinator, replica, store, .. } = node;
         let mutation = mutation::access(&mutation).unwrap();
-        let clock = coordinator.clock_mut();
-        let answer = replica.handle(store, clock, &context, ask, &mutation).unwrap();
+        let (clock, token) = (coordinator.clock_mut(), view.placement.token(mutation.key));
+        let answer = replica.handle(store, clock, &context, ask, (token, &mutation)).unwrap();
         if let Some(reply) = answer.reply {
             self.wire.push_back((to, from, Sent::Reply(reply, answer.record)));
         }

@@ -351,10 +351,13 @@ impl Machine {
             });
             let tokens: SmallVec<[Token; BATCH]> = asked.collect();
             shards.prefetch(&tokens);
+            let mut tokens = tokens.into_iter();
             for message in batch {
                 match message {
                     Message::Ask(ask, mutation) => {
-                        self.ask_replica(now, shards, Source::Link(link), ask, &mutation);
+                        let token = tokens.next().expect("each that asks has one");
+                        let (source, about) = (Source::Link(link), (token, &mutation));
+                        self.ask_replica(now, shards, source, ask, about);
                     }
                     Message::Reply(reply, record) => {
                         self.coordinator.on_answer(now, from, reply, record.as_ref());
@@ -437,14 +440,15 @@ impl Machine {
     /// Does all that follows from an event.
     fn run(&mut self, now: Now, shards: &mut Shards) {
         loop {
-            self.todo.extend(std::iter::from_fn(|| self.coordinator.poll_output()));
+            self.coordinator.take_outputs(&mut self.todo);
             if let Some(output) = self.todo.pop_front() {
                 self.perform(now, shards, output);
             } else if let Some((reply, record)) = self.own_replies.pop_front() {
                 self.on_own_reply(now, reply, record.as_ref());
             } else if let Some((ask, archive)) = self.local.pop_front() {
                 let mutation = mutation::access(&archive).expect("it was encoded here");
-                self.ask_replica(now, shards, Source::Own, ask, &mutation);
+                let token = shards.token_key().token(mutation.key);
+                self.ask_replica(now, shards, Source::Own, ask, (token, &mutation));
             } else if let Some(incoming) = self.incoming.pop_front() {
                 self.begin(now, shards, incoming);
             } else {
@@ -457,11 +461,7 @@ impl Machine {
     fn perform(&mut self, now: Now, shards: &mut Shards, output: replication::Output) {
         use replication::Output;
         match output {
-            Output::Send { to, ask, mutation } => {
-                for node in to {
-                    self.send(node, ask, &mutation);
-                }
-            }
+            Output::Send { to, ask, mutation } => self.send(&to, ask, &mutation),
             Output::Record { op, record } => {
                 self.on_record(now, shards, op, record.as_deref().map(|it| &it[..]));
             }
@@ -481,15 +481,19 @@ impl Machine {
         }
     }
 
-    /// Sends a message to a replica: this core's own, or a peer's.
-    fn send(&mut self, node: NodeId, ask: Ask, archive: &Archive) {
+    /// Sends a message to replicas: this core's own, and peers'.
+    fn send(&mut self, nodes: &[NodeId], ask: Ask, archive: &Archive) {
         let Some(state) = &self.state else { return };
-        if state.own == Some(node) {
-            return self.local.push_back((ask, Archive::clone(archive)));
-        }
         let mutation = mutation::access(archive).expect("it was encoded here");
-        let Some(to) = place(state, node, Slot::of(mutation.key).first()) else { return };
-        self.outputs.push_back(Output::Ask { to, ask, mutation: Archive::clone(archive) });
+        let token = Slot::of(mutation.key).first();
+        for node in nodes {
+            let mutation = Archive::clone(archive);
+            if state.own == Some(*node) {
+                self.local.push_back((ask, mutation));
+            } else if let Some(to) = place(state, *node, token) {
+                self.outputs.push_back(Output::Ask { to, ask, mutation });
+            }
+        }
     }
 
     /// Has one of this core's replicas answer.
@@ -499,9 +503,8 @@ impl Machine {
         shards: &mut Shards,
         source: Source,
         ask: Ask,
-        mutation: &Mutation<'_>,
+        (token, mutation): (Token, &Mutation<'_>),
     ) {
-        let token = shards.token_key().token(mutation.key);
         if !shards.owns(token) {
             // A peer that knows another number of shards: it learns better with the topology.
             return;
@@ -510,7 +513,7 @@ impl Machine {
         let context = Context { view: &view, standing: self.standing(), wall: now.wall };
         let shard = shards.of(token);
         let before = shard.waiting_bytes();
-        shard.ask(self.coordinator.clock_mut(), &context, source, ask, mutation);
+        shard.ask(self.coordinator.clock_mut(), &context, source, token, ask, mutation);
         self.waiting.replace(before, shard.waiting_bytes());
         while let Some(answer) = shard.poll_answer() {
             self.deliver(answer);
