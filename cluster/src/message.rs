@@ -101,13 +101,13 @@ pub enum AskKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 #[rkyv(archived = ArchivedReply, attr(allow(missing_docs, reason = "as in what it archives")))]
 pub struct Reply {
-    /// What is answered.
+    /// The number of the request that it answers, attempts included: a late one is told from a present one.
     pub request: RequestId,
-    /// What it says.
+    /// What the replica has done, or why not.
     pub kind: ReplyKind,
 }
 
-/// What a replica says.
+/// What a replica has done, or has; which of them follows from what was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
 #[rkyv(archived = ArchivedReplyKind, attr(allow(missing_docs, reason = "as in what it archives")))]
 pub enum ReplyKind {

@@ -216,7 +216,7 @@ impl Job for Late {
         match self.item.operation {
             Operation::Get => Access::Read,
             Operation::Set(_) | Operation::SetWith(..) | Operation::Increment(_) => Access::Write,
-            Operation::Delete => Access::Delete,
+            Operation::Delete => Access::Write,
         }
     }
 

@@ -162,7 +162,7 @@ impl Handle {
     /// As [`Handle::get`].
     pub async fn delete(&self, key: impl AsRef<[u8]>) -> Result<bool, Error> {
         let delete = |shard: &mut Shard, key: &[u8]| shard.delete(key);
-        self.on_owner(Access::Delete, key.as_ref().to_vec(), delete).await
+        self.on_owner(Access::Write, key.as_ref().to_vec(), delete).await
     }
 
     /// Whether `key` has a value.

@@ -12,7 +12,7 @@ use gridkv_cluster::member::State;
 use gridkv_cluster::message::{Ask, DecodeError, Reply};
 use gridkv_cluster::replication::{Archive, Config, Coordinator, Level, Standing};
 use gridkv_cluster::topology::agreement::Survey;
-use gridkv_cluster::{HybridClock, Instant, NodeId, Now, Timestamp, Token, TokenKey, Version};
+use gridkv_cluster::{HybridClock, Instant, NodeId, Now, Token, TokenKey, Version};
 use gridkv_cluster::{ShardRange, WallTime};
 use gridkv_net::resp::Protocol;
 use gridkv_net::ring::ConnectionId;
@@ -176,7 +176,6 @@ pub struct Core {
     waiting: Account,
     ended: Ended,
     effects: VecDeque<Effect>,
-    /// Replies to other cores whose requests have ended at once.
     layout: Layout,
     own: usize,
 }
@@ -275,11 +274,6 @@ impl Core {
     #[must_use]
     pub fn owns(&self, token: Token) -> bool {
         self.shards.owns(token)
-    }
-
-    /// What is written from here on is newer than that.
-    pub fn pass(&mut self, timestamp: Timestamp) {
-        self.machine.pass(timestamp);
     }
 
     /// A version for what the node itself writes.
@@ -539,7 +533,7 @@ impl Job for SimulatedCall {
         match self.call {
             Call::Get => Access::Read,
             Call::Set { .. } => Access::Write,
-            Call::Delete => Access::Delete,
+            Call::Delete => Access::Write,
         }
     }
 

@@ -58,3 +58,20 @@ fn a_node_that_ends_in_order_is_not_behind() {
     let mut client = cluster.members[2].connect_at("one");
     assert_eq!(client.ask("GET key"), bulk("value"));
 }
+
+/// Nobody else has what it has: there is nothing to be behind of.
+#[test]
+fn a_killed_node_whose_copies_are_the_only_ones_serves_them() {
+    let mut cluster = Cluster::start(1, &file("none").with("--replicas 1"));
+    let mut client = cluster.members[0].connect();
+    assert_eq!(client.ask("SET key value"), ok());
+    cluster.members[0].kill();
+    cluster.members[0].start();
+    cluster.members[0].wait_for_status("serving", |status| status["standing"] == "serving");
+    let mut client = cluster.members[0].connect();
+    for level in ["one", "quorum", "linearizable"] {
+        assert_eq!(client.ask(&format!("GRIDKV CONSISTENCY {level}")), ok());
+        assert_eq!(client.ask("SET key other"), ok(), "{level}");
+        assert_eq!(client.ask("GET key"), bulk("other"), "{level}");
+    }
+}

@@ -328,15 +328,13 @@ impl Links {
             *at > now
         });
         for id in std::mem::take(&mut self.gone) {
-            if let Some(link) = self.links.remove(&id) {
+            if let Some(link) = self.remove(id) {
                 close(ring, &link, id);
             }
         }
         let due = |link: &Link| link.due_at().is_some_and(|at| at <= now);
-        let links = &self.links;
-        self.unopened.retain(|id| links.get(id).is_some_and(|link| !link.is_open()));
-        let due: Vec<LinkId> =
-            self.unopened.iter().filter(|id| links.get(id).is_some_and(due)).copied().collect();
+        let is_due = |id: &&LinkId| self.links.get(id).is_some_and(due);
+        let due: Vec<LinkId> = self.unopened.iter().filter(is_due).copied().collect();
         for id in due {
             let link = self.links.get(&id).expect("it was just listed");
             if matches!(link.state, State::Waiting(_)) {
@@ -483,6 +481,11 @@ impl Links {
         self.links.get(&id).map_or(Seal::Checksum, |link| link.receive_seal)
     }
 
+    fn remove(&mut self, id: LinkId) -> Option<Link> {
+        self.unopened.remove(&id);
+        self.links.remove(&id)
+    }
+
     /// The connection is gone, or of no more use.
     pub(super) fn lose(&mut self, ring: &mut DataRing, id: LinkId, now: Instant) -> Option<Change> {
         let node = self.node_of(id);
@@ -501,12 +504,12 @@ impl Links {
         link.fail(now);
         self.unopened.insert(id);
         let Some(target) = target else {
-            self.links.remove(&id);
+            self.remove(id);
             return None;
         };
         if target.shard == CONTROL {
             // Dialled again when there is something to say.
-            self.links.remove(&id);
+            self.remove(id);
             self.by_target.remove(&target);
             return Some(Change::Lost(None));
         }

@@ -91,7 +91,7 @@ impl Core {
 
     /// Does what the machine wants done. What it has to know of, once all is done.
     fn perform(&mut self, output: Output) -> Option<Undelivered> {
-        let cluster = self.world.cluster.as_mut()?;
+        let cluster = self.world.cluster.as_mut().expect("the node is in a cluster");
         match output {
             Output::Ask { to, ask, mutation } => {
                 let is_sent = cluster.links.send(to, ask, &mutation);

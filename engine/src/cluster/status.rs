@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::Told;
 use super::control::CONTROL_CORE;
+use super::machine::has_copies;
 use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -174,7 +175,7 @@ impl Status {
             control.members.iter().map(|member| (member.id.0, member)).collect();
         if let Some(told) = &control.told {
             let standing = match told.standing {
-                Standing::Serving if control.is_behind => "behind",
+                Standing::Serving if control.is_behind && has_copies(&told.topology) => "behind",
                 Standing::Serving => "serving",
                 Standing::Frozen => "frozen",
                 Standing::Empty => "empty",

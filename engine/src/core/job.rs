@@ -21,10 +21,8 @@ pub(crate) enum Access {
     Local,
     /// It reads the key.
     Read,
-    /// It may write the key.
+    /// It may write the key, or delete it.
     Write,
-    /// It deletes the key, if there is one.
-    Delete,
 }
 
 /// Work for a core, which sees its shards.

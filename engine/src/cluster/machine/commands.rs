@@ -148,7 +148,7 @@ impl Machine {
             }
             (Staged::Wrote { .. }, _) => Step::Write,
             (Staged::WantsRecord, Access::Read) => Step::Read,
-            (Staged::WantsRecord, Access::Write | Access::Delete | Access::Local) => Step::Change,
+            (Staged::WantsRecord, Access::Write | Access::Local) => Step::Change,
         };
         let proposer = if step == Step::Change && !stays { self.proposer(token) } else { None };
         if self.handing.must_wait(token, proposer.is_some()) {

@@ -5,12 +5,13 @@
 //! ```text
 //!  a frame's body:   | tag | entry | entry | ...            tag: 0 commands, 1 replies
 //!  a command:        | id 8 | deadline 8 | protocol 1 | count 4 | (len 4 | argument) ...
-//!  a reply:          | id 8 | part 1 | len 4 | bytes |
+//!  a reply:          | id 8 | part 1 | len 4 | bytes |     part: 0 reply, 1 and 2 count, 3 error,
+//!                                                               4 not begun
 //! ```
 //!
 //! The deadline is a wall time in milliseconds: a command is not begun after it, since who has asked
 //! has given up by then. A node that stood still finds commands in its sockets, and refuses them: who
-//! has asked may have been told that their end is unknown, and gone on.
+//! has asked may have been told that their end is unknown, and gone on. Where not, it does them itself.
 //!
 //! # Invariants
 //!
@@ -33,6 +34,9 @@ use crate::error::Error;
 use crate::server::commands::{Part, command_of};
 
 const MALFORMED: &str = "a command cannot be read";
+
+/// The part of a reply that says that the command was not begun, and will not be.
+const UNBEGUN: u8 = 4;
 
 /// How long a command and its reply may be on their way.
 const ON_THE_WAY: Duration = Duration::from_millis(150);
@@ -100,12 +104,14 @@ impl Handing {
     #[must_use]
     pub(super) fn end_here(&mut self, token: Token) -> VecDeque<Incoming> {
         let lane = self.lanes.get_mut(&token).expect("it was begun");
+        assert!(lane.here > 0, "what has ended here was begun here");
         lane.here -= 1;
         self.end(token)
     }
 
     fn end_away(&mut self, token: Token) -> VecDeque<Incoming> {
         let lane = self.lanes.get_mut(&token).expect("it was begun");
+        assert!(lane.away > 0, "what has come back was handed over");
         lane.away -= 1;
         self.end(token)
     }
@@ -145,14 +151,17 @@ impl Machine {
     /// A command could not be sent: it is done here.
     pub(crate) fn on_unsent(&mut self, now: Now, shards: &mut Shards, id: u64) {
         self.assert_drained();
-        if let Some(handed) = self.handing.handed.remove(&id) {
-            let token = handed.request.token;
-            let lane = self.handing.lanes.get_mut(&token).expect("it was begun");
-            lane.waiting.push_front(Incoming::unsent(handed.request));
-            let waiting = self.handing.end_away(token);
-            self.ask_first(waiting);
-        }
+        self.take_back(id);
         self.run(now, shards);
+    }
+
+    /// Nobody else has begun a command, or will: it is done here.
+    fn take_back(&mut self, id: u64) {
+        let Some(handed) = self.handing.handed.remove(&id) else { return };
+        let token = handed.request.token;
+        let lane = self.handing.lanes.get_mut(&token).expect("it was begun");
+        lane.waiting.push_front(Incoming::unsent(handed.request));
+        self.end_handed(token);
     }
 
     /// Commands that another node has handed over.
@@ -189,12 +198,11 @@ impl Machine {
             if !shards.owns(token) {
                 return Err("a command is about another core's key");
             }
-            let asker = Asker::Peer { link, id };
             if now.wall > deadline || now.at < self.refuses_until {
-                let why = Why::TimedOut { answered: 0, needed: 1 };
-                self.fail(asker, Error::NotApplied { why });
+                self.outputs.push_back(Output::CommandReply { link, entry: encode_unbegun(id) });
                 continue;
             }
+            let asker = Asker::Peer { link, id };
             let request = Request::new(&self.waiting, asker, command, protocol, token, arguments);
             self.incoming.push_back(Incoming::handed(request));
         }
@@ -216,7 +224,8 @@ impl Machine {
         self.assert_drained();
         while !rest.is_empty() {
             let id = take_u64(&mut rest)?;
-            let part = match take(&mut rest, 1)? {
+            let code = take(&mut rest, 1)?;
+            let part = match code {
                 [0] => Part::Reply,
                 [1] => Part::Count(false),
                 [2] => Part::Count(true),
@@ -224,7 +233,9 @@ impl Machine {
             };
             let len = take_length(&mut rest)?;
             let bytes = take(&mut rest, len)?;
-            if let Some(handed) = self.handing.handed.remove(&id) {
+            if code == [UNBEGUN] {
+                self.take_back(id);
+            } else if let Some(handed) = self.handing.handed.remove(&id) {
                 self.reply(handed.request.asker, part, bytes.to_vec());
                 self.end_handed(handed.request.token);
             }
@@ -261,6 +272,14 @@ fn encode_command(id: u64, deadline: WallTime, request: &Request) -> Vec<u8> {
         entry.extend_from_slice(&length(word.len()));
         entry.extend_from_slice(word);
     }
+    entry
+}
+
+/// What a command that was refused unbegun is answered with.
+fn encode_unbegun(id: u64) -> Vec<u8> {
+    let mut entry = id.to_le_bytes().to_vec();
+    entry.push(UNBEGUN);
+    entry.extend_from_slice(&length(0));
     entry
 }
 

@@ -40,6 +40,7 @@ use gridkv_cluster::message::{self, Ask, DecodeError, Message, Reply};
 use gridkv_cluster::replication::{
     self, Archive, Config, Context, Coordinator, OpId, Standing, View,
 };
+use gridkv_cluster::topology::Topology;
 use gridkv_cluster::topology::agreement::Survey;
 use gridkv_cluster::{
     HybridClock, Instant, Mutation, NodeId, Now, ShardRange, Slot, Timestamp, Token, Version,
@@ -409,12 +410,18 @@ impl Machine {
         has_answered
     }
 
+    /// Whether the copies here may lack what they had acknowledged. Where there are no others, they are all
+    /// that there is.
+    fn is_behind(&self) -> bool {
+        self.is_behind && self.state.as_ref().is_some_and(|state| has_copies(&state.topology))
+    }
+
     /// Whether the core serves its copies.
     pub(crate) fn standing(&self) -> Standing {
         match &self.state {
             None => Standing::Frozen,
             Some(_) if !self.clearing.is_done() => Standing::Frozen,
-            Some(state) if self.is_behind && state.standing == Standing::Serving => {
+            Some(state) if self.is_behind() && state.standing == Standing::Serving => {
                 Standing::Behind
             }
             Some(state) => state.standing,
@@ -543,6 +550,11 @@ impl Machine {
         assert!(self.todo.is_empty() && self.local.is_empty() && self.own_replies.is_empty());
         assert!(self.incoming.is_empty(), "what was asked was begun");
     }
+}
+
+/// Whether keys have several copies.
+pub(crate) fn has_copies(topology: &Topology) -> bool {
+    topology.members.len() > 1 && topology.replica_count > 1
 }
 
 /// A node's shard for a token; `None` for one that is no member.

@@ -30,7 +30,7 @@ impl Machine {
             return vec![Unready::NoMember];
         };
         let mut reasons = Vec::new();
-        if self.is_behind {
+        if self.is_behind() {
             reasons.push(Unready::Behind);
         }
         match state.standing {

@@ -282,13 +282,7 @@ impl Command {
 
     /// What it does with a key, where keys have copies on other nodes.
     pub(crate) fn access(&self) -> Access {
-        if self.has(Flag::ReadOnly) {
-            Access::Read
-        } else if matches!(self.name, "del" | "unlink") {
-            Access::Delete
-        } else {
-            Access::Write
-        }
+        if self.has(Flag::ReadOnly) { Access::Read } else { Access::Write }
     }
 
     /// Whether another node may ask for a part of it with so many arguments: it is about one key, and
