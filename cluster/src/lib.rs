@@ -35,6 +35,6 @@ pub mod topology;
 
 pub use hlc::HybridClock;
 pub use model::{MemberId, NodeId, Timestamp, Version};
-pub use mutation::Mutation;
+pub use mutation::{Draft, Mutation};
 pub use time::{Instant, Now, WallTime};
 pub use token::{ShardId, ShardRange, Slot, Token, TokenKey};

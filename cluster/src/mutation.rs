@@ -21,6 +21,8 @@
 //! aligned integers and optional fields took 56 bytes beside them; what they point at is known from
 //! the length of the whole and that of the key.
 
+use std::rc::Rc;
+
 use rkyv::Portable;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor;
@@ -72,6 +74,57 @@ const _: () = assert!(WallTime::MAX.as_millis() < 1 << EXPIRY_BITS);
 
 /// Longest key that an archive can hold, in bytes. Stores and clients are told of tighter bounds.
 pub const KEY_LEN_MAX: usize = (1 << KEY_LEN_BITS) - 1;
+
+/// An archived mutation that several hold: it is made once, and nothing of it is copied until it is put
+/// into a frame or a log.
+pub type Archive = Rc<AlignedVec>;
+
+/// A mutation that is given its version by who accepts it, and another one for each try.
+///
+/// The archive is made here, with the value where it will be read from.
+#[derive(Clone, Debug)]
+pub struct Draft(Archive);
+
+impl Draft {
+    /// Archives a key with a value, or without one for its deletion.
+    ///
+    /// # Panics
+    ///
+    /// As [`encode`].
+    #[must_use]
+    pub fn new(key: &[u8], value: Option<&[u8]>, expires_at: Option<WallTime>) -> Self {
+        let mutation = Mutation { key, value, version: Version::ZERO, expires_at };
+        Self(Rc::new(encode(&mutation)))
+    }
+
+    /// What it is. Its version is that of the last try; before the first it is zero.
+    #[must_use]
+    pub fn mutation(&self) -> Mutation<'_> {
+        access(&self.0).expect("it was encoded here")
+    }
+
+    /// Its archive with this version. What was handed out with another stays as it is: it is copied if
+    /// somebody still has it.
+    #[must_use]
+    pub fn stamp(&mut self, version: Version) -> Archive {
+        if self.mutation().version == version {
+            return Rc::clone(&self.0);
+        }
+        let bytes = Rc::make_mut(&mut self.0);
+        let root = bytes.len() - ROOT_BYTES;
+        bytes[root..root + 8].copy_from_slice(&version.timestamp.0.to_le_bytes());
+        // The node stands above the expiry.
+        bytes[root + 14..root + 16].copy_from_slice(&version.node.0.to_le_bytes());
+        Rc::clone(&self.0)
+    }
+}
+
+impl From<Archive> for Draft {
+    /// What was accepted before, to be tried again.
+    fn from(archive: Archive) -> Self {
+        Self(archive)
+    }
+}
 
 /// The bytes are not an archived mutation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -186,6 +239,24 @@ mod tests {
             // Wherever it begins.
             let shifted = [&[0], &bytes[..]].concat();
             prop_assert_eq!(access(&shifted[1..]), Ok(mutation));
+        }
+
+        #[test]
+        fn a_draft_differs_from_try_to_try_in_nothing_but_its_version(
+            key: Vec<u8>, value: Option<Vec<u8>>, tries: Vec<(u64, u16)>,
+            expires_at in proptest::option::of(0_u64..1 << 48),
+        ) {
+            let expires_at = expires_at.map(WallTime::from_millis);
+            let mut draft = Draft::new(&key, value.as_deref(), expires_at);
+            let mut kept = Vec::new();
+            for (timestamp, node) in tries {
+                let version = Version { timestamp: Timestamp(timestamp), node: NodeId(node) };
+                let mutation = Mutation { key: &key, value: value.as_deref(), version, expires_at };
+                kept.push((draft.stamp(version), encode(&mutation)));
+            }
+            for (stamped, encoded) in kept {
+                prop_assert_eq!(&stamped[..], &encoded[..]);
+            }
         }
 
         #[test]

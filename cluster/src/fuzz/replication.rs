@@ -10,7 +10,7 @@ use super::Source;
 use crate::hlc::HybridClock;
 use crate::message::{self, Ask, AskKind, Message, Reason, Reply, ReplyKind};
 use crate::model::{NodeId, Timestamp, Version};
-use crate::mutation::{self, Mutation};
+use crate::mutation::{self, Draft, Mutation};
 use crate::replication::{
     Applied, Archive, Computed, Config, Context, Coordinator, Excerpt, Level, OpId, Output,
     Records, Replica, Standing, Unready, View, Work,
@@ -81,7 +81,7 @@ fn answering(source: &mut Source<'_>, (request, wall): (u64, WallTime)) -> Reply
 }
 
 /// As they are read from a frame: what cannot be read is not heard.
-fn on_the_wire(source: &mut Source<'_>, body: &AlignedVec, hear: impl FnOnce(Message<'_>)) {
+fn on_the_wire(source: &mut Source<'_>, body: &[u8], hear: impl FnOnce(Message<'_>)) {
     let mut damaged = body.to_vec();
     source.damage(&mut damaged);
     let mut body: AlignedVec = AlignedVec::new();
@@ -163,7 +163,7 @@ fn whatever_a_replica_is_asked(source: &mut Source<'_>) {
         let standings = [Standing::Serving, Standing::Serving, Standing::Frozen, Standing::Empty];
         let standing = source.pick(&standings);
         let context = Context { view: &view, standing, wall };
-        let mut body = AlignedVec::new();
+        let mut body = Vec::new();
         message::push_ask(asking(source, view.epoch()), &archive(source, wall), &mut body);
         on_the_wire(source, &body, |message| {
             let Message::Ask(ask, mutation) = message else { return };
@@ -183,6 +183,7 @@ struct Rig {
     log: Vec<Archive>,
     /// What was asked to be made, and is made later.
     computing: Vec<OpId>,
+    keys: BTreeMap<OpId, &'static [u8]>,
     begun: usize,
     ended: usize,
 }
@@ -198,6 +199,7 @@ impl Rig {
             requests: Vec::new(),
             log: Vec::new(),
             computing: Vec::new(),
+            keys: BTreeMap::new(),
             begun: 0,
             ended: 0,
         }
@@ -227,7 +229,8 @@ impl Rig {
             10 => self.coordinator.on_view(now, view(source)),
             _ => {
                 if let Some(op) = self.computing.pop() {
-                    self.coordinator.computed(now, op, computed(source));
+                    let computed = self.computed(source, op);
+                    self.coordinator.computed(now, op, computed);
                 }
             }
         }
@@ -242,11 +245,13 @@ impl Rig {
         let value = source.flag().then_some(&b"some value"[..]);
         let work = match source.below(3) {
             0 => Work::Read,
-            1 => Work::Write { value, expires_at: None },
+            1 => Work::Write(Draft::new(key, value, None)),
             _ => Work::Change,
         };
         let token = Slot::of(key).first();
-        self.coordinator.begin(self.now, (token, key), level, work);
+        // What is begun may compute at once.
+        let op = self.coordinator.begin(self.now, (token, key), level, work);
+        self.keys.insert(op, key);
         self.begun += 1;
     }
 
@@ -255,7 +260,7 @@ impl Rig {
         let request = if known { source.pick(&self.requests) } else { source.number() };
         let (now, wall) = (self.now, self.now.wall);
         let archive = if source.flag() { archive(source, wall) } else { AlignedVec::new() };
-        let mut body = AlignedVec::new();
+        let mut body = Vec::new();
         message::push_reply(answering(source, (request, wall)), &archive, &mut body);
         let coordinator = &mut self.coordinator;
         on_the_wire(source, &body, |message| {
@@ -290,7 +295,8 @@ impl Rig {
                 if source.is_rare(4) {
                     self.computing.push(op);
                 } else {
-                    self.coordinator.computed(self.now, op, computed(source));
+                    let computed = self.computed(source, op);
+                    self.coordinator.computed(self.now, op, computed);
                 }
             } else {
                 break;
@@ -302,6 +308,14 @@ impl Rig {
         assert!(self.coordinator.op_count() <= CONFIG.op_count_max + 6 * Excerpt::COUNT_MAX);
     }
 
+    fn computed(&self, source: &mut Source<'_>, op: OpId) -> Computed {
+        if source.is_rare(3) {
+            return Computed::Keep;
+        }
+        let value = source.flag().then_some(&b"made"[..]);
+        Computed::Put(Draft::new(self.keys[&op], value, None))
+    }
+
     fn excerpt(&self, from: u64) -> Excerpt {
         let from = usize::try_from(from).expect("a place in the log") - 1;
         let entries = self.log[from..].iter().take(Excerpt::COUNT_MAX);
@@ -310,14 +324,6 @@ impl Rig {
         let is_last = end == self.log.len();
         Excerpt { entries, next: end as u64 + 1, lost_count: 0, is_last }
     }
-}
-
-fn computed(source: &mut Source<'_>) -> Computed {
-    if source.is_rare(3) {
-        return Computed::Keep;
-    }
-    let value = source.flag().then(|| b"made".to_vec());
-    Computed::Put { value, expires_at: None }
 }
 
 #[test]

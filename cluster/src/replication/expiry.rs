@@ -23,7 +23,7 @@ use std::rc::Rc;
 use super::Archive;
 use super::op::Rank;
 use crate::model::Version;
-use crate::mutation::{self, Mutation};
+use crate::mutation::{self, Draft, Mutation};
 use crate::time::WallTime;
 
 /// Whether a record has ended, by a clock. A deletion has not: it never was.
@@ -56,11 +56,11 @@ pub(super) fn judged(record: Option<Archive>, wall: WallTime) -> Option<Archive>
 }
 
 /// What a change proposes: a deletion, where it would be over at once.
-pub(super) fn proposal(change: &Mutation<'_>, wall: WallTime) -> Archive {
-    if is_over(change, wall) {
-        return tombstone(change.key, change.version);
+pub(super) fn proposal(change: &mut Draft, ballot: Version, wall: WallTime) -> Archive {
+    if is_over(&change.mutation(), wall) {
+        return tombstone(change.mutation().key, ballot);
     }
-    Rc::new(mutation::encode(change))
+    change.stamp(ballot)
 }
 
 /// A deletion.

@@ -41,15 +41,14 @@ mod unconfirmed;
 mod write;
 
 use std::collections::BTreeSet;
-use std::rc::Rc;
 use std::sync::Arc;
-
-use rkyv::util::AlignedVec;
 
 use crate::model::{NodeId, Version};
 use crate::token::Token;
 use crate::topology::Topology;
 use crate::topology::placement::Placement;
+
+pub use crate::mutation::Archive;
 
 pub use self::catch_up::Missed;
 pub use self::coordinator::{Config, Coordinator, Excerpt, Output, Stats};
@@ -58,9 +57,6 @@ pub use self::replica::{
     Answer, Applied, Busy, Context, Hold, LEASE, PROMISE_COUNT_MAX, Records, Replica, Standing,
     Unready,
 };
-
-/// An archived mutation that several receive.
-pub type Archive = Rc<AlignedVec>;
 
 /// What a node knows of its cluster: the agreed topology, and who answers at the moment.
 #[derive(Clone, Debug)]

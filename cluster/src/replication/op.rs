@@ -6,7 +6,8 @@ use smallvec::SmallVec;
 
 use crate::message::Reason;
 use crate::model::{NodeId, Version};
-use crate::time::{Instant, WallTime};
+use crate::mutation::Draft;
+use crate::time::Instant;
 use crate::token::Token;
 
 use super::Archive;
@@ -32,33 +33,23 @@ pub enum Level {
 }
 
 /// What is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work<'a> {
+#[derive(Clone, Debug)]
+pub enum Work {
     /// What does the key have?
     Read,
-    /// Give the key this value, whatever it has; `None` deletes.
-    Write {
-        /// The value.
-        value: Option<&'a [u8]>,
-        /// When it stops to exist.
-        expires_at: Option<WallTime>,
-    },
+    /// Give the key this, whatever it has.
+    Write(Draft),
     /// Replace what the key has by what the driver makes of it, atomically.
     Change,
 }
 
 /// What the driver has made of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Computed {
     /// It stays.
     Keep,
-    /// It is replaced; `None` deletes.
-    Put {
-        /// The value.
-        value: Option<Vec<u8>>,
-        /// When it stops to exist.
-        expires_at: Option<WallTime>,
-    },
+    /// It is replaced by this.
+    Put(Draft),
 }
 
 /// How an operation ended.

@@ -7,9 +7,9 @@
 //! - A decision is final; answers that come later change nothing but who is known to hold it.
 //! - A write that was sent to anybody, and not acknowledged, is unknown unless everybody has refused.
 
-use super::Archive;
 use super::op::{Common, Outcome, Status, Targets, Why};
 use crate::model::{NodeId, Version};
+use crate::mutation::{Archive, Draft};
 
 /// What an operation has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub(super) struct QuorumWrite {
     pub(super) common: Common,
     pub(super) targets: Targets,
     pub(super) needed: usize,
-    pub(super) mutation: Archive,
-    pub(super) version: Version,
+    draft: Draft,
+    version: Version,
     pub(super) attempt: u8,
     replaced: bool,
     /// An earlier try may have left something behind.
@@ -40,14 +40,14 @@ impl QuorumWrite {
         common: Common,
         targets: Targets,
         needed: usize,
-        mutation: Archive,
+        draft: Draft,
         version: Version,
     ) -> Self {
         Self {
             common,
             targets,
             needed,
-            mutation,
+            draft,
             version,
             attempt: 0,
             replaced: false,
@@ -122,11 +122,16 @@ impl QuorumWrite {
         self.is_tainted |= before.nodes.iter().any(has_left);
     }
 
+    /// What the replicas are to hold: the draft with the version of this try.
+    pub(super) fn proposed(&mut self) -> Archive {
+        self.draft.stamp(self.version)
+    }
+
     /// Begins again with a larger version.
-    pub(super) fn retry(&mut self, mutation: Archive, version: Version) {
+    pub(super) fn retry(&mut self, version: Version) {
         assert!(version > self.version);
         self.is_tainted |= self.targets.may_be_done();
-        (self.mutation, self.version) = (mutation, version);
+        self.version = version;
         self.attempt = self.attempt.wrapping_add(1);
         for (_, status) in &mut self.targets.nodes {
             *status = Status::Unsent;
@@ -137,8 +142,6 @@ impl QuorumWrite {
 #[cfg(test)]
 mod tests {
     use std::rc::Rc;
-
-    use rkyv::util::AlignedVec;
 
     use super::*;
     use crate::message::Reason;
@@ -158,7 +161,8 @@ mod tests {
         for node in 1..=3 {
             targets.set(NodeId(node), Status::Asked);
         }
-        QuorumWrite::new(common, targets, needed, Rc::new(AlignedVec::new()), Version::ZERO)
+        let draft = Draft::new(b"k", Some(b"v"), None);
+        QuorumWrite::new(common, targets, needed, draft, Version::ZERO)
     }
 
     fn acknowledged() -> Progress {

@@ -15,7 +15,7 @@ use gridkv_cluster::identity::Handshake;
 use gridkv_cluster::message::{self, Ask, Reply};
 use gridkv_cluster::model::MemberId;
 use gridkv_net::ring::ConnectionId;
-use gridkv_net::wire::frame::{FrameReader, FrameWriter, Kind, Seal};
+use gridkv_net::wire::frame::{FrameReader, FrameWriter, HEADER_BYTES, Kind, Seal};
 
 use super::batches::Batches;
 
@@ -26,6 +26,10 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Beyond so many bytes that wait for one peer, it is given up.
 pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// What a body of commands begins with, and one of their replies: room for its length, and which it is.
+const COMMANDS: [u8; 5] = [0, 0, 0, 0, 0];
+const COMMAND_REPLIES: [u8; 5] = [0, 0, 0, 0, 1];
 
 /// Where a link goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,9 +93,9 @@ impl Link {
             state,
             reader: FrameReader::default(),
             writer: FrameWriter::default(),
-            messages: Batches::default(),
-            commands: Batches::default(),
-            command_replies: Batches::default(),
+            messages: Batches::new(&[]),
+            commands: Batches::new(&COMMANDS),
+            command_replies: Batches::new(&COMMAND_REPLIES),
             others: Vec::new(),
             last_of_handshake: None,
             seal_after_handshake: None,
@@ -126,23 +130,23 @@ impl Link {
 
     /// Gives it what is asked of a replica; `false` for what fits into no frame.
     pub(super) fn push_ask(&mut self, ask: Ask, archive: &[u8]) -> bool {
-        let Some(body) = self.messages.body_for(archive.len()) else { return false };
-        message::push_ask(ask, archive, body);
+        let Some(frame) = self.messages.frame_for(archive.len()) else { return false };
+        message::push_ask(ask, archive, frame);
         true
     }
 
     /// Gives it what a replica replies; `false` for what fits into no frame.
     pub(super) fn push_reply(&mut self, reply: Reply, record: &[u8]) -> bool {
-        let Some(body) = self.messages.body_for(record.len()) else { return false };
-        message::push_reply(reply, record, body);
+        let Some(frame) = self.messages.frame_for(record.len()) else { return false };
+        message::push_reply(reply, record, frame);
         true
     }
 
     /// Gives it a command, or the reply to one; `false` for what fits into no frame.
     pub(super) fn push_command(&mut self, entry: &[u8], is_reply: bool) -> bool {
         let batches = if is_reply { &mut self.command_replies } else { &mut self.commands };
-        let Some(body) = batches.body_for(entry.len()) else { return false };
-        body.extend_from_slice(entry);
+        let Some(frame) = batches.frame_for(entry.len()) else { return false };
+        frame.extend_from_slice(entry);
         true
     }
 
@@ -161,9 +165,9 @@ impl Link {
         self.state = State::Waiting(now + pause.min(PAUSE_MAX));
         self.reader = FrameReader::default();
         self.writer = FrameWriter::default();
-        self.messages = Batches::default();
-        self.commands = Batches::default();
-        self.command_replies = Batches::default();
+        self.messages = Batches::new(&[]);
+        self.commands = Batches::new(&COMMANDS);
+        self.command_replies = Batches::new(&COMMAND_REPLIES);
         self.others.clear();
         self.last_of_handshake = None;
         self.seal_after_handshake = None;
@@ -194,24 +198,31 @@ impl Link {
         out
     }
 
-    /// Writes all that waits.
+    /// Writes all that waits. What is most is not copied: the first frame of messages is what is sent.
     pub(super) fn write_frames(&mut self, wall_ms: u64, out: &mut Vec<u8>, count: &mut u64) {
         for (kind, body) in std::mem::take(&mut self.others) {
             self.writer.write(kind, wall_ms, &padded(body), out);
             *count += 1;
         }
-        for (tag, entries) in [(0, &mut self.commands), (1, &mut self.command_replies)] {
-            entries.drain(|entries| {
-                let mut body = vec![tag];
-                body.extend_from_slice(entries);
-                self.writer.write(Kind::Command, wall_ms, &padded(body), out);
-                *count += 1;
-            });
-        }
-        self.messages.drain(|messages| {
-            self.writer.write(Kind::Messages, wall_ms, messages, out);
+        for mut frame in self.messages.take() {
+            self.writer.finish(Kind::Messages, wall_ms, 0, &mut frame);
+            append(out, frame);
             *count += 1;
-        });
+        }
+        for mut frame in self.commands.take().chain(self.command_replies.take()) {
+            finish_padded(&mut frame);
+            self.writer.finish(Kind::Command, wall_ms, 0, &mut frame);
+            append(out, frame);
+            *count += 1;
+        }
+    }
+}
+
+fn append(out: &mut Vec<u8>, frame: Vec<u8>) {
+    if out.is_empty() {
+        *out = frame;
+    } else {
+        out.extend_from_slice(&frame);
     }
 }
 
@@ -223,6 +234,13 @@ fn padded(body: Vec<u8>) -> Vec<u8> {
     padded.extend_from_slice(&body);
     padded.resize(padded.len().next_multiple_of(8), 0);
     padded
+}
+
+/// Fills in the length of such a body, which stands in its frame without its header, and pads it.
+fn finish_padded(frame: &mut Vec<u8>) {
+    let len = u32::try_from(frame.len() - HEADER_BYTES - 4).expect("a frame is below 4 GiB");
+    frame[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&len.to_le_bytes());
+    frame.resize(frame.len().next_multiple_of(8), 0);
 }
 
 /// The bytes of such a body.

@@ -564,7 +564,7 @@ impl Links {
                 self.queue.push(id);
                 continue;
             }
-            let mut out = Vec::with_capacity(link.waiting_bytes() + 256);
+            let mut out = Vec::new();
             let wall_ms = wall.as_millis();
             let is_open = link.is_open();
             link.write_handshake(wall_ms, &mut out);

@@ -4,44 +4,31 @@
 //! In a cluster a command runs on its shard as it does on a single node, but the shard is *staged*:
 //! what it reads is the staged record, and what it writes is kept. A command that reads before the
 //! record is known fails with [`Error::Busy`], like one whose value is on disk; it is run again when
-//! the cluster has told it.
+//! the cluster has told it. What it writes is archived here, once.
 
-use gridkv_cluster::{Mutation, Version, WallTime};
+use gridkv_cluster::mutation::{self, Archive};
+use gridkv_cluster::{Draft, Mutation, Version, WallTime};
 use gridkv_storage::Record;
 
 use super::Shard;
 use crate::error::Error;
 
-/// A record with its own bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Owned {
-    value: Vec<u8>,
-    version: Version,
-    expires_at: Option<WallTime>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Known {
-    /// The cluster was not asked yet.
-    Unknown,
-    Is(Option<Owned>),
-}
-
 /// What a staged command has done.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Staged {
     /// Nothing but perhaps read what was known.
     Nothing,
     /// It has asked for the record, and was told to come back.
     WantsRecord,
-    /// It has written: `None` deletes.
-    Wrote { value: Option<Vec<u8>>, expires_at: Option<WallTime> },
+    /// It has written.
+    Wrote(Draft),
 }
 
 /// The stage of one command.
 #[derive(Debug)]
 pub(crate) struct Stage {
-    known: Known,
+    /// What the cluster has told; `None` while it was not asked yet.
+    known: Option<Option<Archive>>,
     /// The version that a write will have, as far as can be told.
     version: Version,
     staged: Staged,
@@ -50,39 +37,38 @@ pub(crate) struct Stage {
 impl Stage {
     /// For a command of which it is not known whether it reads.
     pub(crate) fn unknown(version: Version) -> Self {
-        Self { known: Known::Unknown, version, staged: Staged::Nothing }
+        Self { known: None, version, staged: Staged::Nothing }
     }
 
     /// With what the cluster has told: a deletion is nothing. What has a value is alive, as the
     /// coordinator has judged, whatever this core's clock says by now.
-    pub(crate) fn known(record: Option<&Mutation<'_>>, version: Version) -> Self {
-        let live = record.and_then(|record| {
-            let value = record.value?.to_vec();
-            Some(Owned { value, version: record.version, expires_at: record.expires_at })
-        });
-        Self { known: Known::Is(live), version, staged: Staged::Nothing }
+    pub(crate) fn known(record: Option<Archive>, version: Version) -> Self {
+        Self { known: Some(record), version, staged: Staged::Nothing }
     }
 
     fn read(&mut self) -> Result<Option<Record<'_>>, Error> {
-        match &self.known {
-            Known::Unknown => {
-                self.staged = Staged::WantsRecord;
-                Err(Error::Busy)
-            }
-            Known::Is(record) => Ok(record.as_ref().map(|it| Record {
-                value: &it.value,
-                version: it.version,
-                expires_at: it.expires_at,
-            })),
+        if !self.is_known() {
+            self.staged = Staged::WantsRecord;
+            return Err(Error::Busy);
         }
+        let mutation = match (&self.staged, &self.known) {
+            (Staged::Wrote(draft), _) => Mutation { version: self.version, ..draft.mutation() },
+            (_, Some(Some(record))) => mutation::access(record).expect("it was encoded here"),
+            (_, Some(None) | None) => return Ok(None),
+        };
+        let Mutation { value, version, expires_at, .. } = mutation;
+        Ok(value.map(|value| Record { value, version, expires_at }))
+    }
+
+    /// Whether it can be told what the key has.
+    const fn is_known(&self) -> bool {
+        self.known.is_some() || matches!(self.staged, Staged::Wrote(_))
     }
 
     /// Keeps a write; whether a value was replaced, where that is known.
-    fn write(&mut self, value: Option<&[u8]>, expires_at: Option<WallTime>) -> bool {
-        let replaced = matches!(self.known, Known::Is(Some(_)));
-        let version = self.version;
-        self.known = Known::Is(value.map(|it| Owned { value: it.to_vec(), version, expires_at }));
-        self.staged = Staged::Wrote { value: value.map(<[u8]>::to_vec), expires_at };
+    fn write(&mut self, key: &[u8], value: Option<&[u8]>, expires_at: Option<WallTime>) -> bool {
+        let replaced = self.is_known() && self.read().is_ok_and(|record| record.is_some());
+        self.staged = Staged::Wrote(Draft::new(key, value, expires_at));
         replaced
     }
 }
@@ -110,10 +96,11 @@ impl Shard {
 
     pub(super) fn write_staged(
         &mut self,
+        key: &[u8],
         value: Option<&[u8]>,
         expires_at: Option<WallTime>,
     ) -> Option<bool> {
-        self.stage.as_mut().map(|stage| stage.write(value, expires_at))
+        self.stage.as_mut().map(|stage| stage.write(key, value, expires_at))
     }
 
     pub(super) fn staged_version(&self) -> Option<Version> {

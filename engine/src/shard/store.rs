@@ -195,7 +195,7 @@ impl Shard {
         value: Option<&[u8]>,
         expires_at: Option<WallTime>,
     ) -> Result<bool, Error> {
-        if let Some(replaced) = self.write_staged(value, expires_at) {
+        if let Some(replaced) = self.write_staged(key.bytes, value, expires_at) {
             return Ok(replaced);
         }
         let version = self.clock.tick(self.now);

@@ -129,6 +129,14 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
 }
 
+/// Makes room in `out` for a frame's header: what is appended from here on is its body. The start of the
+/// frame, for [`FrameWriter::finish`].
+pub fn begin(out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    out.resize(start + HEADER_BYTES, 0);
+    start
+}
+
 /// Makes the frames of one direction.
 #[derive(Debug)]
 pub struct FrameWriter {
@@ -154,9 +162,20 @@ impl FrameWriter {
     ///
     /// When the body's length is not a multiple of 8, or above [`BODY_BYTES_MAX`].
     pub fn write(&mut self, kind: Kind, wall_ms: u64, body: &[u8], out: &mut Vec<u8>) {
+        let start = begin(out);
+        out.extend_from_slice(body);
+        self.finish(kind, wall_ms, start, out);
+    }
+
+    /// Makes a frame of what was appended to `out` since [`begin`] has given `start`.
+    ///
+    /// # Panics
+    ///
+    /// As [`FrameWriter::write`].
+    pub fn finish(&mut self, kind: Kind, wall_ms: u64, start: usize, out: &mut Vec<u8>) {
+        let (header, body) = out[start..].split_at_mut(HEADER_BYTES);
         assert!(body.len().is_multiple_of(8));
         assert!(body.len() <= BODY_BYTES_MAX);
-        let mut header = [0; HEADER_BYTES];
         header[..4].copy_from_slice(&MAGIC);
         header[4] = FORMAT;
         header[5] = kind as u8;
@@ -167,9 +186,7 @@ impl FrameWriter {
         let check = self.seal.check(&header[..CHECK_AT], body);
         header[CHECK_AT..].copy_from_slice(&check);
         self.counter += 1;
-        out.extend_from_slice(&header);
-        out.extend_from_slice(body);
-        out.resize(out.len() + padded(body.len()) - body.len(), 0);
+        out.resize(start + padded(out.len() - start), 0);
     }
 }
 

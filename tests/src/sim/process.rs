@@ -47,7 +47,7 @@ pub(super) struct Way {
 #[derive(Debug, Default)]
 pub(super) struct Frame {
     /// What is asked, or replied.
-    pub(super) messages: AlignedVec,
+    pub(super) messages: Vec<u8>,
     /// Commands that are handed over, or replies to them.
     pub(super) commands: Vec<u8>,
 }
@@ -398,7 +398,10 @@ impl Process {
     ) {
         // As on a link: who is no member is not listened to.
         let Some(node) = self.node_at(core, from) else { return };
-        let taken = self.cores[core].on_messages(now, (node, link, wall), body);
+        // As a frame's reader has it.
+        let mut aligned: AlignedVec = AlignedVec::with_capacity(body.len());
+        aligned.extend_from_slice(body);
+        let taken = self.cores[core].on_messages(now, (node, link, wall), &aligned);
         taken.expect("nobody damages what is delivered");
         self.drain_core(core);
     }

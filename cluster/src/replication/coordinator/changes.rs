@@ -14,7 +14,7 @@ use super::settle::charge_for;
 use super::{Archive, Coordinator, Output, request_of, status_of};
 use crate::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
-use crate::mutation::{self, Mutation};
+use crate::mutation::{self, Draft, Mutation};
 use crate::time::{Now, WallTime};
 
 /// The longest pause before another try.
@@ -28,7 +28,7 @@ pub(super) enum ChangeKind {
     /// Nobody: the change is a read.
     Read,
     /// It is given.
-    Put { value: Option<Vec<u8>>, expires_at: Option<WallTime> },
+    Put(Draft),
 }
 
 /// The changes of a round that are being made.
@@ -194,10 +194,8 @@ impl Coordinator {
             Progress::Pending => {}
             Progress::Compute(record, version) => self.compute(now, id, record, version),
             Progress::Adopt(record) => {
-                let record = mutation::access(&record).expect("it was encoded here");
                 let ballot = self.rounds[&id].ballot;
-                let proposed = mutation::encode(&Mutation { version: ballot, ..record });
-                self.propose(now, id, Rc::new(proposed));
+                self.propose(now, id, Draft::from(record).stamp(ballot));
             }
             Progress::Done => self.end_round(now, id),
             Progress::Outbid => {
@@ -284,15 +282,8 @@ impl Coordinator {
                     self.computing.insert(op, computing);
                     return;
                 }
-                Some(Entry::Change(common, ChangeKind::Put { value, expires_at })) => {
-                    let (key, expires_at) = (Rc::clone(&common.key), *expires_at);
-                    let mutation = Mutation {
-                        key: &key,
-                        value: value.as_deref(),
-                        version: ballot,
-                        expires_at,
-                    };
-                    computing.record = Some(expiry::proposal(&mutation, computing.wall));
+                Some(Entry::Change(_, ChangeKind::Put(draft))) => {
+                    computing.record = Some(expiry::proposal(draft, ballot, computing.wall));
                     computing.has_changed = true;
                 }
                 _ => {}
@@ -308,11 +299,9 @@ impl Coordinator {
         // All whom the round was for may have given up meanwhile.
         let Some(round) = self.rounds.get(&computing.round) else { return };
         let ballot = round.ballot;
-        if let Computed::Put { value, expires_at } = computed {
-            let key = Rc::clone(&round.common.key);
-            let mutation =
-                Mutation { key: &key, value: value.as_deref(), version: ballot, expires_at };
-            computing.record = Some(expiry::proposal(&mutation, computing.wall));
+        if let Computed::Put(mut draft) = computed {
+            assert_eq!(draft.mutation().key, &*round.common.key, "it replaces what was there");
+            computing.record = Some(expiry::proposal(&mut draft, ballot, computing.wall));
             computing.has_changed = true;
         }
         self.compute_next(now, computing);
@@ -338,13 +327,8 @@ impl Coordinator {
             return self.end_round(now, id);
         }
         let record = record.expect("what differs, or was changed, is something");
-        let proposed = if has_changed {
-            record
-        } else {
-            let record = mutation::access(&record).expect("it was encoded here");
-            Rc::new(mutation::encode(&Mutation { version: ballot, ..record }))
-        };
-        self.propose(now, id, proposed);
+        // What has changed has the ballot already.
+        self.propose(now, id, Draft::from(record).stamp(ballot));
     }
 
     /// Begins the second phase.
@@ -364,7 +348,7 @@ impl Coordinator {
         self.ops.take(id);
         if let Some(proposed) = &round.proposed {
             // Not before: what nobody has accepted must not come to anybody by another way.
-            let sequence = self.log(proposed);
+            let sequence = self.log(Rc::clone(proposed));
             let until = now.at + self.config.request_timeout;
             self.settle(now, &round.targets, request_of(id, round.attempt), (sequence, until));
         }

@@ -309,15 +309,18 @@ impl Coordinator {
         now: Now,
         (token, key): (Token, &[u8]),
         level: Level,
-        work: Work<'_>,
+        work: Work,
     ) -> OpId {
         self.assert_drained();
         let id = self.ops.add();
         self.skew.mark(id, now.at);
         self.stats.begun += 1;
         let until = now.at + self.config.request_timeout;
-        let value_bytes = match work {
-            Work::Write { value, .. } => value.map_or(0, <[u8]>::len),
+        let value_bytes = match &work {
+            Work::Write(draft) => {
+                assert_eq!(draft.mutation().key, key, "what is written is about the key");
+                draft.mutation().value.map_or(0, <[u8]>::len)
+            }
             Work::Read | Work::Change => 0,
         };
         let (bytes, held_bytes) = (key.len() + value_bytes, self.account.bytes());
@@ -332,13 +335,8 @@ impl Coordinator {
         let common = Common { token, key: Rc::from(key), level, until, charge };
         let waiting = match work {
             Work::Read => Waiting::Read,
-            Work::Write { value, expires_at } if level != Level::Linearizable => {
-                Waiting::Write { value: value.map(<[u8]>::to_vec), expires_at }
-            }
-            Work::Write { value, expires_at } => {
-                let value = value.map(<[u8]>::to_vec);
-                Waiting::Change(ChangeKind::Put { value, expires_at })
-            }
+            Work::Write(draft) if level != Level::Linearizable => Waiting::Write(draft),
+            Work::Write(draft) => Waiting::Change(ChangeKind::Put(draft)),
             Work::Change => Waiting::Change(ChangeKind::Driver),
         };
         if let Some((_, queue)) = self.keys.get_mut(&common.key) {
@@ -354,9 +352,7 @@ impl Coordinator {
     fn start(&mut self, now: Now, id: OpId, common: Common, waiting: Waiting) {
         match waiting {
             Waiting::Read => self.start_read(now, id, common),
-            Waiting::Write { value, expires_at } => {
-                self.start_write(now, id, common, value.as_deref(), expires_at);
-            }
+            Waiting::Write(draft) => self.start_write(now, id, common, draft),
             Waiting::Change(kind) => self.start_change(now, id, common, kind),
         }
     }
@@ -560,10 +556,10 @@ impl Coordinator {
         }
     }
 
-    fn log(&mut self, mutation: &Archive) -> u64 {
+    fn log(&mut self, mutation: Archive) -> u64 {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.outputs.push_back(Output::Log { sequence, mutation: Rc::clone(mutation) });
+        self.outputs.push_back(Output::Log { sequence, mutation });
         sequence
     }
 

@@ -10,7 +10,8 @@ use super::super::read::QuorumRead;
 use super::super::write::QuorumWrite;
 use super::changes::ChangeKind;
 use crate::model::NodeId;
-use crate::time::{Instant, WallTime};
+use crate::mutation::Draft;
+use crate::time::Instant;
 
 /// One operation.
 #[expect(clippy::large_enum_variant, reason = "each is in a box of its own")]
@@ -29,7 +30,7 @@ pub(super) enum Entry {
 
 pub(super) enum Waiting {
     Read,
-    Write { value: Option<Vec<u8>>, expires_at: Option<WallTime> },
+    Write(Draft),
     Change(ChangeKind),
 }
 

@@ -12,8 +12,8 @@ use super::settle::charge_for;
 use super::{AGAIN, Archive, Coordinator, Output, request_of, status_of};
 use crate::message::{Reason, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
-use crate::mutation::{self, Mutation};
-use crate::time::{Now, WallTime};
+use crate::mutation::{self, Draft, Mutation};
+use crate::time::Now;
 
 impl Coordinator {
     pub(super) fn start_read(&mut self, now: Now, id: OpId, common: Common) {
@@ -31,26 +31,17 @@ impl Coordinator {
         self.send(now, id, Rc::new(encode_key(&key, Version::ZERO)));
     }
 
-    pub(super) fn start_write(
-        &mut self,
-        now: Now,
-        id: OpId,
-        common: Common,
-        value: Option<&[u8]>,
-        expires_at: Option<WallTime>,
-    ) {
+    pub(super) fn start_write(&mut self, now: Now, id: OpId, common: Common, draft: Draft) {
         let needed = self.needed(common.level, self.config.write_quorum);
         let Some(targets) = self.targets(id, common.token, needed) else { return };
         if self.skew.is_ahead(now, self.config.drift_max) {
             return self.done(id, Outcome::NotApplied(Why::ClockAhead));
         }
         let version = self.clock.tick(now.wall);
-        let key = common.key.clone();
-        let mutation = Mutation { key: &key, value, version, expires_at };
-        let mutation = Rc::new(mutation::encode(&mutation));
-        let write = QuorumWrite::new(common, targets, needed, Rc::clone(&mutation), version);
+        let mut write = QuorumWrite::new(common, targets, needed, draft, version);
+        let proposed = write.proposed();
         self.ops.put(id, Entry::Write(write));
-        self.send(now, id, mutation);
+        self.send(now, id, proposed);
     }
 
     pub(super) fn on_write_answer(&mut self, now: Now, id: OpId, from: NodeId, reply: Reply) {
@@ -76,21 +67,18 @@ impl Coordinator {
                 self.stats.retries += 1;
                 let version = self.clock.tick(now.wall);
                 let Some(Entry::Write(write)) = self.ops.get(id) else { return };
-                let before = Rc::clone(&write.mutation);
-                let old = mutation::access(&before).expect("it was encoded here");
-                let mutation = Rc::new(mutation::encode(&Mutation { version, ..old }));
-                let Some(Entry::Write(write)) = self.ops.get(id) else { return };
-                write.retry(Rc::clone(&mutation), version);
-                self.send(now, id, mutation);
+                write.retry(version);
+                let proposed = write.proposed();
+                self.send(now, id, proposed);
             }
         }
     }
 
     /// A write has ended. What was not applied is forgotten, so that nobody gets it later.
     fn end_write(&mut self, now: Now, id: OpId, outcome: Outcome) {
-        let Some(Entry::Write(write)) = self.ops.take(id) else { unreachable!("it is one") };
+        let Some(Entry::Write(mut write)) = self.ops.take(id) else { unreachable!("it is one") };
         if !matches!(outcome, Outcome::NotApplied(_)) {
-            let sequence = self.log(&write.mutation);
+            let sequence = self.log(write.proposed());
             let request = request_of(id, write.attempt);
             self.settle(now, &write.targets, request, (sequence, write.common.until));
         }

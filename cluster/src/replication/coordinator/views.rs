@@ -90,7 +90,7 @@ impl Coordinator {
         let mutation = match self.ops.get(id) {
             Some(Entry::Write(write)) => {
                 write.move_to(view.placement.replicas(write.common.token));
-                Rc::clone(&write.mutation)
+                write.proposed()
             }
             Some(Entry::Read(read)) => {
                 let replicas = view.placement.replicas(read.common.token);

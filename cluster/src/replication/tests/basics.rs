@@ -6,7 +6,7 @@ use super::super::*;
 use super::kit::{CONFIG, Cluster, End, Node, is_acknowledged, text, value};
 use crate::message::{Ask, AskKind, Reason, ReplyKind};
 use crate::model::{Timestamp, Version};
-use crate::mutation::{self, Mutation};
+use crate::mutation::{self, Draft, Mutation};
 use crate::time::Instant;
 
 #[test]
@@ -164,7 +164,7 @@ fn a_write_below_a_promise_is_made_again_above_it() {
     for _ in 0..3 {
         cluster.deliver_one();
     }
-    let write = Work::Write { value: Some(b"7"), expires_at: None };
+    let write = Work::Write(Draft::new(b"k", Some(b"7"), None));
     let write = cluster.begin(2, b"k", Level::All, write);
     cluster.run();
     assert!(is_acknowledged(&cluster.ends[&change]));

@@ -4,6 +4,7 @@ use super::super::*;
 use super::kit::{End, is_acknowledged, text};
 use super::script::{Script, found, promised, proposed, record};
 use crate::message::{AskKind, Reason, ReplyKind};
+use crate::mutation::Draft;
 use crate::token::Slot;
 use crate::topology::tests::{member, topology};
 use crate::topology::{Change, Topology};
@@ -110,8 +111,8 @@ fn a_topology_that_was_passed_over_may_have_named_others() {
 fn what_former_replicas_have_written_counts_no_more_and_is_not_forgotten() {
     let (after, key) = joined();
     let mut script = Script::new(3);
-    let work = Work::Write { value: Some(b"v"), expires_at: None };
-    let op = script.begin(&key, Level::Quorum, work);
+    let work = Work::Write(Draft::new(&key, Some(b"v"), None));
+    let op = script.begin(&key, Level::Quorum, work.clone());
     let written = ReplyKind::Written { replaced: false };
     script.reply(2, written, None);
     script.view(after.clone());

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::super::*;
 use super::kit::{Cluster, End, is_acknowledged, text};
 use crate::model::Version;
-use crate::mutation::{self, Mutation};
+use crate::mutation::{self, Draft, Mutation};
 use crate::time::WallTime;
 
 /// What each node's store has for a key: its version, and whether there is a value.
@@ -20,7 +20,7 @@ fn copies(cluster: &Cluster, key: &[u8]) -> Vec<Option<(Version, bool)>> {
 
 fn write(cluster: &mut Cluster, at: u16, ttl: Duration, level: Level) -> WallTime {
     let expires_at = cluster.wall() + ttl;
-    let work = Work::Write { value: Some(b"1"), expires_at: Some(expires_at) };
+    let work = Work::Write(Draft::new(b"k", Some(b"1"), Some(expires_at)));
     let op = cluster.begin(at, b"k", level, work);
     cluster.run_briefly();
     assert!(is_acknowledged(&cluster.ends[&op]), "{:?}", cluster.ends[&op]);

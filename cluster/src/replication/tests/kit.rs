@@ -11,7 +11,7 @@ use super::super::*;
 use crate::hlc::HybridClock;
 use crate::message::{Ask, AskKind, Reason, Reply};
 use crate::model::{Timestamp, Version};
-use crate::mutation::{self, Mutation};
+use crate::mutation::{self, Draft, Mutation};
 use crate::time::{Instant, Now, WallTime};
 use crate::token::Slot;
 use crate::topology::tests::topology;
@@ -103,6 +103,7 @@ pub(super) struct Cluster {
     /// How far each node's clock is ahead, in milliseconds.
     pub(super) ahead_ms: BTreeMap<NodeId, i64>,
     pub(super) ends: BTreeMap<(NodeId, OpId), End>,
+    keys: BTreeMap<(NodeId, OpId), Vec<u8>>,
 }
 
 impl Cluster {
@@ -128,6 +129,7 @@ impl Cluster {
             now: Instant::ZERO,
             ahead_ms: BTreeMap::new(),
             ends: BTreeMap::new(),
+            keys: BTreeMap::new(),
         }
     }
 
@@ -147,12 +149,13 @@ impl Cluster {
         at: u16,
         key: &[u8],
         level: Level,
-        work: Work<'_>,
+        work: Work,
     ) -> (NodeId, OpId) {
         let at = NodeId(at);
         let now = self.now(at);
         let coordinator = &mut self.nodes.get_mut(&at).unwrap().coordinator;
         let op = coordinator.begin(now, (Slot::of(key).first(), key), level, work);
+        self.keys.insert((at, op), key.to_vec());
         self.drain(at);
         (at, op)
     }
@@ -182,7 +185,8 @@ impl Cluster {
                     let before = record.and_then(|it| value(&it)).unwrap_or_default();
                     let number: u64 = String::from_utf8(before).unwrap().parse().unwrap_or(0);
                     let value = Some((number + 1).to_string().into_bytes());
-                    let put = Computed::Put { value, expires_at: None };
+                    let put = Draft::new(&self.keys[&(at, op)], value.as_deref(), None);
+                    let put = Computed::Put(put);
                     let computed = if self.keeps { Computed::Keep } else { put };
                     node.coordinator.computed(now, op, computed);
                 }
@@ -311,7 +315,7 @@ impl Cluster {
     }
 
     pub(super) fn write(&mut self, at: u16, key: &[u8], value: &[u8], level: Level) -> End {
-        let work = Work::Write { value: Some(value), expires_at: None };
+        let work = Work::Write(Draft::new(key, Some(value), None));
         let op = self.begin(at, key, level, work);
         self.end(op)
     }

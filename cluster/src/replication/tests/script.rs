@@ -10,7 +10,7 @@ use super::kit::{CONFIG, End, value};
 use crate::hlc::HybridClock;
 use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 use crate::model::{Timestamp, Version};
-use crate::mutation::{self, Mutation};
+use crate::mutation::{self, Draft, Mutation};
 use crate::time::{Instant, Now, WallTime};
 use crate::token::Slot;
 use crate::topology::Topology;
@@ -28,7 +28,8 @@ pub(super) struct Script {
     /// What each change has made when it was last asked.
     pub(super) made: BTreeMap<OpId, Vec<u8>>,
     pub(super) logged: Vec<Archive>,
-    letters: BTreeMap<OpId, &'static str>,
+    /// The key of each operation, and its letter.
+    letters: BTreeMap<OpId, (Vec<u8>, &'static str)>,
 }
 
 impl Script {
@@ -69,11 +70,11 @@ impl Script {
         self.drain();
     }
 
-    pub(super) fn begin(&mut self, key: &[u8], level: Level, work: Work<'_>) -> OpId {
+    pub(super) fn begin(&mut self, key: &[u8], level: Level, work: Work) -> OpId {
         let now = self.now();
         let op = self.coordinator.begin(now, (Slot::of(key).first(), key), level, work);
         let letter = LETTERS[self.letters.len() % LETTERS.len()];
-        self.letters.insert(op, letter);
+        self.letters.insert(op, (key.to_vec(), letter));
         self.drain();
         op
     }
@@ -94,9 +95,10 @@ impl Script {
                 }
                 Output::Compute { op, record, .. } => {
                     let mut bytes = record.and_then(|it| value(&it)).unwrap_or_default();
-                    bytes.extend_from_slice(self.letters[&op].as_bytes());
+                    let (key, letter) = &self.letters[&op];
+                    bytes.extend_from_slice(letter.as_bytes());
                     self.made.insert(op, bytes.clone());
-                    let computed = Computed::Put { value: Some(bytes), expires_at: None };
+                    let computed = Computed::Put(Draft::new(key, Some(&bytes), None));
                     self.coordinator.computed(now, op, computed);
                 }
                 Output::Log { mutation, .. } => self.logged.push(mutation),

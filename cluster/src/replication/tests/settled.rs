@@ -6,11 +6,12 @@ use super::super::*;
 use super::kit::{CONFIG, End, is_acknowledged, text};
 use super::script::{Script, found, promised, record};
 use crate::message::{AskKind, Reason, ReplyKind};
+use crate::mutation::Draft;
 
 const WRITTEN: ReplyKind = ReplyKind::Written { replaced: false };
 
 fn write(script: &mut Script, value: &[u8]) -> OpId {
-    script.begin(b"k", Level::Quorum, Work::Write { value: Some(value), expires_at: None })
+    script.begin(b"k", Level::Quorum, Work::Write(Draft::new(b"k", Some(value), None)))
 }
 
 fn lag(script: &Script) -> Option<u64> {

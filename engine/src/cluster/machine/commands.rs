@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 
 use gridkv_cluster::message::Reason;
-use gridkv_cluster::replication::{Computed, Level, OpId, Outcome, Why, Work};
+use gridkv_cluster::replication::{Archive, Computed, Level, OpId, Outcome, Why, Work};
 use gridkv_cluster::{Now, Token, Version, mutation};
 
 use super::{Machine, Output};
@@ -146,7 +146,7 @@ impl Machine {
                 }
                 return;
             }
-            (Staged::Wrote { .. }, _) => Step::Write,
+            (Staged::Wrote(_), _) => Step::Write,
             (Staged::WantsRecord, Access::Read) => Step::Read,
             (Staged::WantsRecord, Access::Write | Access::Local) => Step::Change,
         };
@@ -159,10 +159,8 @@ impl Machine {
             return self.hand_over(now, to, request);
         }
         self.handing.begin_here(token);
-        let work = match &staged {
-            Staged::Wrote { value, expires_at } => {
-                Work::Write { value: value.as_deref(), expires_at: *expires_at }
-            }
+        let work = match staged {
+            Staged::Wrote(draft) => Work::Write(draft),
             _ if step == Step::Change => Work::Change,
             _ => Work::Read,
         };
@@ -170,7 +168,7 @@ impl Machine {
         self.begin_op(now, shards, Pending { runner, step, level }, work);
     }
 
-    fn begin_op(&mut self, now: Now, shards: &Shards, pending: Pending, work: Work<'_>) {
+    fn begin_op(&mut self, now: Now, shards: &Shards, pending: Pending, work: Work) {
         let (key, token) = (pending.runner.key(), pending.runner.token());
         if shards.was_rekeyed() && shards.token_key().token(key) != token {
             // It was asked before the node was a member.
@@ -187,15 +185,16 @@ impl Machine {
         now: Now,
         shards: &mut Shards,
         op: OpId,
-        record: Option<&[u8]>,
+        record: Option<Archive>,
     ) {
         let mut pending = self.pending.remove(&op).expect("an operation ends once");
         assert_eq!(pending.step, Step::Read, "nobody else asks for a record");
-        let record = record.map(|record| mutation::access(record).expect("it was encoded here"));
+        let found = record.as_ref().map_or(Version::ZERO, |record| {
+            mutation::access(record).expect("it was encoded here").version
+        });
         let version = self.coordinator.clock_mut().peek(now.wall);
-        let staged = pending.runner.run(shards, Stage::known(record.as_ref(), version));
-        assert!(!matches!(staged, Staged::Wrote { .. }), "what only reads does not write");
-        let found = record.map_or(Version::ZERO, |record| record.version);
+        let staged = pending.runner.run(shards, Stage::known(record, version));
+        assert!(!matches!(staged, Staged::Wrote(_)), "what only reads does not write");
         self.end(pending.runner, Ok(()), found);
     }
 
@@ -205,21 +204,16 @@ impl Machine {
         now: Now,
         shards: &mut Shards,
         op: OpId,
-        record: Option<&[u8]>,
+        record: Option<Archive>,
         version: Version,
     ) {
         let computed = match self.pending.get_mut(&op) {
             // Its time was up meanwhile.
             None => Computed::Keep,
-            Some(pending) => {
-                let record =
-                    record.map(|record| mutation::access(record).expect("it was encoded here"));
-                let stage = Stage::known(record.as_ref(), version);
-                match pending.runner.run(shards, stage) {
-                    Staged::Wrote { value, expires_at } => Computed::Put { value, expires_at },
-                    Staged::Nothing | Staged::WantsRecord => Computed::Keep,
-                }
-            }
+            Some(pending) => match pending.runner.run(shards, Stage::known(record, version)) {
+                Staged::Wrote(draft) => Computed::Put(draft),
+                Staged::Nothing | Staged::WantsRecord => Computed::Keep,
+            },
         };
         self.coordinator.computed(now, op, computed);
     }

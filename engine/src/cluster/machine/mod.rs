@@ -469,11 +469,8 @@ impl Machine {
         use replication::Output;
         match output {
             Output::Send { to, ask, mutation } => self.send(&to, ask, &mutation),
-            Output::Record { op, record } => {
-                self.on_record(now, shards, op, record.as_deref().map(|it| &it[..]));
-            }
+            Output::Record { op, record } => self.on_record(now, shards, op, record),
             Output::Compute { op, record, version } => {
-                let record = record.as_deref().map(|it| &it[..]);
                 self.on_compute(now, shards, op, record, version);
             }
             Output::Log { sequence, mutation } => {
