@@ -11,7 +11,7 @@ use gridkv_net::wire::frame::{self, BODY_BYTES_MAX};
 /// Entries share a body that is not longer.
 const SHARED_BYTES_MAX: usize = 64 << 20;
 
-/// Room that is made at once for as much as went last, at most.
+/// Room that is made at once, at most.
 const ROOM_BYTES_MAX: usize = 1 << 20;
 
 /// What a body and an entry have beside an entry's own bytes, at most: lengths, heads, paddings.
@@ -26,14 +26,14 @@ pub(super) struct Batches {
     /// The frame to which entries are added; without any it is empty.
     open: Vec<u8>,
     closed_bytes: usize,
-    /// How long the last one was.
-    last_bytes: usize,
+    /// How long frames are of late: that much room is made at once.
+    usual_bytes: usize,
 }
 
 impl Batches {
     /// Bodies begin with `prefix`.
     pub(super) const fn new(prefix: &'static [u8]) -> Self {
-        Self { prefix, closed: Vec::new(), open: Vec::new(), closed_bytes: 0, last_bytes: 0 }
+        Self { prefix, closed: Vec::new(), open: Vec::new(), closed_bytes: 0, usual_bytes: 0 }
     }
 
     /// Bytes that wait.
@@ -52,8 +52,8 @@ impl Batches {
             self.closed.push(std::mem::take(&mut self.open));
         }
         if self.open.is_empty() {
-            let room = self.last_bytes.min(ROOM_BYTES_MAX).max(bytes + AROUND_BYTES_MAX);
-            self.open.reserve(room);
+            let usual = self.usual_bytes.min(ROOM_BYTES_MAX);
+            self.open.reserve(usual.max(bytes + AROUND_BYTES_MAX));
             frame::begin(&mut self.open);
             self.open.extend_from_slice(self.prefix);
         }
@@ -66,7 +66,8 @@ impl Batches {
         let closed = std::mem::take(&mut self.closed);
         let open = std::mem::take(&mut self.open);
         if !open.is_empty() {
-            self.last_bytes = open.len();
+            // Grows at once and shrinks slowly: what is made too small is copied.
+            self.usual_bytes = open.len().max(self.usual_bytes - self.usual_bytes / 16);
         }
         closed.into_iter().chain((!open.is_empty()).then_some(open))
     }

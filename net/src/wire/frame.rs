@@ -35,7 +35,9 @@ const CHECK_AT: usize = 32;
 const CHECK_BYTES: usize = 16;
 /// What frames begin at a multiple of, so that their bodies do.
 const ALIGNMENT: usize = 16;
-/// Room that a reader keeps when it is idle.
+/// Room that a reader keeps when it has nothing, at most; and room that it gives back when it has used
+/// much less of it for a while.
+const IDLE_BYTES_MAX: usize = 1 << 20;
 const IDLE_BYTES: usize = 64 << 10;
 
 const _: () = assert!(CHECK_AT + CHECK_BYTES == HEADER_BYTES);
@@ -198,6 +200,8 @@ pub struct FrameReader {
     buffer: AlignedVec,
     /// Where the first frame that was not taken begins.
     start: usize,
+    /// How much it has held at a time of late, in bytes.
+    usual_bytes: usize,
 }
 
 impl Default for FrameReader {
@@ -208,6 +212,7 @@ impl Default for FrameReader {
             body_bytes_max: STRANGER_BODY_BYTES_MAX,
             buffer: AlignedVec::new(),
             start: 0,
+            usual_bytes: 0,
         }
     }
 }
@@ -228,10 +233,15 @@ impl FrameReader {
             self.buffer.resize(rest, 0);
             self.start = 0;
         }
-        if self.buffer.is_empty() && self.buffer.capacity() > IDLE_BYTES {
-            self.buffer = AlignedVec::new();
+        if self.buffer.is_empty() {
+            self.usual_bytes -= self.usual_bytes / 16;
+            let is_much = self.buffer.capacity() > IDLE_BYTES.max(self.usual_bytes * 4);
+            if is_much || self.buffer.capacity() > IDLE_BYTES_MAX {
+                self.buffer = AlignedVec::new();
+            }
         }
         self.buffer.extend_from_slice(bytes);
+        self.usual_bytes = self.usual_bytes.max(self.buffer.len());
     }
 
     /// Bytes held.
