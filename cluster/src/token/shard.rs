@@ -1,5 +1,7 @@
 //! Which shard of a node owns a token.
 
+use std::ops::RangeInclusive;
+
 use super::{HASH_BITS, SLOT_BITS, SLOT_COUNT, Slot, Token};
 
 /// A shard's number within its node, from 0.
@@ -54,6 +56,13 @@ impl ShardRange {
     #[expect(clippy::cast_possible_truncation, reason = "the quotient is below `count`, a u16")]
     pub const fn owner(token: Token, count: u16) -> ShardId {
         ShardId(((token.slot().number() as u32 * count as u32) >> SLOT_BITS) as u16)
+    }
+
+    /// The shards, of `count`, that own tokens from `first` to `last`.
+    #[must_use]
+    pub fn owners((first, last): (Token, Token), count: u16) -> RangeInclusive<u16> {
+        assert!(first <= last);
+        Self::owner(first, count).0..=Self::owner(last, count).0
     }
 
     /// Which shard this is.
@@ -118,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    const COUNTS: std::ops::RangeInclusive<u16> = 1..=ShardRange::COUNT_MAX;
+    const COUNTS: RangeInclusive<u16> = 1..=ShardRange::COUNT_MAX;
 
     proptest! {
         #[test]
@@ -140,6 +149,21 @@ mod tests {
             let token = Token(token);
             let range = ShardRange::new(ShardRange::owner(token, count).0, count);
             prop_assert_eq!(range.token_at(range.position(token)), Some(token));
+        }
+
+        #[test]
+        fn the_owners_of_a_shard_s_tokens_are_those_that_it_touches(
+            index: u16, count in COUNTS, other in COUNTS,
+        ) {
+            let range = ShardRange::new(index % count, count);
+            let owners = ShardRange::owners((range.first(), range.last()), other);
+            for slot in range.slots() {
+                prop_assert!(owners.contains(&ShardRange::owner(slot.first(), other).0));
+            }
+            for owner in owners {
+                let owner = ShardRange::new(owner, other);
+                prop_assert!(owner.first() <= range.last() && range.first() <= owner.last());
+            }
         }
 
         #[test]

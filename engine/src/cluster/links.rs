@@ -1,8 +1,9 @@
 //! One core's connections to peers.
 //!
-//! A link is dialled for each shard of each peer, and one from core to core for what concerns the
-//! nodes; what is to be sent waits in it until the turn ends, and leaves as one frame. The other
-//! end's answers come back on the same link.
+//! A link is dialled for each shard of each peer that owns a token of this core's: where nodes have as
+//! many shards as cores, and as many as each other, that is one a core and node. And one goes from core to
+//! core for what concerns the nodes. What is to be sent waits in a link until the turn ends, and leaves as
+//! one frame. The other end's answers come back on the same link.
 //!
 //! # Invariants
 //!
@@ -21,7 +22,7 @@ use gridkv_cluster::identity::{Handshake, Hello, Local, Peer, Reason, Refusal, S
 use gridkv_cluster::message::{Ask, Reply};
 use gridkv_cluster::model::MemberId;
 use gridkv_cluster::topology::Epoch;
-use gridkv_cluster::{Instant, NodeId, WallTime};
+use gridkv_cluster::{Instant, NodeId, ShardRange, Token, WallTime};
 use gridkv_net::peer;
 use gridkv_net::ring::{ConnectionId, DataRing, Interest};
 use gridkv_net::wire::frame::{BODY_BYTES_MAX, Kind, Seal};
@@ -115,13 +116,14 @@ impl Links {
     }
 
     /// The members have changed: links to those that are gone go too.
-    pub(super) fn set_topology(&mut self, told: &Told) {
+    /// `own` are the first and the last token of this core.
+    pub(super) fn set_topology(&mut self, told: &Told, own: Option<(Token, Token)>) {
         self.hello.epoch = told.topology.epoch;
         self.hello.cluster_id = told.topology.cluster;
         let members = &told.topology.members;
         self.nodes = members.iter().map(|it| (it.id(), it.node())).collect();
         self.addresses = members.iter().map(|it| (it.address, it.node())).collect();
-        let (addresses, own) = (&self.addresses, self.hello.address);
+        let addresses = &self.addresses;
         let gone: Vec<Target> = self
             .by_target
             .keys()
@@ -133,12 +135,12 @@ impl Links {
             self.gone.push(id);
         }
         // Dialled before anything is to be sent, so that who cannot be reached is known.
-        let shards = members
-            .iter()
-            .filter(|it| it.address != own)
-            .flat_map(|it| (0..it.shard_count).map(|shard| Target { address: it.address, shard }));
-        for target in shards.collect::<Vec<_>>() {
-            self.dial(target);
+        let Some(own) = own else { return };
+        let own_address = self.hello.address;
+        for member in members.iter().filter(|it| it.address != own_address) {
+            for shard in ShardRange::owners(own, member.shard_count) {
+                self.dial(Target { address: member.address, shard });
+            }
         }
     }
 

@@ -226,7 +226,8 @@ impl Core {
             return;
         }
         let now = self.world.time();
-        self.links().0.set_topology(&told);
+        let own = self.world.shards.ends();
+        self.links().0.set_topology(&told, own);
         self.take_token_key(told.placement.token_key());
         self.tell_machine(now, |machine, shards| machine.on_state(now, shards, told));
         self.tell_failing(now);

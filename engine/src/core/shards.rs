@@ -108,6 +108,13 @@ impl Shards {
         &mut self.shards[usize::from(shard.0 - self.first)]
     }
 
+    /// The first and the last token that this core owns; `None` for one without a shard.
+    pub(crate) fn ends(&self) -> Option<(Token, Token)> {
+        let range = |shard: &Shard| ShardRange::new(shard.index(), self.layout.shard_count);
+        let (first, last) = (self.shards.first()?, self.shards.last()?);
+        Some((range(first).first(), range(last).last()))
+    }
+
     /// A shard of this core, by its number in the node.
     ///
     /// # Panics
