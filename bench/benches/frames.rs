@@ -1,4 +1,4 @@
-//! Frames between nodes, [`gridkv_net::wire::frame`], and what they carry: the archives of
+//! Frames between nodes, [`gridkv_cluster::wire::frame`], and what they carry: the archives of
 //! mutations, [`gridkv_cluster::mutation`].
 //!
 //! ```text
@@ -23,7 +23,7 @@ use std::hint::black_box;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput};
 use gridkv::{Mutation, NodeId, Timestamp, Version};
 use gridkv_cluster::mutation;
-use gridkv_net::wire::frame::{FrameReader, FrameWriter, Kind, Seal};
+use gridkv_cluster::wire::frame::{FrameReader, FrameWriter, Kind, Seal};
 
 const BODY_BYTES: [usize; 3] = [64, 1 << 10, 64 << 10];
 const SEALS: [(&str, Seal); 2] = [("checksum", Seal::Checksum), ("key", Seal::Key([7; 32]))];

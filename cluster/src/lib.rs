@@ -10,7 +10,7 @@
 //! - [`mutation`]: [`Mutation`], the one form in which a write travels and is kept
 //! - [`time`]: [`Instant`] and [`WallTime`], time as values that are handed in
 //! - [`topology`]: who is a member, how members agree on it, and who keeps which token's copies
-//! - [`message`]: what one node's core says to another's about keys
+//! - [`wire`]: all bytes between nodes, and their version
 //! - [`replication`]: coordinators and replicas: writes, reads and agreed changes of one key
 //! - [`hlc`]: [`HybridClock`], the source of versions
 //! - [`identity`]: who a node is, whom it believes, and how both are proved
@@ -24,7 +24,6 @@ mod fuzz;
 pub mod hlc;
 pub mod identity;
 pub mod member;
-pub mod message;
 pub mod model;
 pub mod mutation;
 pub mod replication;
@@ -32,6 +31,7 @@ pub mod swim;
 pub mod time;
 pub mod token;
 pub mod topology;
+pub mod wire;
 
 pub use hlc::HybridClock;
 pub use model::{MemberId, NodeId, Timestamp, Version};

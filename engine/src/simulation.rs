@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam_channel::TrySendError;
 use gridkv_cluster::member::State;
-use gridkv_cluster::message::{Ask, DecodeError, Reply};
 use gridkv_cluster::replication::{Archive, Config, Coordinator, Level, Standing};
 use gridkv_cluster::topology::agreement::Survey;
+use gridkv_cluster::wire::message::{Ask, DecodeError, Reply};
 use gridkv_cluster::{HybridClock, Instant, NodeId, Now, Token, TokenKey, Version};
 use gridkv_cluster::{ShardRange, WallTime};
 use gridkv_net::resp::Protocol;

@@ -3,7 +3,6 @@
 //! - [`ring`]: the *data ring*, one io_uring per core that owns the core's sockets
 //! - [`resp`]: the protocol of Redis clients, as a codec
 //! - [`peer`]: the other sockets between nodes
-//! - [`wire`]: frames between nodes, as a codec
 //!
 //! This crate does not know what a key means, and runs no loop of its own: the core that owns a
 //! ring drives it.
@@ -13,4 +12,3 @@
 pub mod peer;
 pub mod resp;
 pub mod ring;
-pub mod wire;

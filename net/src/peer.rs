@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, sockopt};
 
-use crate::wire::preamble::{self, NotANode, Preamble};
+use gridkv_cluster::wire::preamble::{self, NotANode, Preamble};
 
 /// How long what was sent may go without a sign that it has arrived, before a connection is given up.
 /// Without it TCP tries again for a quarter of an hour, at ever longer intervals: after a cut of a minute

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 
 use gridkv_cluster::WallTime;
 use gridkv_cluster::identity::{DatagramSeal, Identity, Local, Security, Trust};
+use gridkv_cluster::wire::VERSION;
+use gridkv_cluster::wire::preamble::{CONTROL, Preamble};
 use gridkv_net::resp::Value;
-use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
 use gridkv_tests::client::ok;
 use gridkv_tests::cluster::{Cluster, Member, Spec};
 use gridkv_tests::{DEADLINE, until};
@@ -46,8 +47,8 @@ fn garbage_on_the_port_of_the_cluster_harms_nobody() {
     let with_preamble = |bytes: &[u8]| [&preamble[..], bytes].concat();
     // A frame as a peer's, with a body of four gigabytes to come.
     let mut giant = vec![0; 48];
-    gridkv_net::wire::frame::FrameWriter::default().write(
-        gridkv_net::wire::frame::Kind::Handshake,
+    gridkv_cluster::wire::frame::FrameWriter::default().write(
+        gridkv_cluster::wire::frame::Kind::Handshake,
         0,
         &[0; 8],
         &mut giant,

@@ -5,9 +5,10 @@ use std::net::TcpStream;
 use std::time::Instant;
 
 use gridkv_cluster::identity::{Handshake, Hello, Identity, Local, Security};
+use gridkv_cluster::wire::VERSION;
+use gridkv_cluster::wire::frame::{FrameWriter, Kind};
+use gridkv_cluster::wire::preamble::Preamble;
 use gridkv_net::resp::Value;
-use gridkv_net::wire::frame::{FrameWriter, Kind};
-use gridkv_net::wire::preamble::{Preamble, VERSION};
 use gridkv_tests::client::{bulk, ok};
 use gridkv_tests::cluster::{Cluster, Spec, free_address};
 use gridkv_tests::process::say;

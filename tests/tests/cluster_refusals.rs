@@ -108,13 +108,13 @@ fn a_seed_that_does_not_answer_is_tried_until_it_does() {
 #[test]
 fn a_node_of_another_protocol_is_named() {
     let mut cluster = Cluster::start(1, &Spec::memory().with("--replicas 1"));
-    let theirs = gridkv_net::wire::preamble::Preamble { version: 77, target: 0 }.encode();
+    let theirs = gridkv_cluster::wire::preamble::Preamble { version: 77, target: 0 }.encode();
     let mut stream = std::net::TcpStream::connect(cluster.members[0].address).unwrap();
     std::io::Write::write_all(&mut stream, &theirs).unwrap();
     let mut answer = Vec::new();
     std::io::Read::read_to_end(&mut stream, &mut answer).unwrap();
-    let answer = gridkv_net::wire::preamble::Preamble::decode(answer[..].try_into().unwrap());
-    assert_eq!(answer.map(|it| it.version), Ok(gridkv_net::wire::preamble::VERSION));
+    let answer = gridkv_cluster::wire::preamble::Preamble::decode(answer[..].try_into().unwrap());
+    assert_eq!(answer.map(|it| it.version), Ok(gridkv_cluster::wire::VERSION));
     cluster.members[0].wait_for_log(&["a peer speaks another version", "77"]);
 
     // The other way round: the seed is the one that is newer.

@@ -8,7 +8,6 @@ use rkyv::util::AlignedVec;
 
 use super::Source;
 use crate::hlc::HybridClock;
-use crate::message::{self, Ask, AskKind, Message, Reason, Reply, ReplyKind};
 use crate::model::{NodeId, Timestamp, Version};
 use crate::mutation::{self, Draft, Mutation};
 use crate::replication::{
@@ -19,6 +18,7 @@ use crate::time::{Instant, Now, WallTime};
 use crate::token::{Slot, Token};
 use crate::topology::placement::Placement;
 use crate::topology::tests::topology;
+use crate::wire::message::{self, Ask, AskKind, Message, Reason, Reply, ReplyKind};
 
 const CONFIG: Config = Config {
     request_timeout: Duration::from_secs(1),

@@ -4,11 +4,11 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use crate::message::Reason;
 use crate::model::{NodeId, Version};
 use crate::mutation::Draft;
 use crate::time::Instant;
 use crate::token::Token;
+use crate::wire::message::Reason;
 
 use super::Archive;
 use super::account::Charge;

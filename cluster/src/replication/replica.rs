@@ -29,11 +29,11 @@ use rkyv::util::AlignedVec;
 
 use super::View;
 use crate::hlc::HybridClock;
-use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind, RequestId};
 use crate::model::{NodeId, Timestamp, Version};
 use crate::mutation::{self, Mutation};
 use crate::time::WallTime;
 use crate::token::Token;
+use crate::wire::message::{Ask, AskKind, Reason, Reply, ReplyKind, RequestId};
 
 /// How far ahead promises are made durable.
 pub const LEASE: Duration = Duration::from_millis(250);

@@ -7,9 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::message::RequestId;
 use crate::model::NodeId;
 use crate::time::Instant;
+use crate::wire::message::RequestId;
 
 /// Copies that one peer has not confirmed, at most.
 pub(super) const COUNT_MAX: usize = 8 << 10;

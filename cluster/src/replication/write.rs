@@ -144,10 +144,10 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::message::Reason;
     use crate::replication::op::Level;
     use crate::time::Instant;
     use crate::token::Token;
+    use crate::wire::message::Reason;
 
     fn write(needed: usize) -> QuorumWrite {
         let common = Common {

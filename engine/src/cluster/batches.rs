@@ -6,7 +6,8 @@
 //! [`SHARED_BYTES_MAX`], a larger one has its own, and one that no frame could take is refused before it
 //! is copied.
 
-use gridkv_net::wire::frame::{self, BODY_BYTES_MAX};
+use gridkv_cluster::wire::body;
+use gridkv_cluster::wire::frame::{self, BODY_BYTES_MAX};
 
 /// Entries share a body that is not longer.
 const SHARED_BYTES_MAX: usize = 64 << 20;
@@ -19,8 +20,8 @@ const AROUND_BYTES_MAX: usize = 512;
 
 /// Entries of one kind that wait.
 pub(super) struct Batches {
-    /// What a body begins with.
-    prefix: &'static [u8],
+    /// The first byte of a body; `None` for messages.
+    tag: Option<u8>,
     /// Frames to which nothing is added, the oldest first.
     closed: Vec<Vec<u8>>,
     /// The frame to which entries are added; without any it is empty.
@@ -31,9 +32,18 @@ pub(super) struct Batches {
 }
 
 impl Batches {
-    /// Bodies begin with `prefix`.
-    pub(super) const fn new(prefix: &'static [u8]) -> Self {
-        Self { prefix, closed: Vec::new(), open: Vec::new(), closed_bytes: 0, usual_bytes: 0 }
+    /// Messages.
+    pub(super) const fn of_messages() -> Self {
+        Self::new(None)
+    }
+
+    /// What comes in [bodies](body) that begin with `tag`.
+    pub(super) const fn of_bodies(tag: u8) -> Self {
+        Self::new(Some(tag))
+    }
+
+    const fn new(tag: Option<u8>) -> Self {
+        Self { tag, closed: Vec::new(), open: Vec::new(), closed_bytes: 0, usual_bytes: 0 }
     }
 
     /// Bytes that wait.
@@ -54,8 +64,15 @@ impl Batches {
         if self.open.is_empty() {
             let usual = self.usual_bytes.min(ROOM_BYTES_MAX);
             self.open.reserve(usual.max(bytes + AROUND_BYTES_MAX));
-            frame::begin(&mut self.open);
-            self.open.extend_from_slice(self.prefix);
+            match self.tag {
+                None => {
+                    frame::begin(&mut self.open);
+                }
+                Some(tag) => {
+                    body::begin(&mut self.open);
+                    self.open.push(tag);
+                }
+            }
         }
         Some(&mut self.open)
     }
@@ -75,12 +92,12 @@ impl Batches {
 
 #[cfg(test)]
 mod tests {
-    use gridkv_net::wire::frame::HEADER_BYTES;
+    use gridkv_cluster::wire::frame::HEADER_BYTES;
 
     use super::*;
 
     /// What comes before the first entry.
-    const BEFORE: usize = HEADER_BYTES + 1;
+    const BEFORE: usize = HEADER_BYTES + 4 + 1;
 
     fn add(batches: &mut Batches, byte: u8, len: usize) {
         batches.frame_for(len).expect("it fits").extend_from_slice(&vec![byte; len]);
@@ -95,7 +112,7 @@ mod tests {
     /// Sixty-four megabytes may wait when the longest value comes: together they fit into no frame.
     #[test]
     fn what_waits_together_leaves_in_as_many_frames_as_it_takes() {
-        let mut batches = Batches::new(&[9]);
+        let mut batches = Batches::of_bodies(9);
         let (third, whole) = (SHARED_BYTES_MAX / 3, SHARED_BYTES_MAX + 1);
         for (byte, len) in [(1, third), (1, third), (2, third), (3, whole), (4, 10), (4, 10)] {
             add(&mut batches, byte, len);
@@ -108,7 +125,7 @@ mod tests {
 
     #[test]
     fn what_fits_into_no_frame_is_refused_before_it_is_copied() {
-        let mut batches = Batches::new(&[9]);
+        let mut batches = Batches::of_bodies(9);
         add(&mut batches, 1, 10);
         assert!(batches.frame_for(BODY_BYTES_MAX).is_none());
         assert!(batches.frame_for(usize::MAX).is_none());

@@ -5,18 +5,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use gridkv_cluster::Instant;
-use gridkv_cluster::Token;
 use gridkv_cluster::model::{NodeId, Timestamp, Version};
 use gridkv_cluster::replication::Standing;
 use gridkv_cluster::topology::Change;
 use gridkv_cluster::topology::agreement::{Failure, Survey, Via};
-use gridkv_net::wire::frame::Kind;
-use gridkv_net::wire::preamble::CONTROL;
-use rkyv::{Archive, Deserialize, Serialize, rancor};
+use gridkv_cluster::wire::body;
+use gridkv_cluster::wire::call::{Call, CallAnswer};
+use gridkv_cluster::wire::frame::Kind;
+use gridkv_cluster::wire::preamble::CONTROL;
+use gridkv_cluster::{Instant, Token};
 
 use super::Told;
-use super::control::{ANSWER, CONTROL_CORE, Control, Desk, REQUEST, tagged};
+use super::control::{CONTROL_CORE, Control, Desk};
 use super::link::Target;
 use super::machine::LinkId;
 use crate::core::mailbox::Message;
@@ -33,30 +33,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const CALL_COUNT_MAX: usize = 1_024;
 /// Keys in one answer, at most, in bytes.
 const ANSWER_BYTES_MAX: usize = 4 << 20;
-
-/// A call.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) enum Call {
-    /// The live keys with tokens from here to there, both included, in token order, of about so many
-    /// index slots.
-    Walk { from: u64, to: u64, budget: u32 },
-    /// The number of keys.
-    Count,
-    /// Whether everything up to this version was removed.
-    HasCleared { timestamp: u64, node: u16 },
-}
-
-/// What comes back.
-#[derive(Clone, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
-pub(crate) enum CallAnswer {
-    /// Keys, and the token to go on from; `None` at the end.
-    Keys(Vec<Vec<u8>>, Option<u64>),
-    Count(u64),
-    Is(bool),
-    /// The node does not serve its copies.
-    NotServing,
-    Failed(String),
-}
 
 type Waiting = oneshot::Sender<Result<CallAnswer, Error>>;
 
@@ -112,7 +88,7 @@ impl Handle {
                 let id = control.calls.next;
                 control.calls.waiting.insert(id, (desk.now.at + PATIENCE, sender));
                 let link = desk.links.dial(Target { address, shard: CONTROL });
-                desk.links.push(link, Kind::Command, encode(REQUEST, id, &call));
+                desk.links.push(link, Kind::Command, body::tagged(body::ASK, &call.encode(id)));
             });
         };
         self.on_core(CONTROL_CORE, start).await?;
@@ -162,24 +138,21 @@ impl Control {
         &mut self,
         desk: &mut Desk<'_>,
         link: LinkId,
-        body: &[u8],
+        bytes: &[u8],
     ) -> Result<(), &'static str> {
-        let malformed = "a call cannot be read";
-        let (tag, rest) = body.split_first().ok_or(malformed)?;
-        let (id, bytes) = rest.split_first_chunk::<8>().ok_or(malformed)?;
-        let id = u64::from_le_bytes(*id);
-        if *tag == ANSWER {
-            let answer = decode::<CallAnswer, _>(bytes).ok_or(malformed)?;
+        let (tag, bytes) = bytes.split_first().ok_or("a call is empty")?;
+        if *tag == body::ANSWER {
+            let (id, answer) = CallAnswer::decode(bytes)?;
             if let Some((_, waiting)) = self.calls.waiting.remove(&id) {
                 // Nobody may be waiting any more.
                 let _ = waiting.send(Ok(answer));
             }
             return Ok(());
         }
-        let call = decode::<Call, _>(bytes).ok_or(malformed)?;
+        let (id, call) = Call::decode(bytes)?;
         if self.calls.served_count >= CALL_COUNT_MAX {
             let answer = CallAnswer::Failed("too many calls are under way".to_owned());
-            desk.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
+            desk.links.push(link, Kind::Command, body::tagged(body::ANSWER, &answer.encode(id)));
             return Ok(());
         }
         self.calls.served_count += 1;
@@ -189,7 +162,11 @@ impl Control {
             let reply = move |core: &mut Core| {
                 core.with_control(|control, desk| {
                     control.calls.served_count -= 1;
-                    desk.links.push(link, Kind::Command, encode(ANSWER, id, &answer));
+                    desk.links.push(
+                        link,
+                        Kind::Command,
+                        body::tagged(body::ANSWER, &answer.encode(id)),
+                    );
                 });
             };
             // Fails only when the core has stopped.
@@ -278,32 +255,4 @@ pub(super) fn survey(node: &Arc<Node>, own: usize, via: Via) {
         // As above.
         let _ = port.try_post(Message::Call(Box::new(work)));
     }
-}
-
-fn encode<T>(tag: u8, id: u64, value: &T) -> Vec<u8>
-where
-    T: for<'a> Serialize<
-        rkyv::api::high::HighSerializer<
-            rkyv::util::AlignedVec,
-            rkyv::ser::allocator::ArenaHandle<'a>,
-            rancor::Error,
-        >,
-    >,
-{
-    let bytes = rkyv::to_bytes::<rancor::Error>(value).expect("writing into memory does not fail");
-    let mut tail = id.to_le_bytes().to_vec();
-    tail.extend_from_slice(&bytes);
-    tagged(tag, &tail)
-}
-
-fn decode<T, A>(bytes: &[u8]) -> Option<T>
-where
-    T: Archive<Archived = A>,
-    A: rkyv::Portable
-        + for<'a> rkyv::bytecheck::CheckBytes<rkyv::api::high::HighValidator<'a, rancor::Error>>
-        + Deserialize<T, rkyv::api::high::HighDeserializer<rancor::Error>>,
-{
-    let mut aligned: rkyv::util::AlignedVec = rkyv::util::AlignedVec::new();
-    aligned.extend_from_slice(bytes);
-    rkyv::from_bytes::<T, rancor::Error>(&aligned).ok()
 }

@@ -19,11 +19,12 @@ use gridkv_cluster::member::{Input, Member, Output};
 use gridkv_cluster::swim::{self, State};
 use gridkv_cluster::topology::agreement::{Answer, Failure, Request, Survey, Tag, Via};
 use gridkv_cluster::topology::{Change, Epoch, Topology};
+use gridkv_cluster::wire::frame::Kind;
+use gridkv_cluster::wire::preamble::{CONTROL, Preamble};
+use gridkv_cluster::wire::{VERSION, body};
 use gridkv_cluster::{Instant, Now};
 use gridkv_net::peer::{Datagrams, First, PeerListener, read_preamble};
 use gridkv_net::ring::{DataRing, Interest};
-use gridkv_net::wire::frame::Kind;
-use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
 
 use super::Cluster;
 use super::link::Target;
@@ -231,11 +232,19 @@ impl Control {
                 }
                 Output::Ask(to, request) => {
                     let link = desk.links.dial(Target { address: to, shard: CONTROL });
-                    desk.links.push(link, Kind::Agreement, tagged(REQUEST, &request.encode()));
+                    desk.links.push(
+                        link,
+                        Kind::Agreement,
+                        body::tagged(body::ASK, &request.encode()),
+                    );
                 }
                 Output::Answer(via, answer) => {
                     let Some(link) = self.vias.remove(&via) else { continue };
-                    desk.links.push(link, Kind::Agreement, tagged(ANSWER, &answer.encode()));
+                    desk.links.push(
+                        link,
+                        Kind::Agreement,
+                        body::tagged(body::ANSWER, &answer.encode()),
+                    );
                 }
                 Output::Survey(via) => super::calls::survey(desk.node, desk.core, via),
                 Output::State(_) => self.untold = (0..desk.node.ports.len()).collect(),
@@ -347,7 +356,7 @@ impl Control {
         }
         let malformed = "what it says of the topology cannot be read";
         let (tag, bytes) = body.split_first().ok_or(malformed)?;
-        if *tag == ANSWER {
+        if *tag == body::ANSWER {
             let Some(target) = desk.links.get(link).and_then(|link| link.target) else {
                 return Err("it answers what it was not asked");
             };
@@ -414,17 +423,6 @@ impl Core {
     pub(crate) fn leave(&mut self) {
         self.with_control(|control, desk| control.tell_member(desk, Input::Leave));
     }
-}
-
-/// First bytes of frames about the topology.
-pub(super) const REQUEST: u8 = 0;
-pub(super) const ANSWER: u8 = 1;
-
-pub(super) fn tagged(tag: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut body = Vec::with_capacity(bytes.len() + 1);
-    body.push(tag);
-    body.extend_from_slice(bytes);
-    body
 }
 
 fn tell_topology(topology: &Topology) {

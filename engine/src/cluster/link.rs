@@ -12,10 +12,11 @@ use std::time::Duration;
 
 use gridkv_cluster::Instant;
 use gridkv_cluster::identity::Handshake;
-use gridkv_cluster::message::{self, Ask, Reply};
 use gridkv_cluster::model::MemberId;
+use gridkv_cluster::wire::body;
+use gridkv_cluster::wire::frame::{FrameReader, FrameWriter, Kind, Seal};
+use gridkv_cluster::wire::message::{self, Ask, Reply};
 use gridkv_net::ring::ConnectionId;
-use gridkv_net::wire::frame::{FrameReader, FrameWriter, HEADER_BYTES, Kind, Seal};
 
 use super::batches::Batches;
 
@@ -27,15 +28,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Beyond so many bytes that wait for one peer, it is given up.
 pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
 
-/// What a body of commands begins with, and one of their replies: room for its length, and which it is.
-const COMMANDS: [u8; 5] = [0, 0, 0, 0, 0];
-const COMMAND_REPLIES: [u8; 5] = [0, 0, 0, 0, 1];
-
 /// Where a link goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
-    /// A shard's number in the peer, or [`gridkv_net::wire::preamble::CONTROL`].
+    /// A shard's number in the peer, or [`gridkv_cluster::wire::preamble::CONTROL`].
     pub(crate) shard: u16,
 }
 
@@ -93,9 +90,9 @@ impl Link {
             state,
             reader: FrameReader::default(),
             writer: FrameWriter::default(),
-            messages: Batches::new(&[]),
-            commands: Batches::new(&COMMANDS),
-            command_replies: Batches::new(&COMMAND_REPLIES),
+            messages: Batches::of_messages(),
+            commands: Batches::of_bodies(body::ASK),
+            command_replies: Batches::of_bodies(body::ANSWER),
             others: Vec::new(),
             last_of_handshake: None,
             seal_after_handshake: None,
@@ -165,9 +162,9 @@ impl Link {
         self.state = State::Waiting(now + pause.min(PAUSE_MAX));
         self.reader = FrameReader::default();
         self.writer = FrameWriter::default();
-        self.messages = Batches::new(&[]);
-        self.commands = Batches::new(&COMMANDS);
-        self.command_replies = Batches::new(&COMMAND_REPLIES);
+        self.messages = Batches::of_messages();
+        self.commands = Batches::of_bodies(body::ASK);
+        self.command_replies = Batches::of_bodies(body::ANSWER);
         self.others.clear();
         self.last_of_handshake = None;
         self.seal_after_handshake = None;
@@ -182,7 +179,7 @@ impl Link {
         let said: Vec<(Kind, Vec<u8>)> = said;
         let last = self.last_of_handshake.take();
         for body in said.into_iter().map(|(_, body)| body).chain(last) {
-            self.writer.write(Kind::Handshake, wall_ms, &padded(body), out);
+            body::write(&mut self.writer, Kind::Handshake, wall_ms, &body, out);
         }
         if let Some(seal) = self.seal_after_handshake.take() {
             self.writer.set_seal(seal);
@@ -201,7 +198,7 @@ impl Link {
     /// Writes all that waits. What is most is not copied: the first frame of messages is what is sent.
     pub(super) fn write_frames(&mut self, wall_ms: u64, out: &mut Vec<u8>, count: &mut u64) {
         for (kind, body) in std::mem::take(&mut self.others) {
-            self.writer.write(kind, wall_ms, &padded(body), out);
+            body::write(&mut self.writer, kind, wall_ms, &body, out);
             *count += 1;
         }
         for mut frame in self.messages.take() {
@@ -210,8 +207,7 @@ impl Link {
             *count += 1;
         }
         for mut frame in self.commands.take().chain(self.command_replies.take()) {
-            finish_padded(&mut frame);
-            self.writer.finish(Kind::Command, wall_ms, 0, &mut frame);
+            body::finish(&mut self.writer, Kind::Command, wall_ms, 0, &mut frame);
             append(out, frame);
             *count += 1;
         }
@@ -224,27 +220,4 @@ fn append(out: &mut Vec<u8>, frame: Vec<u8>) {
     } else {
         out.extend_from_slice(&frame);
     }
-}
-
-/// A body that is not messages: its length, then its bytes, then zeros up to a multiple of 8.
-fn padded(body: Vec<u8>) -> Vec<u8> {
-    let len = u32::try_from(body.len()).expect("far below 4 GiB");
-    let mut padded = Vec::with_capacity(body.len() + 16);
-    padded.extend_from_slice(&len.to_le_bytes());
-    padded.extend_from_slice(&body);
-    padded.resize(padded.len().next_multiple_of(8), 0);
-    padded
-}
-
-/// Fills in the length of such a body, which stands in its frame without its header, and pads it.
-fn finish_padded(frame: &mut Vec<u8>) {
-    let len = u32::try_from(frame.len() - HEADER_BYTES - 4).expect("a frame is below 4 GiB");
-    frame[HEADER_BYTES..HEADER_BYTES + 4].copy_from_slice(&len.to_le_bytes());
-    frame.resize(frame.len().next_multiple_of(8), 0);
-}
-
-/// The bytes of such a body.
-pub(super) fn unpadded(body: &[u8]) -> Option<&[u8]> {
-    let (len, rest) = body.split_first_chunk::<4>()?;
-    rest.get(..u32::from_le_bytes(*len) as usize)
 }

@@ -19,14 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gridkv_cluster::identity::{Handshake, Hello, Local, Peer, Reason, Refusal, Step};
-use gridkv_cluster::message::{Ask, Reply};
 use gridkv_cluster::model::MemberId;
 use gridkv_cluster::topology::Epoch;
+use gridkv_cluster::wire::VERSION;
+use gridkv_cluster::wire::frame::{BODY_BYTES_MAX, Kind, Seal};
+use gridkv_cluster::wire::message::{Ask, Reply};
+use gridkv_cluster::wire::preamble::{CONTROL, Preamble};
 use gridkv_cluster::{Instant, NodeId, ShardRange, Token, WallTime};
 use gridkv_net::peer;
 use gridkv_net::ring::{ConnectionId, DataRing, Interest};
-use gridkv_net::wire::frame::{BODY_BYTES_MAX, Kind, Seal};
-use gridkv_net::wire::preamble::{CONTROL, Preamble, VERSION};
 
 use super::Told;
 use super::link::{Link, PATIENCE, State, Target, WAITING_BYTES_MAX};

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
+use gridkv_cluster::wire::frame::{Frame, FrameReader, Kind};
+use gridkv_cluster::wire::preamble::{self, Preamble};
+use gridkv_cluster::wire::{VERSION, body};
 use gridkv_cluster::{Instant, Now, TokenKey, WallTime};
 use gridkv_net::ring::{ConnectionId, DataRing, Received};
-use gridkv_net::wire::frame::{Frame, FrameReader, Kind};
-use gridkv_net::wire::preamble::{self, Preamble, VERSION};
 
 use super::Told;
 use super::control::CONTROL_CORE;
-use super::link::unpadded;
 use super::links::{Change, Links};
 use super::machine::LinkId;
 use crate::core::Core;
@@ -167,7 +167,7 @@ impl Core {
                 self.take_frame(now, id, &frame)?;
                 continue;
             }
-            let body = unpadded(frame.body).filter(|_| frame.kind == Kind::Handshake);
+            let body = body::read(frame.body).filter(|_| frame.kind == Kind::Handshake);
             let body = body.ok_or("it has not said who it is")?;
             let change = links.on_handshake(id, body)?;
             if let Some(Change::Opened(_)) = change {
@@ -180,7 +180,7 @@ impl Core {
 
     /// Takes in a frame of a peer that has said who it is.
     fn take_frame(&mut self, now: Now, id: LinkId, frame: &Frame<'_>) -> Result<(), String> {
-        let body = || unpadded(frame.body).ok_or("a frame's length does not agree");
+        let body = || body::read(frame.body).ok_or("a frame's length does not agree");
         let (links, _) = self.links();
         match frame.kind {
             Kind::Messages => {
@@ -197,8 +197,10 @@ impl Core {
                 links.node_of(id).ok_or("it is not a member")?;
                 let body = body()?;
                 let read = self.tell_machine(now, |machine, shards| match body.split_first() {
-                    Some((0, commands)) => machine.on_commands(now, shards, id, commands),
-                    Some((1, replies)) => machine.on_command_replies(now, shards, replies),
+                    Some((&body::ASK, commands)) => machine.on_commands(now, shards, id, commands),
+                    Some((&body::ANSWER, replies)) => {
+                        machine.on_command_replies(now, shards, replies)
+                    }
                     _ => Err("a command cannot be read"),
                 });
                 Ok(read.unwrap_or(Ok(()))?)

@@ -64,7 +64,7 @@ impl Request {
     }
 
     /// Its name, and its arguments as they stand in a part of a request.
-    pub(crate) fn words(&self) -> Vec<&[u8]> {
+    pub(crate) fn words(&self) -> SmallVec<[&[u8]; 8]> {
         let name = std::iter::once(self.command.name.as_bytes());
         name.chain(self.arguments.iter().map(Vec::as_slice)).collect()
     }

@@ -1,7 +1,7 @@
 //! A shard as a replica: answers coordinators, its own node's and others'.
 
-use gridkv_cluster::message::Ask;
 use gridkv_cluster::replication::Context;
+use gridkv_cluster::wire::message::Ask;
 use gridkv_cluster::{HybridClock, Mutation, Token, Version};
 use gridkv_storage::ReadError;
 use gridkv_storage::replicated::Answer;

@@ -28,8 +28,8 @@ mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use gridkv_cluster::message::{Ask, Reason, Reply, ReplyKind};
 use gridkv_cluster::replication::{self, Busy, Context, Hold, Replica};
+use gridkv_cluster::wire::message::{Ask, Reason, Reply, ReplyKind};
 use gridkv_cluster::{HybridClock, Mutation, Token, Version, mutation};
 use rkyv::util::AlignedVec;
 

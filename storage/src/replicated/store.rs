@@ -1,7 +1,7 @@
 //! A store as a replica sees it.
 
-use gridkv_cluster::message::Reason;
 use gridkv_cluster::replication::{Applied, Records, Unready};
+use gridkv_cluster::wire::message::Reason;
 use gridkv_cluster::{Mutation, Token, Version, WallTime};
 
 use crate::backend::{self, Accepted, Error, LogPosition, Storage, Ticket};

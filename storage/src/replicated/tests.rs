@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gridkv_cluster::message::AskKind;
 use gridkv_cluster::replication::{Standing, View};
 use gridkv_cluster::topology::placement::Placement;
 use gridkv_cluster::topology::{Member, Topology};
+use gridkv_cluster::wire::message::AskKind;
 use gridkv_cluster::{Instant, NodeId, WallTime};
 
 use super::*;

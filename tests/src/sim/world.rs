@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use gridkv_cluster::member;
-use gridkv_cluster::message::{self, Message};
 use gridkv_cluster::topology::agreement::{Answer, Request};
+use gridkv_cluster::wire::message::{self, Message};
 use gridkv_cluster::{Instant, Mutation, Now, WallTime};
 use gridkv_storage::disk::{Faults as DiskFaults, SimulatedDisk};
 use xxhash_rust::xxh3::xxh3_64;

@@ -12,10 +12,10 @@ use super::AGAIN;
 use super::ops::{Entry, Waiting};
 use super::settle::charge_for;
 use super::{Archive, Coordinator, Output, request_of, status_of};
-use crate::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Draft, Mutation};
 use crate::time::{Now, WallTime};
+use crate::wire::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 
 /// The longest pause before another try.
 const PAUSE_MAX: Duration = Duration::from_millis(64);

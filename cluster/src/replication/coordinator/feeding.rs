@@ -7,11 +7,11 @@ use rkyv::util::AlignedVec;
 use super::super::catch_up::BATCH_COUNT;
 use super::ops::Entry;
 use super::{Coordinator, OpId, Output, View, request_of};
-use crate::message::{Ask, AskKind};
 use crate::model::NodeId;
 use crate::mutation;
 use crate::time::Now;
 use crate::token::Slot;
+use crate::wire::message::{Ask, AskKind};
 
 /// A part of the sync log.
 #[derive(Debug, Default)]

@@ -47,11 +47,11 @@ use super::round::Round;
 use super::unconfirmed::Unconfirmed;
 use super::{Archive, View};
 use crate::hlc::HybridClock;
-use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 use crate::model::{NodeId, Version};
 use crate::mutation::Mutation;
 use crate::time::{Instant, Now, WallTime};
 use crate::token::Token;
+use crate::wire::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 
 /// How long after a replica was found in another topology it is asked again.
 const AGAIN: Duration = Duration::from_millis(10);

@@ -10,10 +10,10 @@ use super::changes::ChangeKind;
 use super::ops::Entry;
 use super::settle::charge_for;
 use super::{AGAIN, Archive, Coordinator, Output, request_of, status_of};
-use crate::message::{Reason, Reply, ReplyKind, encode_key};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Draft, Mutation};
 use crate::time::Now;
+use crate::wire::message::{Reason, Reply, ReplyKind, encode_key};
 
 impl Coordinator {
     pub(super) fn start_read(&mut self, now: Now, id: OpId, common: Common) {

@@ -14,10 +14,10 @@ use super::super::op::{OpId, Status, Targets, Told};
 use super::super::read::{Progress, QuorumRead};
 use super::super::{Archive, expiry};
 use super::{Coordinator, Output, status_of};
-use crate::message::{Ask, AskKind, Reply, ReplyKind, RequestId};
 use crate::model::NodeId;
 use crate::mutation::{self, Mutation};
 use crate::time::{Instant, Now};
+use crate::wire::message::{Ask, AskKind, Reply, ReplyKind, RequestId};
 
 /// Decided reads that wait for their last replicas, at most, and the bytes of what they have found.
 const LATE_COUNT_MAX: usize = 1_024;

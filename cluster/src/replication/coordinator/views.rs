@@ -11,9 +11,9 @@ use super::super::View;
 use super::super::op::{OpId, Status};
 use super::Coordinator;
 use super::ops::Entry;
-use crate::message::encode_key;
 use crate::model::{NodeId, Version};
 use crate::time::Now;
+use crate::wire::message::encode_key;
 
 impl Coordinator {
     /// The cluster has changed, or who can be reached.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::super::*;
 use super::kit::{CONFIG, Cluster, End, Node, is_acknowledged, text, value};
-use crate::message::{Ask, AskKind, Reason, ReplyKind};
 use crate::model::{Timestamp, Version};
 use crate::mutation::{self, Draft, Mutation};
 use crate::time::Instant;
+use crate::wire::message::{Ask, AskKind, Reason, ReplyKind};
 
 #[test]
 fn what_is_written_at_one_node_is_read_at_every_other() {

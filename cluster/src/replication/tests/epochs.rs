@@ -3,11 +3,11 @@
 use super::super::*;
 use super::kit::{End, is_acknowledged, text};
 use super::script::{Script, found, promised, proposed, record};
-use crate::message::{AskKind, Reason, ReplyKind};
 use crate::mutation::Draft;
 use crate::token::Slot;
 use crate::topology::tests::{member, topology};
 use crate::topology::{Change, Topology};
+use crate::wire::message::{AskKind, Reason, ReplyKind};
 
 /// A topology in which a fourth node takes the place of one of three, and a key of which that is true.
 fn joined() -> (Topology, Vec<u8>) {

@@ -9,12 +9,12 @@ use rkyv::util::AlignedVec;
 
 use super::super::*;
 use crate::hlc::HybridClock;
-use crate::message::{Ask, AskKind, Reason, Reply};
 use crate::model::{Timestamp, Version};
 use crate::mutation::{self, Draft, Mutation};
 use crate::time::{Instant, Now, WallTime};
 use crate::token::Slot;
 use crate::topology::tests::topology;
+use crate::wire::message::{Ask, AskKind, Reason, Reply};
 
 pub(super) const CONFIG: Config = Config {
     request_timeout: Duration::from_secs(1),

@@ -3,8 +3,8 @@
 use super::super::*;
 use super::kit::{CONFIG, End, is_acknowledged};
 use super::script::{Script, promised, proposed, record};
-use crate::message::{AskKind, ReplyKind};
 use crate::mutation::Mutation;
+use crate::wire::message::{AskKind, ReplyKind};
 
 /// Two appends that share a round: "a" is begun first, and has less time left.
 fn two_in_a_round(script: &mut Script) -> (OpId, OpId) {

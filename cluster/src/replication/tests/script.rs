@@ -8,13 +8,13 @@ use rkyv::util::AlignedVec;
 use super::super::*;
 use super::kit::{CONFIG, End, value};
 use crate::hlc::HybridClock;
-use crate::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 use crate::model::{Timestamp, Version};
 use crate::mutation::{self, Draft, Mutation};
 use crate::time::{Instant, Now, WallTime};
 use crate::token::Slot;
 use crate::topology::Topology;
 use crate::topology::tests::topology;
+use crate::wire::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 
 /// What changes append, a letter each.
 const LETTERS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::super::*;
 use super::kit::{CONFIG, End, is_acknowledged, text};
 use super::script::{Script, found, promised, record};
-use crate::message::{AskKind, Reason, ReplyKind};
 use crate::mutation::Draft;
+use crate::wire::message::{AskKind, Reason, ReplyKind};
 
 const WRITTEN: ReplyKind = ReplyKind::Written { replaced: false };
 

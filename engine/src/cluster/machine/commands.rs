@@ -15,8 +15,8 @@
 
 use std::collections::VecDeque;
 
-use gridkv_cluster::message::Reason;
 use gridkv_cluster::replication::{Archive, Computed, Level, OpId, Outcome, Why, Work};
+use gridkv_cluster::wire::message::Reason;
 use gridkv_cluster::{Now, Token, Version, mutation};
 
 use super::{Machine, Output};

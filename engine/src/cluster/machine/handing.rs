@@ -2,15 +2,8 @@
 //! hand it the command, and get its reply. So changes of one key do not outbid each other, and those
 //! that come together share a round.
 //!
-//! ```text
-//!  a frame's body:   | tag | entry | entry | ...            tag: 0 commands, 1 replies
-//!  a command:        | id 8 | deadline 8 | protocol 1 | count 4 | (len 4 | argument) ...
-//!  a reply:          | id 8 | part 1 | len 4 | bytes |     part: 0 reply, 1 and 2 count, 3 error,
-//!                                                               4 not begun
-//! ```
-//!
-//! The deadline is a wall time in milliseconds: a command is not begun after it, since who has asked
-//! has given up by then. A node that stood still finds commands in its sockets, and refuses them: who
+//! How they travel: [`wire::command`](gridkv_cluster::wire::command). A command is not begun after its
+//! deadline, since who has asked has given up by then. A node that stood still finds commands in its sockets, and refuses them: who
 //! has asked may have been told that their end is unknown, and gone on. Where not, it does them itself.
 //!
 //! # Invariants
@@ -24,6 +17,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use gridkv_cluster::replication::Why;
+use gridkv_cluster::wire::command::{Command, CommandReply, End};
 use gridkv_cluster::{Instant, NodeId, Now, Token, WallTime};
 use gridkv_net::resp::Protocol;
 
@@ -33,10 +27,7 @@ use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::server::commands::{Part, command_of};
 
-const MALFORMED: &str = "a command cannot be read";
-
-/// The part of a reply that says that the command was not begun, and will not be.
-const UNBEGUN: u8 = 4;
+const UNKNOWN: &str = "a command is none that is handed over";
 
 /// How long a command and its reply may be on their way.
 const ON_THE_WAY: Duration = Duration::from_millis(150);
@@ -179,20 +170,12 @@ impl Machine {
         self.assert_drained();
         self.expire(now, shards);
         while !rest.is_empty() {
-            let id = take_u64(&mut rest)?;
-            let deadline = WallTime::from_millis(take_u64(&mut rest)?);
-            let protocol =
-                if take(&mut rest, 1)? == [3] { Protocol::Resp3 } else { Protocol::Resp2 };
-            let count = take_length(&mut rest)?;
-            let mut words = Vec::new();
-            for _ in 0..count {
-                let len = take_length(&mut rest)?;
-                words.push(take(&mut rest, len)?);
-            }
-            let (name, arguments) = words.split_first().ok_or(MALFORMED)?;
-            let command = command_of(name, || None).ok_or(MALFORMED)?;
+            let Command { id, deadline, protocol, words } = Command::take(&mut rest)?;
+            let protocol = if protocol == 3 { Protocol::Resp3 } else { Protocol::Resp2 };
+            let (name, arguments) = words.split_first().expect("a command has a name");
+            let command = command_of(name, || None).ok_or(UNKNOWN)?;
             if !command.can_be_handed_over(arguments.len()) {
-                return Err(MALFORMED);
+                return Err(UNKNOWN);
             }
             let token = shards.token_key().token(arguments[command.key_of_part()]);
             if !shards.owns(token) {
@@ -223,19 +206,17 @@ impl Machine {
     ) -> Result<(), &'static str> {
         self.assert_drained();
         while !rest.is_empty() {
-            let id = take_u64(&mut rest)?;
-            let code = take(&mut rest, 1)?;
-            let part = match code {
-                [0] => Part::Reply,
-                [1] => Part::Count(false),
-                [2] => Part::Count(true),
-                _ => Part::Failed,
+            let CommandReply { id, end, bytes } = CommandReply::take(&mut rest)?;
+            let part = match end {
+                End::Reply => Part::Reply,
+                End::Count(counts) => Part::Count(counts),
+                End::Failed => Part::Failed,
+                End::Unbegun => {
+                    self.take_back(id);
+                    continue;
+                }
             };
-            let len = take_length(&mut rest)?;
-            let bytes = take(&mut rest, len)?;
-            if code == [UNBEGUN] {
-                self.take_back(id);
-            } else if let Some(handed) = self.handing.handed.remove(&id) {
+            if let Some(handed) = self.handing.handed.remove(&id) {
                 self.reply(handed.request.asker, part, bytes.to_vec());
                 self.end_handed(handed.request.token);
             }
@@ -262,59 +243,23 @@ impl Machine {
     }
 }
 
+/// What a command is handed over as.
 fn encode_command(id: u64, deadline: WallTime, request: &Request) -> Vec<u8> {
-    let mut entry = id.to_le_bytes().to_vec();
-    entry.extend_from_slice(&deadline.as_millis().to_le_bytes());
-    entry.push(if request.protocol() == Protocol::Resp3 { 3 } else { 2 });
-    let words = request.words();
-    entry.extend_from_slice(&length(words.len()));
-    for word in words {
-        entry.extend_from_slice(&length(word.len()));
-        entry.extend_from_slice(word);
-    }
-    entry
+    let protocol = if request.protocol() == Protocol::Resp3 { 3 } else { 2 };
+    Command { id, deadline, protocol, words: request.words() }.encode()
 }
 
 /// What a command that was refused unbegun is answered with.
 fn encode_unbegun(id: u64) -> Vec<u8> {
-    let mut entry = id.to_le_bytes().to_vec();
-    entry.push(UNBEGUN);
-    entry.extend_from_slice(&length(0));
-    entry
+    CommandReply { id, end: End::Unbegun, bytes: &[] }.encode()
 }
 
-/// A reply as an entry of a frame.
+/// What a command is answered with.
 pub(super) fn encode_reply(id: u64, part: Part, bytes: &[u8]) -> Vec<u8> {
-    let mut entry = id.to_le_bytes().to_vec();
-    entry.push(match part {
-        Part::Reply => 0,
-        Part::Count(false) => 1,
-        Part::Count(true) => 2,
-        Part::Failed | Part::Wait => 3,
-    });
-    entry.extend_from_slice(&length(bytes.len()));
-    entry.extend_from_slice(bytes);
-    entry
-}
-
-fn length(len: usize) -> [u8; 4] {
-    u32::try_from(len).expect("below 4 GiB").to_le_bytes()
-}
-
-/// Takes bytes off the front.
-fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], &'static str> {
-    let (bytes, after) = rest.split_at_checked(len).ok_or(MALFORMED)?;
-    *rest = after;
-    Ok(bytes)
-}
-
-fn take_length(rest: &mut &[u8]) -> Result<usize, &'static str> {
-    let bytes = take(rest, 4)?;
-    Ok(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]) as usize)
-}
-
-fn take_u64(rest: &mut &[u8]) -> Result<u64, &'static str> {
-    let (bytes, after) = rest.split_first_chunk::<8>().ok_or(MALFORMED)?;
-    *rest = after;
-    Ok(u64::from_le_bytes(*bytes))
+    let end = match part {
+        Part::Reply => End::Reply,
+        Part::Count(counts) => End::Count(counts),
+        Part::Failed | Part::Wait => End::Failed,
+    };
+    CommandReply { id, end, bytes }.encode()
 }

@@ -36,12 +36,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gridkv_cluster::member::State;
-use gridkv_cluster::message::{self, Ask, DecodeError, Message, Reply};
 use gridkv_cluster::replication::{
     self, Archive, Config, Context, Coordinator, OpId, Standing, View,
 };
 use gridkv_cluster::topology::Topology;
 use gridkv_cluster::topology::agreement::Survey;
+use gridkv_cluster::wire::message::{self, Ask, DecodeError, Message, Reply};
 use gridkv_cluster::{
     HybridClock, Instant, Mutation, NodeId, Now, ShardRange, Slot, Timestamp, Token, Version,
     WallTime, mutation,

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use gridkv_cluster::Token;
 use gridkv_cluster::model::NodeId;
 use gridkv_cluster::replication::Why;
+use gridkv_cluster::wire::call::{Call, CallAnswer};
 
 use crate::cluster::Told;
-use crate::cluster::calls::{Call, CallAnswer};
 use crate::error::Error;
 use crate::handle::Handle;
 

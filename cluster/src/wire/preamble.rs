@@ -12,9 +12,6 @@
 /// Its length in bytes.
 pub const BYTES: usize = 16;
 
-/// The version of the protocol between nodes.
-pub const VERSION: u16 = 2;
-
 /// The target that is no shard: whatever core speaks for the node.
 pub const CONTROL: u16 = u16::MAX;
 
@@ -62,6 +59,7 @@ impl Preamble {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::VERSION;
 
     #[test]
     fn its_bytes_come_back_and_others_are_none() {
