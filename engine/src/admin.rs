@@ -226,9 +226,10 @@ fn readiness(handle: &Handle) -> (u16, String) {
         return (503, "stopping\n".to_owned());
     }
     let look = |core: &mut Core| {
+        let now = core.world.time();
         let World { shards, machine, .. } = &core.world;
         let failed = shards.iter().filter(|shard| shard.has_failed()).map(Shard::index);
-        let unready = machine.as_ref().map_or_else(Vec::new, |machine| machine.unready(shards));
+        let unready = machine.as_ref().map_or_else(Vec::new, |it| it.unready(now, shards));
         (failed.collect::<Vec<_>>(), unready)
     };
     let cores = match block_on(handle.on_all_cores(look)) {
@@ -262,6 +263,10 @@ fn unready_lines(reasons: impl Iterator<Item = Unready>) -> Vec<String> {
                 "this node was killed before its log was on disk: it takes writes, and is not counted"
             }
             Unready::Clearing => "what was removed everywhere is still being removed here",
+            Unready::Clocks(why) => {
+                lines.insert(why.to_string());
+                continue;
+            }
             Unready::NoQuorum(count) => {
                 slots += u32::from(count);
                 continue;

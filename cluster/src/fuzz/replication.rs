@@ -64,17 +64,25 @@ fn archive(source: &mut Source<'_>, wall: WallTime) -> AlignedVec {
 fn asking(source: &mut Source<'_>, epoch: u64) -> Ask {
     let request = source.number();
     let epoch = if source.is_rare(8) { source.number() } else { epoch };
-    let kinds = [AskKind::Write, AskKind::Read, AskKind::Prepare, AskKind::Accept, AskKind::Repair];
+    let kinds = [
+        AskKind::Write,
+        AskKind::Read,
+        AskKind::Prepare,
+        AskKind::Accept,
+        AskKind::Repair,
+        AskKind::Clock,
+    ];
     Ask { request, epoch, kind: source.pick(&kinds) }
 }
 
 fn answering(source: &mut Source<'_>, (request, wall): (u64, WallTime)) -> Reply {
-    let kind = match source.below(6) {
+    let kind = match source.below(7) {
         0 => ReplyKind::Written { replaced: source.flag() },
         1 => ReplyKind::Found { is_sure: source.flag() },
         2 => ReplyKind::Promised { is_sure: source.flag() },
         3 => ReplyKind::Accepted,
         4 => ReplyKind::Outbid { by: version(source, wall).into() },
+        5 => ReplyKind::Clock,
         _ => ReplyKind::Refused { epoch: source.number(), reason: source.pick(&REASONS) },
     };
     Reply { request, kind }

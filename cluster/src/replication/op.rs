@@ -99,6 +99,12 @@ pub enum Why {
     /// This node's clock is ahead of the others'.
     #[error("this node's clock is ahead of most others'")]
     ClockAhead,
+    /// Too few others have said what their clocks show, since this node was started.
+    #[error("this node has not heard most others' clocks yet")]
+    ClocksUnheard,
+    /// This node has given out versions that are further ahead than its clock shows and clocks may differ.
+    #[error("this node has given out versions that are too far ahead of its clock")]
+    VersionsAhead,
     /// This node's clock is behind the others', for which the key may be over.
     #[error("this node's clock is behind most others', and the key's time is near")]
     ClockBehind,

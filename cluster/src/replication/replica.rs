@@ -191,6 +191,9 @@ impl Replica {
         (token, mutation): (Token, &Mutation<'_>),
     ) -> Result<Answer, Busy> {
         let Ask { request, kind, .. } = ask;
+        if kind == AskKind::Clock {
+            return Ok(Answer::plain(request, ReplyKind::Clock));
+        }
         let refused = |reason| {
             let epoch = context.view.epoch();
             Answer::plain(request, ReplyKind::Refused { epoch, reason })
@@ -211,6 +214,7 @@ impl Replica {
             AskKind::Repair => self.repair(records, request, token, mutation),
             AskKind::Accept => self.accept(records, request, token, mutation),
             AskKind::Prepare => self.prepare(records, request, token, mutation.key, version),
+            AskKind::Clock => unreachable!("it was answered"),
         };
         self.assert_invariants();
         match result {

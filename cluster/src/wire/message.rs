@@ -95,6 +95,8 @@ pub enum AskKind {
     Accept,
     /// Merge the mutation: you have an older version, or missed it while you were away.
     Repair,
+    /// What does your clock show? The frame of the reply tells. The key means nothing.
+    Clock,
 }
 
 /// What a replica tells who has asked it.
@@ -140,6 +142,8 @@ pub enum ReplyKind {
         /// Why.
         reason: Reason,
     },
+    /// What the clock shows stands in the frame.
+    Clock,
 }
 
 /// A message without its mutation.
@@ -277,8 +281,14 @@ mod tests {
 
     fn heads() -> Vec<Head> {
         let (request, epoch) = (u64::MAX, 3);
-        let kinds =
-            [AskKind::Write, AskKind::Read, AskKind::Prepare, AskKind::Accept, AskKind::Repair];
+        let kinds = [
+            AskKind::Write,
+            AskKind::Read,
+            AskKind::Prepare,
+            AskKind::Accept,
+            AskKind::Repair,
+            AskKind::Clock,
+        ];
         let asks = kinds.map(|kind| Head::Ask(Ask { request, epoch, kind }));
         let kinds = [
             ReplyKind::Written { replaced: true },
@@ -287,6 +297,7 @@ mod tests {
             ReplyKind::Accepted,
             ReplyKind::Outbid { by: Stamp(7, 2) },
             ReplyKind::Refused { epoch: 9, reason: Reason::Frozen },
+            ReplyKind::Clock,
         ];
         let replies = kinds.map(|kind| Head::Reply(Reply { request, kind }));
         asks.into_iter().chain(replies).collect()
@@ -305,7 +316,7 @@ mod tests {
                     expected.push(Message::Ask(ask, mutation));
                 }
                 Head::Reply(reply) => {
-                    let record = (number % 2 == 0).then_some(mutation);
+                    let record = (number % 2 == 1).then_some(mutation);
                     let archive = record.as_ref().map(mutation::encode).unwrap_or_default();
                     push_reply(reply, &archive, &mut body);
                     expected.push(Message::Reply(reply, record));

@@ -30,7 +30,7 @@ pub mod message;
 pub mod preamble;
 
 /// The version of the protocol between nodes.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The bytes are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -56,8 +56,11 @@ impl Coordinator {
 
     /// Has a change done: in a round of its own, or behind what is under way.
     pub(super) fn queue_change(&mut self, now: Now, id: OpId, common: Common, kind: ChangeKind) {
-        if self.skew.is_ahead(now, self.config.drift_max) {
-            return self.done(id, Outcome::NotApplied(Why::ClockAhead));
+        if !self.has_heard_clocks() {
+            return self.wait_for_clocks(now, id, common, Waiting::Change(kind));
+        }
+        if let Some(why) = self.clock_trouble(now) {
+            return self.done(id, Outcome::NotApplied(why));
         }
         if let Some((_, queue)) = self.keys.get_mut(&common.key) {
             queue.push_back(id);

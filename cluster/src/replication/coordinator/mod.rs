@@ -21,6 +21,7 @@
 //!   [`Unconfirmed`] for writes, and `settle` for reads.
 
 mod changes;
+mod clocks;
 mod feeding;
 mod ops;
 mod plain;
@@ -36,6 +37,7 @@ use fastrand::Rng;
 use smallvec::SmallVec;
 
 use self::changes::{ChangeKind, Computing};
+use self::clocks::Clocks;
 pub use self::feeding::Excerpt;
 use self::ops::{Entry, Ops, Waiting};
 use self::settle::LateReads;
@@ -186,6 +188,7 @@ pub struct Coordinator {
     reads: BTreeMap<OpId, Option<Archive>>,
     catch_up: CatchUp,
     skew: Skew,
+    clocks: Clocks,
     next_sequence: u64,
     stats: Stats,
     outputs: VecDeque<Output>,
@@ -211,6 +214,7 @@ impl Coordinator {
             reads: BTreeMap::new(),
             catch_up: CatchUp::default(),
             skew: Skew::default(),
+            clocks: Clocks::default(),
             next_sequence: 1,
             stats: Stats::default(),
             outputs: VecDeque::new(),
@@ -300,7 +304,7 @@ impl Coordinator {
         let late = self.unconfirmed.due_at();
         let retry = self.retries.first().map(|(at, _)| *at);
         let resume = self.catch_up.resume_at(|peer| self.is_reachable(peer));
-        [first, late, retry, resume].into_iter().flatten().min()
+        [first, late, retry, resume, self.clocks_due_at()].into_iter().flatten().min()
     }
 
     /// A client wants something.
@@ -339,14 +343,23 @@ impl Coordinator {
             Work::Write(draft) => Waiting::Change(ChangeKind::Put(draft)),
             Work::Change => Waiting::Change(ChangeKind::Driver),
         };
+        if self.clocks.is_waited_for() {
+            self.wait_for_clocks(now, id, common, waiting);
+        } else {
+            self.start_in_order(now, id, common, waiting);
+        }
+        self.end_event();
+        id
+    }
+
+    /// Starts an operation, or has it wait behind what is under way about its key.
+    fn start_in_order(&mut self, now: Now, id: OpId, common: Common, waiting: Waiting) {
         if let Some((_, queue)) = self.keys.get_mut(&common.key) {
             queue.push_back(id);
             self.ops.put(id, Entry::Waiting(common, waiting));
         } else {
             self.start(now, id, common, waiting);
         }
-        self.end_event();
-        id
     }
 
     fn start(&mut self, now: Now, id: OpId, common: Common, waiting: Waiting) {
@@ -443,6 +456,7 @@ impl Coordinator {
         self.assert_drained();
         let (id, attempt) = op_of(reply.request);
         self.skew.note_answer(now.at, from, id);
+        self.go_on_if_heard(now);
         if let Some(sequence) = self.unconfirmed.take(from, reply.request) {
             self.on_settled_answer(now, from, reply, sequence);
         } else if self.rounds.contains_key(&id) {
@@ -493,6 +507,7 @@ impl Coordinator {
         }
         self.late.expire(now.at);
         self.feed_due(now);
+        self.ask_clocks(now);
         self.end_event();
     }
 
@@ -512,7 +527,11 @@ impl Coordinator {
                 if let Some((_, queue)) = self.keys.get_mut(&key) {
                     queue.retain(|it| *it != id);
                 }
-                let why = Why::TimedOut { answered: 0, needed: 1 };
+                let why = if self.clocks.forget(id) {
+                    Why::ClocksUnheard
+                } else {
+                    Why::TimedOut { answered: 0, needed: 1 }
+                };
                 self.done(id, Outcome::NotApplied(why));
             }
             Some(Entry::Change(..)) => self.expire_change(now, id),
@@ -534,6 +553,7 @@ impl Coordinator {
     fn assert_invariants(&self) {
         assert_eq!(self.rounds.len(), self.keys.len(), "a key has one round");
         assert!(self.rounds.len() * 2 <= self.ops.count(), "a round is for a change at least");
+        assert!(self.clocks.waiting_count() <= self.ops.count(), "what waits is under way");
         assert!(self.reads.len() <= self.ops.count(), "what a read will tell is for a read");
         assert!(self.ops.count() > 0 || self.account.bytes() == 0, "nothing holds nothing");
         assert!(self.next_sequence > 0);

@@ -7,7 +7,7 @@ use super::super::op::{Common, Level, OpId, Outcome, Status, Targets, Told, Why}
 use super::super::read::{Progress as Reading, QuorumRead};
 use super::super::write::{Progress as Writing, QuorumWrite};
 use super::changes::ChangeKind;
-use super::ops::Entry;
+use super::ops::{Entry, Waiting};
 use super::settle::charge_for;
 use super::{AGAIN, Archive, Coordinator, Output, request_of, status_of};
 use crate::model::{NodeId, Version};
@@ -34,8 +34,11 @@ impl Coordinator {
     pub(super) fn start_write(&mut self, now: Now, id: OpId, common: Common, draft: Draft) {
         let needed = self.needed(common.level, self.config.write_quorum);
         let Some(targets) = self.targets(id, common.token, needed) else { return };
-        if self.skew.is_ahead(now, self.config.drift_max) {
-            return self.done(id, Outcome::NotApplied(Why::ClockAhead));
+        if !self.has_heard_clocks() {
+            return self.wait_for_clocks(now, id, common, Waiting::Write(draft));
+        }
+        if let Some(why) = self.clock_trouble(now) {
+            return self.done(id, Outcome::NotApplied(why));
         }
         let version = self.clock.tick(now.wall);
         let mut write = QuorumWrite::new(common, targets, needed, draft, version);

@@ -104,6 +104,17 @@ impl Skew {
         heard.upper = Some((offset(heard.remote, *sent_at), now));
     }
 
+    /// Whether a peer has ever answered.
+    pub(super) fn was_bounded(&self, node: NodeId) -> bool {
+        self.heard.get(&node).is_some_and(|heard| heard.upper.is_some())
+    }
+
+    /// Whether a peer has answered within this time.
+    pub(super) fn is_bounded_since(&self, node: NodeId, now: Instant, time: Duration) -> bool {
+        let upper = self.heard.get(&node).and_then(|heard| heard.upper);
+        upper.is_some_and(|(_, at)| now.saturating_since(at) < time)
+    }
+
     /// Whether more than half of those who have answered of late are behind by more than `drift_max`.
     pub(super) fn is_ahead(&self, now: Now, drift_max: Duration) -> bool {
         let bound = offset(now.wall - drift_max, now.at);

@@ -38,6 +38,8 @@ impl Coordinator {
             }
         }
         self.feed_due(now);
+        self.ask_clocks(now);
+        self.go_on_if_heard(now);
         self.end_event();
     }
 

@@ -119,7 +119,7 @@ impl Cluster {
             let replica = Replica::new(Version::ZERO);
             (NodeId(number), Node { coordinator, replica, store: Store::default(), log: vec![] })
         };
-        Self {
+        let mut cluster = Self {
             nodes: (1..=count).map(node).collect(),
             wire: VecDeque::new(),
             down: BTreeSet::new(),
@@ -130,7 +130,13 @@ impl Cluster {
             ahead_ms: BTreeMap::new(),
             ends: BTreeMap::new(),
             keys: BTreeMap::new(),
+        };
+        // They ask each other for their clocks.
+        for number in 1..=count {
+            cluster.drain(NodeId(number));
         }
+        while cluster.deliver_one() {}
+        cluster
     }
 
     pub(super) fn wall(&self) -> WallTime {

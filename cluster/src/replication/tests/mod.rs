@@ -1,6 +1,7 @@
 //! Coordinators and replicas of a few nodes, on a network that loses nothing unless told to.
 
 mod basics;
+mod clocks;
 mod epochs;
 mod expiry;
 mod kit;

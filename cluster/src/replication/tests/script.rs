@@ -29,22 +29,39 @@ pub(super) struct Script {
     pub(super) made: BTreeMap<OpId, Vec<u8>>,
     pub(super) logged: Vec<Archive>,
     /// The key of each operation, and its letter.
+    /// Who was asked for a clock, and by which request; unless it is silent, each answers at once.
+    pub(super) clocks_asked: Vec<(NodeId, u64)>,
+    pub(super) clocks_are_silent: bool,
     letters: BTreeMap<OpId, (Vec<u8>, &'static str)>,
 }
 
 impl Script {
-    /// A coordinator at node 1, in a cluster of nodes `members`.
+    /// A coordinator at node 1, in a cluster of nodes `members`, which show their clocks.
     pub(super) fn new(members: u16) -> Self {
+        let mut script = Self::empty();
+        script.view(topology(members, 3));
+        script
+    }
+
+    fn empty() -> Self {
         let clock = HybridClock::new(NodeId(1), Timestamp::ZERO, CONFIG.drift_max);
-        let mut script = Self {
+        Self {
             coordinator: Coordinator::new(CONFIG, clock, 1),
             now: Instant::ZERO,
             asked: Vec::new(),
             ends: BTreeMap::new(),
             made: BTreeMap::new(),
             logged: Vec::new(),
+            clocks_asked: Vec::new(),
+            clocks_are_silent: false,
             letters: BTreeMap::new(),
-        };
+        }
+    }
+
+    /// As [`Script::new`], and nobody shows its clock.
+    pub(super) fn of_silent_clocks(members: u16) -> Self {
+        let mut script = Self::empty();
+        script.clocks_are_silent = true;
         script.view(topology(members, 3));
         script
     }
@@ -87,6 +104,9 @@ impl Script {
             outputs.extend(std::iter::from_fn(|| self.coordinator.poll_output()));
             let Some(output) = outputs.pop_front() else { break };
             match output {
+                Output::Send { to, ask, .. } if ask.kind == AskKind::Clock => {
+                    self.clocks_asked.extend(to.iter().map(|node| (*node, ask.request)));
+                }
                 Output::Send { to, ask, mutation } => {
                     self.asked.push((to.to_vec(), ask, mutation));
                 }
@@ -117,6 +137,19 @@ impl Script {
                 }
             }
         }
+        if !self.clocks_are_silent {
+            for (node, request) in std::mem::take(&mut self.clocks_asked) {
+                self.show_clock(node, request, now.wall);
+            }
+        }
+    }
+
+    /// A node shows its clock.
+    pub(super) fn show_clock(&mut self, node: NodeId, request: u64, wall: WallTime) {
+        let (now, kind) = (self.now(), ReplyKind::Clock);
+        self.coordinator.on_heard(now, node, wall);
+        self.coordinator.on_answer(now, node, Reply { request, kind }, None);
+        self.drain();
     }
 
     /// The latest request.

@@ -41,7 +41,7 @@ use gridkv_cluster::replication::{
 };
 use gridkv_cluster::topology::Topology;
 use gridkv_cluster::topology::agreement::Survey;
-use gridkv_cluster::wire::message::{self, Ask, DecodeError, Message, Reply};
+use gridkv_cluster::wire::message::{self, Ask, AskKind, DecodeError, Message, Reply};
 use gridkv_cluster::{
     HybridClock, Instant, Mutation, NodeId, Now, ShardRange, Slot, Timestamp, Token, Version,
     WallTime, mutation,
@@ -468,7 +468,14 @@ impl Machine {
     fn perform(&mut self, now: Now, shards: &mut Shards, output: replication::Output) {
         use replication::Output;
         match output {
-            Output::Send { to, ask, mutation } => self.send(&to, ask, &mutation),
+            Output::Send { to, ask, mutation } => {
+                let key = mutation::access(&mutation).expect("it was encoded here").key;
+                // What is about no key goes where a link of this core's leads.
+                let any = shards.ends().map(|(first, _)| first);
+                let any = any.filter(|_| ask.kind == AskKind::Clock);
+                let token = any.unwrap_or_else(|| Slot::of(key).first());
+                self.send(&to, ask, (token, &mutation));
+            }
             Output::Record { op, record } => self.on_record(now, shards, op, record),
             Output::Compute { op, record, version } => {
                 self.on_compute(now, shards, op, record, version);
@@ -486,10 +493,8 @@ impl Machine {
     }
 
     /// Sends a message to replicas: this core's own, and peers'.
-    fn send(&mut self, nodes: &[NodeId], ask: Ask, archive: &Archive) {
+    fn send(&mut self, nodes: &[NodeId], ask: Ask, (token, archive): (Token, &Archive)) {
         let Some(state) = &self.state else { return };
-        let mutation = mutation::access(archive).expect("it was encoded here");
-        let token = Slot::of(mutation.key).first();
         for node in nodes {
             let mutation = Archive::clone(archive);
             if state.own == Some(*node) {
@@ -509,6 +514,9 @@ impl Machine {
         ask: Ask,
         (token, mutation): (Token, &Mutation<'_>),
     ) {
+        // What is about no key is answered by any shard.
+        let any = shards.ends().map(|(first, _)| first).filter(|_| ask.kind == AskKind::Clock);
+        let token = any.unwrap_or(token);
         if !shards.owns(token) {
             // A peer that knows another number of shards: it learns better with the topology.
             return;

@@ -1,13 +1,13 @@
 //! Whether requests at `quorum` would be served, which is what a node that is ready promises.
 
-use gridkv_cluster::replication::Standing;
-use gridkv_cluster::{NodeId, Slot};
+use gridkv_cluster::replication::{Standing, Why};
+use gridkv_cluster::{NodeId, Now, Slot};
 
 use super::Machine;
 use crate::core::shards::Shards;
 
 /// Why a core does not serve all keys at `quorum`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unready {
     /// It was not told of a cluster, or is no member.
     NoMember,
@@ -19,13 +19,15 @@ pub(crate) enum Unready {
     Behind,
     /// What was removed everywhere is still to be removed here.
     Clearing,
+    /// It gives out no versions, for what the clocks of the others show.
+    Clocks(Why),
     /// Of so many slots fewer replicas can be reached than `quorum` asks.
     NoQuorum(u16),
 }
 
 impl Machine {
     /// Why it does not; nothing when it does.
-    pub(crate) fn unready(&self, shards: &Shards) -> Vec<Unready> {
+    pub(crate) fn unready(&self, now: Now, shards: &Shards) -> Vec<Unready> {
         let Some(state) = self.state.as_ref().filter(|state| state.own.is_some()) else {
             return vec![Unready::NoMember];
         };
@@ -41,6 +43,7 @@ impl Machine {
         if !self.clearing.is_done() {
             reasons.push(Unready::Clearing);
         }
+        reasons.extend(self.coordinator.clock_trouble(now).map(Unready::Clocks));
         let needed = self.quorum(state.topology.replica_count);
         let is_heard = |node: &&NodeId| {
             let has_link = state.alive.contains(node) && !self.unopened.contains(node);
