@@ -120,6 +120,8 @@ pub struct State {
     pub own: Option<NodeId>,
     /// Members that answer, as far as is known: one that was not heard of yet may.
     pub alive: BTreeSet<NodeId>,
+    /// Those of them that have not answered when they were asked last.
+    pub suspected: BTreeSet<NodeId>,
     /// Whether this node serves its copies.
     pub standing: Standing,
 }
@@ -397,9 +399,13 @@ impl Member {
     fn tell(&mut self, topology: Arc<Topology>, placement: Arc<Placement>) {
         let is_known_alive = |id| self.swim.member(id).map(|it| it.state.is_live());
         let is_alive = |id| is_known_alive(id).unwrap_or_else(|| !self.gone.contains(&id));
+        let is_suspected =
+            |id| self.swim.member(id).is_some_and(|it| it.state == swim::State::Suspect);
         let alive = topology.members.iter().filter(|member| is_alive(member.id()));
+        let suspected = alive.clone().filter(|member| is_suspected(member.id()));
         let state = State {
             own: topology.member(self.own.id).map(topology::Member::node),
+            suspected: suspected.map(topology::Member::node).collect(),
             alive: alive.map(topology::Member::node).collect(),
             standing: self.standing(&topology),
             topology,

@@ -190,10 +190,28 @@ fn who_is_gone_is_told_as_gone_and_who_is_back_as_back() {
     net.run(Duration::from_secs(10));
     assert_eq!((net.state(1).alive.len(), net.state(2).alive.len()), (2, 2));
     assert_eq!(net.state(1).standing, Standing::Serving);
+    assert_eq!(net.state(1).suspected.len(), 0, "that is no suspicion any more");
     net.start(3, 1, kept);
     assert_eq!(net.state(3).topology.members.len(), 3, "what was kept holds at once");
     net.run(Duration::from_secs(10));
     assert_eq!((net.state(1).alive.len(), net.state(3).alive.len()), (3, 3));
+}
+
+/// Who waits for it goes to somebody else long before it is given up.
+#[test]
+fn who_does_not_answer_is_told_as_suspected_before_it_is_told_as_gone() {
+    let mut net = Net::three();
+    net.nodes.remove(&address(3));
+    let mut waited = Duration::ZERO;
+    while net.state(1).suspected.is_empty() {
+        assert_eq!(net.state(1).alive.len(), 3);
+        net.run(Duration::from_millis(10));
+        waited += Duration::from_millis(10);
+    }
+    assert!(waited < Duration::from_millis(1_200), "{waited:?}");
+    let state = net.state(1);
+    let gone = state.topology.members.iter().find(|it| it.address == address(3)).unwrap().node();
+    assert!(state.suspected.contains(&gone) && state.alive.contains(&gone));
 }
 
 #[test]

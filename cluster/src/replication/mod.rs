@@ -69,6 +69,8 @@ pub struct View {
     pub own: Option<NodeId>,
     /// The members that can be sent to, this node included.
     pub reachable: BTreeSet<NodeId>,
+    /// Those of them that did not answer of late: asked like all others, and preferred for nothing.
+    pub suspected: BTreeSet<NodeId>,
     /// Whether this node's own replicas answer reads: else others are asked.
     pub serves: bool,
 }
@@ -79,7 +81,8 @@ impl View {
     pub fn new(topology: Arc<Topology>, placement: Arc<Placement>, own: Option<NodeId>) -> Self {
         assert_eq!(topology.epoch(), placement.epoch());
         let reachable = topology.members.iter().map(crate::topology::Member::node).collect();
-        Self { topology, placement, own, reachable, serves: true }
+        let suspected = BTreeSet::new();
+        Self { topology, placement, own, reachable, suspected, serves: true }
     }
 
     /// The number of the topology.
@@ -94,10 +97,14 @@ impl View {
         self.own.is_some_and(|own| self.placement.replicas(token).contains(&own))
     }
 
-    /// The reachable replica that comes first in the token's order: who proposes changes best.
+    /// The reachable replica that comes first in the token's order: who proposes changes best. One that is
+    /// suspected only where all are.
     #[must_use]
     pub fn preferred(&self, token: Token) -> Option<NodeId> {
-        self.placement.replicas(token).iter().find(|node| self.reachable.contains(node)).copied()
+        let replicas = self.placement.replicas(token).iter();
+        let mut reachable = replicas.filter(|node| self.reachable.contains(node)).copied();
+        let first = reachable.clone().next();
+        reachable.find(|node| !self.suspected.contains(node)).or(first)
     }
 }
 

@@ -7,6 +7,7 @@ use super::kit::{CONFIG, Cluster, End, Node, is_acknowledged, text, value};
 use crate::model::{Timestamp, Version};
 use crate::mutation::{self, Draft, Mutation};
 use crate::time::Instant;
+use crate::topology::tests::topology;
 use crate::wire::message::{Ask, AskKind, Reason, ReplyKind};
 
 #[test]
@@ -154,6 +155,24 @@ fn what_was_not_applied_comes_to_nobody_later() {
         assert!(!cluster.nodes[&NodeId(at)].store.records.contains_key(&b"k"[..]), "{at}");
         assert!(cluster.nodes[&NodeId(at)].store.records.contains_key(&b"other"[..]), "{at}");
     }
+}
+
+#[test]
+fn changes_are_proposed_best_by_the_first_replica_that_answers() {
+    let topology = Arc::new(topology(3, 3));
+    let placement = Arc::new(Placement::new(&topology));
+    let mut view = View::new(topology, placement, Some(NodeId(1)));
+    let token = Token::MIN;
+    let order = view.placement.replicas(token).to_vec();
+    assert_eq!(view.preferred(token), Some(order[0]));
+    view.suspected = BTreeSet::from([order[0]]);
+    assert_eq!(view.preferred(token), Some(order[1]));
+    view.reachable.remove(&order[1]);
+    assert_eq!(view.preferred(token), Some(order[2]));
+    view.suspected.extend(&order);
+    assert_eq!(view.preferred(token), Some(order[0]), "one of them is to do it");
+    view.reachable.clear();
+    assert_eq!(view.preferred(token), None);
 }
 
 #[test]

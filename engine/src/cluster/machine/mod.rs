@@ -437,6 +437,7 @@ impl Machine {
             let is_heard = state.alive.contains(node) && !self.failing.contains(node);
             state.own == Some(*node) || is_heard
         });
+        view.suspected.clone_from(&state.suspected);
         // Not while it is frozen: that passes, and is waited for.
         view.serves = !matches!(self.standing(), Standing::Empty | Standing::Behind);
         let reachable = view.reachable.clone();
