@@ -99,14 +99,18 @@ pub enum Why {
     /// This node's clock is ahead of the others'.
     #[error("this node's clock is ahead of most others'")]
     ClockAhead,
-    /// Too few others have said what their clocks show, since this node was started.
-    #[error("this node has not heard most others' clocks yet")]
+    /// Too few others have said what their clocks show since this node was started, or too little time has
+    /// passed.
+    #[error(
+        "this node was just started, and does not know yet how its clock stands beside the others'"
+    )]
     ClocksUnheard,
     /// This node has given out versions that are further ahead than its clock shows and clocks may differ.
     #[error("this node has given out versions that are too far ahead of its clock")]
     VersionsAhead,
-    /// This node's clock is behind the others', for which the key may be over.
-    #[error("this node's clock is behind most others', and the key's time is near")]
+    /// This node's clock is behind the others': what it gives out may be old, and what has ended for others is
+    /// not over for it.
+    #[error("this node's clock is behind most others'")]
     ClockBehind,
     /// There is as much under way as may be.
     #[error("too many operations are under way")]

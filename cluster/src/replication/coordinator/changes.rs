@@ -56,7 +56,7 @@ impl Coordinator {
 
     /// Has a change done: in a round of its own, or behind what is under way.
     pub(super) fn queue_change(&mut self, now: Now, id: OpId, common: Common, kind: ChangeKind) {
-        if !self.has_heard_clocks() {
+        if !self.has_heard_clocks(now) {
             return self.wait_for_clocks(now, id, common, Waiting::Change(kind));
         }
         if let Some(why) = self.clock_trouble(now) {

@@ -304,7 +304,8 @@ impl Coordinator {
         let late = self.unconfirmed.due_at();
         let retry = self.retries.first().map(|(at, _)| *at);
         let resume = self.catch_up.resume_at(|peer| self.is_reachable(peer));
-        [first, late, retry, resume, self.clocks_due_at()].into_iter().flatten().min()
+        let clocks = [self.clocks_due_at(), self.quiet_ends_at()];
+        [first, late, retry, resume].into_iter().chain(clocks).flatten().min()
     }
 
     /// A client wants something.
@@ -508,6 +509,7 @@ impl Coordinator {
         self.late.expire(now.at);
         self.feed_due(now);
         self.ask_clocks(now);
+        self.go_on_if_heard(now);
         self.end_event();
     }
 

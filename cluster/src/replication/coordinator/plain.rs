@@ -34,7 +34,7 @@ impl Coordinator {
     pub(super) fn start_write(&mut self, now: Now, id: OpId, common: Common, draft: Draft) {
         let needed = self.needed(common.level, self.config.write_quorum);
         let Some(targets) = self.targets(id, common.token, needed) else { return };
-        if !self.has_heard_clocks() {
+        if !self.has_heard_clocks(now) {
             return self.wait_for_clocks(now, id, common, Waiting::Write(draft));
         }
         if let Some(why) = self.clock_trouble(now) {

@@ -19,6 +19,9 @@ impl Coordinator {
     /// The cluster has changed, or who can be reached.
     pub fn on_view(&mut self, now: Now, view: View) {
         self.assert_drained();
+        if view.own.is_some() {
+            self.begin_quiet(now);
+        }
         // What is written from here on is newer than what was removed.
         self.clock.pass(view.topology.cleared().timestamp);
         let view = Rc::new(view);

@@ -111,3 +111,36 @@ fn one_that_is_alone_waits_for_nobody() {
     let version = mutation::access(archive).unwrap().version;
     assert!(version.timestamp >= Timestamp::from_wall(WallTime::from_millis(1_000_000)));
 }
+
+/// The run before has given out versions for keys that it keeps no copy of, and its store knows nothing of
+/// them: with a clock that is as far ahead as it may be, and versions that are as far ahead of that.
+#[test]
+fn what_was_given_out_before_a_restart_is_not_given_out_again() {
+    let mut script = Script::of_past(3, Timestamp(1));
+    let given_before = script.now().wall + CONFIG.drift_max + CONFIG.drift_max;
+    let early = script.begin(b"k", Level::Quorum, put());
+    let unheard = End::Done(Outcome::NotApplied(Why::ClocksUnheard));
+    assert_eq!(script.ends[&early], unheard, "it would wait beyond its deadline");
+    script.run_for(Duration::from_millis(100));
+    let write = script.begin(b"k", Level::Quorum, put());
+    let read = script.begin(b"k", Level::Quorum, Work::Read);
+    assert!(script.asked.is_empty());
+    script.run_for(CONFIG.drift_max * 2 - Duration::from_millis(100));
+    let (_, ask, archive) = &script.asked[0];
+    assert_eq!(ask.kind, AskKind::Write);
+    let version = mutation::access(archive).unwrap().version;
+    assert!(version.timestamp >= Timestamp::from_wall(given_before), "{version:?}");
+    assert_eq!(script.asked[1].1.kind, AskKind::Read);
+    assert!([write, read].iter().all(|op| !script.ends.contains_key(op)));
+}
+
+#[test]
+fn a_clock_that_is_behind_gives_out_no_version() {
+    let mut script = Script::of_silent_clocks(3);
+    let write = script.begin(b"k", Level::Quorum, put());
+    for (node, request) in clocks_asked(&mut script) {
+        let wall = script.now().wall + CONFIG.drift_max * 2;
+        script.show_clock(node, request, wall);
+    }
+    assert_eq!(script.ends[&write], End::Done(Outcome::NotApplied(Why::ClockBehind)));
+}

@@ -43,6 +43,14 @@ impl Script {
         script
     }
 
+    /// As [`Script::new`], of a node that has used versions up to `past` before.
+    pub(super) fn of_past(members: u16, past: Timestamp) -> Self {
+        let mut script = Self::empty();
+        script.coordinator.clock_mut().pass(past);
+        script.view(topology(members, 3));
+        script
+    }
+
     fn empty() -> Self {
         let clock = HybridClock::new(NodeId(1), Timestamp::ZERO, CONFIG.drift_max);
         Self {
