@@ -14,13 +14,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use gridkv_cluster::topology::endpoint::Endpoint;
 use gridkv_storage::disk::SyncMethod;
 use gridkv_storage::{Durability, Eviction};
 
 pub use self::cluster::{ClusterConfig, ClusterSecurity};
 use self::text::{
-    address, cpu_list, durability, duration, eviction, expected, idle, join, number, one_of,
-    or_word, segment, size,
+    address, cpu_list, durability, duration, endpoint, eviction, expected, idle, join, number,
+    one_of, or_word, segment, size,
 };
 
 /// What a core does when it has nothing to do.
@@ -59,6 +60,9 @@ pub enum LogFormat {
 pub struct Config {
     /// Where Redis clients connect; `None` for no listener (the embedded engine's default).
     pub listen: Option<SocketAddr>,
+    /// Where clients of a cluster are told to reach this node; `None` for the address at which a client
+    /// has reached it. A host name is told as it is.
+    pub announce: Option<Endpoint>,
     /// Where metrics and health are served.
     pub admin: Option<SocketAddr>,
     /// Which processors the cores run on.
@@ -119,6 +123,7 @@ impl Default for Config {
     fn default() -> Self {
         let mut config = Self {
             listen: None,
+            announce: None,
             admin: None,
             cores: Cores::All,
             shards: None,
@@ -185,6 +190,12 @@ const fn option(
 pub const OPTIONS: &[OptionInfo] = &[
     option("listen", "ADDR|off", "127.0.0.1:7379", "where Redis clients connect"),
     option(
+        "announce",
+        "HOST:PORT|auto",
+        "auto",
+        "where clients of a cluster are told to connect (auto: where they have reached the node)",
+    ),
+    option(
         "admin",
         "ADDR|off",
         "127.0.0.1:7381",
@@ -249,7 +260,18 @@ pub const OPTIONS: &[OptionInfo] = &[
     ),
     option("slowlog_len", "N", "128", "how many commands the slow log of a core holds"),
     option("cluster", "ADDR|off", "off", "where other nodes reach this one (TCP and UDP)"),
-    option("join", "ADDR,...", "", "members of the cluster to join (empty: form one, once)"),
+    option(
+        "cluster_announce",
+        "HOST:PORT|auto",
+        "auto",
+        "where other nodes are told to reach this one, such as through NAT (auto: as in cluster)",
+    ),
+    option(
+        "join",
+        "HOST:PORT,...",
+        "",
+        "members of the cluster to join (empty: form one, once); names are resolved each time",
+    ),
     option(
         "bootstrap",
         "true|false",
@@ -328,6 +350,7 @@ impl Config {
         let text = text.trim();
         match name {
             "listen" => self.listen = address(text)?,
+            "announce" => self.announce = or_word(text, "auto", endpoint)?,
             "admin" => self.admin = address(text)?,
             "cores" if text == "all" => {
                 if !matches!(self.cores, Cores::Cpus(_)) {
@@ -468,6 +491,9 @@ impl Config {
         let bytes = |bytes: u64| ByteSize::b(bytes).display().iec().to_string().replace(' ', "");
         Some(match name {
             "listen" => address(self.listen),
+            "announce" => {
+                self.announce.as_ref().map_or_else(|| "auto".to_owned(), Endpoint::to_string)
+            }
             "admin" => address(self.admin),
             "cores" => match &self.cores {
                 Cores::All | Cores::Cpus(_) => "all".to_owned(),
@@ -605,6 +631,17 @@ mod tests {
             ("idle", "spin:fast"),
             ("client_timeout", "soon"),
             ("debug_commands", "yes"),
+            ("announce", "0.0.0.0:7379"),
+            ("announce", "[::]:7379"),
+            ("announce", ":7379"),
+            ("announce", "node-1"),
+            ("announce", "node-1:0"),
+            ("announce", "off"),
+            ("cluster_announce", "0.0.0.0:7380"),
+            ("cluster_announce", ""),
+            ("cluster", "10.0.0.1:0"),
+            ("join", "0.0.0.0:7380"),
+            ("join", "10.0.0.1:7380,node 2:7380"),
         ];
         for (name, text) in bad {
             let mut config = Config::default();

@@ -70,6 +70,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 pub use gridkv_cluster::replication::Level as Consistency;
+pub use gridkv_cluster::topology::endpoint::{Endpoint, ParseError};
 pub use gridkv_cluster::{
     Instant, Mutation, NodeId, ShardRange, Timestamp, Token, TokenKey, Version, WallTime,
 };

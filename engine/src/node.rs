@@ -154,7 +154,7 @@ impl Threads {
         let started_wall = wall_time();
         let cluster = match &data {
             None => {
-                check_alone(&config.cluster)?;
+                check_alone(&config)?;
                 None
             }
             Some(data) => {

@@ -66,6 +66,7 @@ impl Rig {
             11 => Input::Wish(Tag(source.number()), change(source)),
             12 => Input::Heard(address(source), Epoch(source.number())),
             _ if source.is_rare(16) => Input::Leave,
+            _ if source.is_rare(4) => Input::Seeds(vec![address(source), member_address(source)]),
             _ => Input::Twin(address(source)),
         };
         self.member.handle(self.now, input);

@@ -62,6 +62,8 @@ pub enum Input<'a> {
     Heard(SocketAddr, Epoch),
     /// Somebody at this address seems to have this node's identity.
     Twin(SocketAddr),
+    /// Others are found through these addresses from here on: those of the same seeds, perhaps.
+    Seeds(Vec<SocketAddr>),
     /// Go: the others are told.
     Leave,
 }
@@ -199,6 +201,7 @@ impl Member {
             Input::Exchange { bytes } => self.tell_swim(now, swim::Input::Exchange { bytes }),
             Input::Twin(address) => self.tell_swim(now, swim::Input::Twin(address)),
             Input::Leave => self.tell_swim(now, swim::Input::Leave),
+            Input::Seeds(seeds) => self.on_seeds(now, seeds),
             Input::Request(via, request) => {
                 assert_ne!(via, VIA_OWN, "the node itself asks without a driver");
                 assert_ne!(via, Via::OWN_SURVEY, "nobody else has asked");
@@ -260,6 +263,29 @@ impl Member {
     #[must_use]
     pub fn is_frozen(&self) -> bool {
         self.agreement.is_frozen()
+    }
+
+    /// Whether nobody else is known to live, or this node is not let in yet: its seeds are tried for as
+    /// long.
+    #[must_use]
+    pub fn needs_seeds(&self) -> bool {
+        self.agreement.must_join() || !self.swim.members().skip(1).any(|it| it.state.is_live())
+    }
+
+    fn on_seeds(&mut self, now: Now, seeds: Vec<SocketAddr>) {
+        self.own.seeds.clone_from(&seeds);
+        let members = self.state.iter().flat_map(|state| &state.topology.members);
+        self.new_members = Some(self.others(members.map(|member| member.address)));
+        self.tell_agreement(now, agreement::Input::Seeds(seeds));
+    }
+
+    /// Where others may be found: members, and seeds.
+    fn others(&self, members: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+        let mut others: Vec<SocketAddr> = members.chain(self.own.seeds.iter().copied()).collect();
+        others.sort_unstable();
+        others.dedup();
+        others.retain(|address| *address != self.own.address);
+        others
     }
 
     fn handle_timeout(&mut self, now: Now) {
@@ -372,11 +398,7 @@ impl Member {
 
     fn install(&mut self, topology: Topology) {
         let members = topology.members.iter().map(|member| member.address);
-        let mut others: Vec<SocketAddr> = members.chain(self.own.seeds.iter().copied()).collect();
-        others.sort_unstable();
-        others.dedup();
-        others.retain(|address| *address != self.own.address);
-        self.new_members = Some(others);
+        self.new_members = Some(self.others(members));
         self.new_epoch = Some(topology.epoch);
         self.told_refusal = None;
         self.gone.retain(|id| topology.member(*id).is_some());

@@ -173,6 +173,29 @@ fn nodes_find_each_other_and_all_are_told_the_same() {
     }
 }
 
+/// A host name may come to mean another address while the node waits to be let in.
+#[test]
+fn a_node_whose_seeds_are_found_elsewhere_asks_there() {
+    let mut net = Net::default();
+    net.start(2, 1, None);
+    net.handle(address(2), Input::Seeds(vec![address(8), address(9)]));
+    // What it sent at first finds nobody.
+    net.run(STEP);
+    net.start(1, 1, None);
+    net.run(Duration::from_secs(10));
+    let two = &net.nodes[&address(2)].member;
+    assert!(two.state().is_none() && two.needs_seeds());
+    assert_eq!(net.state(1).topology.members.len(), 1);
+    net.handle(address(2), Input::Seeds(vec![address(8), address(1), address(9)]));
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.state(2).alive.len(), 2);
+    assert!(!net.nodes[&address(2)].member.needs_seeds());
+    // Everybody is gone: they may come back elsewhere.
+    net.nodes.remove(&address(1));
+    net.run(Duration::from_secs(10));
+    assert!(net.nodes[&address(2)].member.needs_seeds());
+}
+
 #[test]
 fn nothing_is_written_from_before_a_survey_until_it_is_decided() {
     let net = Net::three();

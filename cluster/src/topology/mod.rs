@@ -5,6 +5,7 @@
 //! Who *answers* at the moment is another question, and SWIM's.
 
 pub mod agreement;
+pub mod endpoint;
 pub mod placement;
 
 use std::collections::BTreeSet;
@@ -14,6 +15,7 @@ use rkyv::rancor;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use self::endpoint::Endpoint;
 use crate::model::{MemberId, NodeId, Timestamp, Version};
 
 /// The number of a topology; each change makes the next one.
@@ -49,8 +51,8 @@ pub struct Member {
     pub name: String,
     /// Where other nodes reach it.
     pub address: SocketAddr,
-    /// Where clients reach it, as far as it knows.
-    pub clients: Option<SocketAddr>,
+    /// Where clients reach it, as it announces; `None` for one that has no clients.
+    pub clients: Option<Endpoint>,
     /// Replicas are kept in different zones where there are as many.
     pub zone: String,
     /// Its virtual nodes.
@@ -319,12 +321,19 @@ fn are_distinct<T: Ord>(items: impl ExactSizeIterator<Item = T>) -> bool {
     items.collect::<BTreeSet<T>>().len() == count
 }
 
+/// Whether others can connect there.
+fn is_reachable(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_unspecified() && address.port() != 0
+}
+
 fn is_valid(member: &Member) -> bool {
     member.weight > 0
         && member.weight <= 4_096
         && member.shard_count > 0
         && member.name.len() <= NAME_BYTES_MAX
         && member.zone.len() <= NAME_BYTES_MAX
+        && member.clients.as_ref().is_none_or(Endpoint::is_valid)
+        && is_reachable(member.address)
 }
 
 #[cfg(test)]
@@ -402,6 +411,28 @@ pub(crate) mod tests {
         }
         assert_eq!(valid.after(&Change::Clear(u64::MAX, 1)), Err(Refusal::Invalid));
         assert_eq!(epoch(EPOCH_MAX).after(&Change::Clear(1, 1)), Err(Refusal::Full));
+    }
+
+    /// What a member says of itself is told to clients, in lines.
+    #[test]
+    fn a_member_that_nobody_can_reach_is_not_let_in() {
+        let endpoint = |host: &str, port| Some(Endpoint { host: host.to_owned(), port });
+        let elsewhere = |address: &str| address.parse().unwrap();
+        for (clients, address, is_valid) in [
+            (endpoint("node-4.example", 7_379), "10.0.0.4:7380", true),
+            (None, "[2001:db8::1]:7380", true),
+            (endpoint("", 7_379), "10.0.0.4:7380", false),
+            (endpoint("0.0.0.0", 7_379), "10.0.0.4:7380", false),
+            (endpoint("::", 7_379), "10.0.0.4:7380", false),
+            (endpoint("node-4\r\n", 7_379), "10.0.0.4:7380", false),
+            (endpoint("node-4", 0), "10.0.0.4:7380", false),
+            (None, "0.0.0.0:7380", false),
+            (None, "10.0.0.4:0", false),
+        ] {
+            let newcomer = Member { clients, address: elsewhere(address), ..member(4) };
+            let after = topology(3, 3).after(&Change::Join(newcomer.clone()));
+            assert_eq!(after != Err(Refusal::Invalid), is_valid, "{newcomer:?}");
+        }
     }
 
     /// Each has its own places on the ring: with two of one identity there are fewer copies than members.

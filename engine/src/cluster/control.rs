@@ -30,6 +30,7 @@ use super::Cluster;
 use super::link::Target;
 use super::links::Links;
 use super::machine::LinkId;
+use super::seeds::Seeds;
 use crate::core::Core;
 use crate::core::mailbox::Message;
 use crate::core::tasks::Tasks;
@@ -69,6 +70,7 @@ pub(crate) struct Control {
     datagrams: Datagrams,
     listener: PeerListener,
     file: PathBuf,
+    seeds: Seeds,
     strangers: BTreeMap<u32, Stranger>,
     /// On which link a request came that is still to be answered.
     vias: BTreeMap<Via, LinkId>,
@@ -92,11 +94,12 @@ pub(crate) struct Parts {
     pub(crate) datagrams: Datagrams,
     pub(crate) listener: PeerListener,
     pub(crate) file: PathBuf,
+    pub(super) seeds: Seeds,
 }
 
 impl Control {
     pub(crate) fn new(parts: Parts, ring: &mut DataRing) -> Self {
-        let Parts { member, local, run, datagrams, listener, file } = parts;
+        let Parts { member, local, run, datagrams, listener, file, seeds } = parts;
         ring.watch(Arc::clone(listener.descriptor()), Interest::Readable, LISTENER);
         ring.watch(Arc::clone(datagrams.descriptor()), Interest::Readable, DATAGRAMS);
         Self {
@@ -106,6 +109,7 @@ impl Control {
             datagrams,
             listener,
             file,
+            seeds,
             strangers: BTreeMap::new(),
             vias: BTreeMap::new(),
             next_via: 1,
@@ -127,7 +131,7 @@ impl Control {
             .map(|it| it.look_at.map_or(it.until, |at| at.min(it.until)))
             .min();
         let now = (self.is_new || !self.untold.is_empty()).then_some(Instant::ZERO);
-        let times = [self.member.poll_timeout(), stranger, now];
+        let times = [self.member.poll_timeout(), stranger, now, self.seeds.due_at()];
         times.into_iter().flatten().min()
     }
 }
@@ -157,6 +161,7 @@ impl Control {
         if self.member.poll_timeout().is_some_and(|at| at <= desk.now.at) {
             self.tell_member(desk, Input::Timeout);
         }
+        self.seeds.turn(desk.now.at, desk.node, self.member.needs_seeds());
         self.expire_calls(desk.now.at);
     }
 
@@ -217,6 +222,18 @@ impl Control {
         self.drain(desk);
     }
 
+    /// A seed's host name was resolved, or could not be.
+    fn on_resolved(
+        &mut self,
+        desk: &mut Desk<'_>,
+        index: usize,
+        found: Result<Vec<SocketAddr>, String>,
+    ) {
+        if let Some(addresses) = self.seeds.resolved(index, found) {
+            self.tell_member(desk, Input::Seeds(addresses));
+        }
+    }
+
     /// Does what the membership wants done.
     fn drain(&mut self, desk: &mut Desk<'_>) {
         while let Some(output) = self.member.poll_output() {
@@ -258,7 +275,12 @@ impl Control {
                     "this node has lost its data: it serves no keys until the cluster has taken it \
                      in again"
                 ),
-                Output::Changed(member) => tell_change(&member),
+                Output::Changed(member) => {
+                    tell_change(&member);
+                    if self.member.needs_seeds() {
+                        self.seeds.seek(desk.now.at);
+                    }
+                }
                 Output::Forgotten(member) => {
                     tracing::info!(%member, "a member that was gone for long is forgotten");
                 }
@@ -407,6 +429,11 @@ impl Core {
             control.wishers.insert(tag, wisher);
             control.tell_member(desk, Input::Wish(tag, change));
         });
+    }
+
+    /// A seed's host name was resolved, or why it could not be.
+    pub(super) fn seed_resolved(&mut self, index: usize, found: Result<Vec<SocketAddr>, String>) {
+        self.with_control(|control, desk| control.on_resolved(desk, index, found));
     }
 
     /// Asks who is at an address where this node's own key was met.

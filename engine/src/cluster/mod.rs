@@ -10,7 +10,7 @@
 //! - [`machine`]: what the core does about keys, without I/O
 //! - [`replicas`]: does what the machine wants done
 //! - [`links`], [`link`], [`batches`], [`traffic`]: connections to peers, and what comes on them
-//! - [`control`]: who is a member, and who answers
+//! - [`control`]: who is a member, and who answers; [`seeds`]: through whom others are found
 //! - [`calls`]: what one node has another do that is neither
 //!
 //! # Invariants
@@ -26,6 +26,7 @@ pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod machine;
 pub(crate) mod replicas;
+mod seeds;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod traffic;

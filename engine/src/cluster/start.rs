@@ -11,6 +11,7 @@ use gridkv_cluster::member;
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::Member;
 use gridkv_cluster::topology::agreement::{self, Agreement, Forming, Own};
+use gridkv_cluster::topology::endpoint::Endpoint;
 use gridkv_cluster::{HybridClock, Instant, NodeId, Now, TokenKey, Version, WallTime};
 use gridkv_net::peer::{Datagrams, PeerListener};
 use gridkv_net::ring::DataRing;
@@ -22,6 +23,7 @@ use super::control::{CONTROL_CORE, Control, Parts};
 use super::identity_files;
 use super::links::{Links, random};
 use super::machine::{self, Machine};
+use super::seeds::{Seeds, resolve};
 use super::{Cluster, coordinator_config};
 use crate::config::{ClusterConfig, ClusterSecurity, Config, is_on_disk};
 use crate::core::account::Account;
@@ -38,6 +40,8 @@ const UNSETTLED_FILE: &str = "unsettled";
 /// What all cores of a node share about its cluster.
 pub(crate) struct ClusterNode {
     local: Arc<Local>,
+    /// Where it listens for other nodes, who reach it at its member's address.
+    bind: SocketAddr,
     /// What tokens are made with in a cluster that this node forms.
     token_secret: [u8; TokenKey::BYTES],
     hello: Hello,
@@ -68,16 +72,12 @@ impl ClusterNode {
     ) -> Result<Option<Self>, OpenError> {
         let options = &config.cluster;
         let (path, token_secret) = (directory.path(), directory.token_key().secret());
-        let Some(address) = options.address else {
-            check_alone(options)?;
+        let Some(bind) = options.address else {
+            check_alone(config)?;
             return Ok(None);
         };
-        check(options)?;
-        if config.eviction == Eviction::Lfu {
-            let problem =
-                "lfu forgets keys, which replicas would bring back: it needs a node alone";
-            return Err(wrong("eviction", problem));
-        }
+        check(config)?;
+        let address = announced(options, bind)?;
         let identity = identity_files::load_or_create(path)
             .map_err(|error| wrong("data", &error.to_string()))?;
         let security = security(options, path)?;
@@ -98,9 +98,9 @@ impl ClusterNode {
         }
         let run = started.as_millis();
         let hello = Hello { address, store, epoch: 0, run, cluster_id: 0 };
-        let listener = listen(address, "cluster")?;
+        let listener = listen(bind, "cluster")?;
         let mut member = member(options, &local.identity, address, shard_count, store);
-        member.clients = listen_address;
+        member.clients = clients(config, listen_address, address);
         if path.join(TOPOLOGY_FILE).exists() {
             tracing::warn!(
                 "what other members missed before this start is not known: reads at quorum mend what \
@@ -110,6 +110,7 @@ impl ClusterNode {
         tracing::info!(id = %local.identity.id(), name = member.name, %address, "cluster node");
         let node = Self {
             local: Arc::new(local),
+            bind,
             hello,
             member,
             token_secret,
@@ -220,10 +221,10 @@ impl ClusterNode {
     }
 
     fn control(&self, options: &ClusterConfig, ring: &mut DataRing) -> Result<Control, OpenError> {
-        let address = self.hello.address;
+        let (address, bind) = (self.hello.address, self.bind);
         let failed =
-            |source| OpenError::Listen { address: address.to_string(), option: "cluster", source };
-        let datagrams = once_free(|| Datagrams::bind(address)).map_err(failed)?;
+            |source| OpenError::Listen { address: bind.to_string(), option: "cluster", source };
+        let datagrams = once_free(|| Datagrams::bind(bind)).map_err(failed)?;
         let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
         let listener = listener.expect("one core speaks for the node");
         let listener = PeerListener::new(listener).map_err(failed)?;
@@ -234,9 +235,10 @@ impl ClusterNode {
             cluster: xxh3_64(options.name.as_bytes()),
         };
         let swim = Swim::new(swim_config(options), swim_own, number(&random()), Instant::ZERO);
+        let seeds = Seeds::new(&options.join);
         let own = Own {
             member: self.member.clone(),
-            seeds: options.join.clone(),
+            seeds: seeds.addresses(),
             forming: match (options.bootstrap, options.join.is_empty()) {
                 (true, true) => Forming::AtOnce,
                 (true, false) | (false, true) => Forming::Unheard,
@@ -257,13 +259,15 @@ impl ClusterNode {
         let agreement = Agreement::new(own, kept.as_deref(), cluster_id, seed, Instant::ZERO)
             .map_err(|_| {
                 let path = self.file.display();
-                wrong("data", &format!("{path} is damaged: restore it, or let the node join anew"))
+                let problem =
+                    "is damaged, or of another version: restore it, or let the node join anew";
+                wrong("data", &format!("{path} {problem}"))
             })?;
         let own = member::Own {
             id: self.local.identity.id(),
             address,
             store: self.hello.store,
-            seeds: options.join.clone(),
+            seeds: seeds.addresses(),
         };
         let now = Now { at: Instant::ZERO, wall: crate::core::wall_time() };
         let parts = Parts {
@@ -273,6 +277,7 @@ impl ClusterNode {
             datagrams,
             listener,
             file: self.file.clone(),
+            seeds,
         };
         Ok(Control::new(parts, ring))
     }
@@ -293,20 +298,58 @@ fn swim_config(options: &ClusterConfig) -> swim::Config {
 /// # Errors
 ///
 /// [`OpenError`], naming the option.
-pub(crate) fn check_alone(options: &ClusterConfig) -> Result<(), OpenError> {
+pub(crate) fn check_alone(config: &Config) -> Result<(), OpenError> {
+    let options = &config.cluster;
     assert_eq!(options.address, None);
     let problem = "needs `cluster`, the address at which other nodes reach this one";
-    if !options.join.is_empty() {
-        return Err(wrong("join", problem));
-    }
-    if options.bootstrap {
-        return Err(wrong("bootstrap", problem));
-    }
-    Ok(())
+    let given = [
+        ("join", !options.join.is_empty()),
+        ("bootstrap", options.bootstrap),
+        ("announce", config.announce.is_some()),
+        ("cluster_announce", options.announce.is_some()),
+    ];
+    let given = given.into_iter().find(|(_, is_given)| *is_given);
+    given.map_or(Ok(()), |(option, _)| Err(wrong(option, problem)))
+}
+
+/// Where other nodes are told to reach this one. Blocks where that is a host name.
+fn announced(options: &ClusterConfig, bind: SocketAddr) -> Result<SocketAddr, OpenError> {
+    let Some(endpoint) = &options.announce else {
+        if bind.ip().to_canonical().is_unspecified() {
+            let problem = "nobody can connect to a wildcard: other nodes need an address of this one, \
+                           here or in `cluster_announce`";
+            return Err(wrong("cluster", problem));
+        }
+        return Ok(bind);
+    };
+    let unresolved = |why: &str| wrong("cluster_announce", &format!("{endpoint}: {why}"));
+    let found = resolve(endpoint).map_err(|error| unresolved(&error.to_string()))?;
+    let found = found.into_iter().filter(|it| !it.ip().to_canonical().is_unspecified());
+    let found: Vec<SocketAddr> = found.collect();
+    // A socket that listens on an IPv4 address hears nothing else.
+    let is_fitting = |it: &&SocketAddr| it.is_ipv4() == bind.is_ipv4();
+    let address = found.iter().find(is_fitting).or_else(|| found.first());
+    address.copied().ok_or_else(|| unresolved("it has no address that others can reach"))
+}
+
+/// Where clients of other nodes are told to reach this one; `None` where it takes no clients.
+fn clients(config: &Config, listen: Option<SocketAddr>, address: SocketAddr) -> Option<Endpoint> {
+    let listen = listen?;
+    let host = if listen.ip().to_canonical().is_unspecified() { address.ip() } else { listen.ip() };
+    let reached = SocketAddr::new(host, listen.port());
+    Some(config.announce.clone().unwrap_or_else(|| reached.into()))
 }
 
 /// What one option says of another.
-fn check(options: &ClusterConfig) -> Result<(), OpenError> {
+fn check(config: &Config) -> Result<(), OpenError> {
+    let options = &config.cluster;
+    if config.announce.is_some() && config.listen.is_none() {
+        return Err(wrong("announce", "needs `listen`: this node takes no clients"));
+    }
+    if config.eviction == Eviction::Lfu {
+        let problem = "lfu forgets keys, which replicas would bring back: it needs a node alone";
+        return Err(wrong("eviction", problem));
+    }
     if options.probe_timeout * 2 > options.probe_interval {
         return Err(wrong("probe_timeout", "must be at most half of `probe_interval`"));
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use gridkv_cluster::model::NodeId;
 use gridkv_cluster::replication::{Standing, Stats};
 use gridkv_cluster::swim::{self, State};
+use gridkv_cluster::topology::endpoint::Endpoint;
 use serde::Serialize;
 
 use super::Told;
@@ -189,7 +190,7 @@ impl Status {
                     identity: member.id().to_string(),
                     node: member.node,
                     address: member.address.to_string(),
-                    clients: member.clients.map(|address| address.to_string()),
+                    clients: member.clients.as_ref().map(Endpoint::to_string),
                     zone: member.zone.clone(),
                     // One that was never heard of since the start.
                     state: known.map_or("dead", |known| state_name(known.state)),

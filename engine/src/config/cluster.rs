@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::text::{Parsed, address, duration, expected, number, one_of, or_word, size};
+use gridkv_cluster::topology::endpoint::Endpoint;
+
+use super::text::{Parsed, address, duration, endpoint, expected, number, one_of, or_word, size};
 
 /// Whether nodes prove who they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,11 +19,15 @@ pub enum ClusterSecurity {
 /// The options about the cluster, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterConfig {
-    /// Where other nodes reach this one, over TCP and UDP; `None` for a node alone.
+    /// Where this node listens for others, over TCP and UDP; `None` for a node alone.
     pub address: Option<SocketAddr>,
-    /// Members to ask for admission. Without any, a node with a directory that was never in a cluster
+    /// Where other nodes reach it, if that is not where it listens. A host name is resolved when the
+    /// node starts.
+    pub announce: Option<Endpoint>,
+    /// Members to ask for admission. Host names are resolved again for each attempt, and all of their
+    /// addresses tried. Without any, a node with a directory that was never in a cluster
     /// forms one, unless it hears of one of that name.
-    pub join: Vec<SocketAddr>,
+    pub join: Vec<Endpoint>,
     /// Whether such a node forms a cluster without listening for one first; with `join`, whether it
     /// forms one when none of those answers that it is in one.
     pub bootstrap: bool,
@@ -65,6 +71,7 @@ impl ClusterConfig {
     pub(super) const fn empty() -> Self {
         Self {
             address: None,
+            announce: None,
             join: Vec::new(),
             bootstrap: false,
             name: String::new(),
@@ -91,10 +98,8 @@ impl ClusterConfig {
     pub(super) fn set(&mut self, name: &str, text: &str) -> Parsed<()> {
         match name {
             "cluster" => self.address = cluster_address(text)?,
-            "join" => {
-                let found = list(text).map(|it| Ok(address(it)?.into_iter().next()));
-                self.join = found.filter_map(Result::transpose).collect::<Parsed<Vec<_>>>()?;
-            }
+            "cluster_announce" => self.announce = or_word(text, "auto", endpoint)?,
+            "join" => self.join = list(text).map(endpoint).collect::<Parsed<Vec<_>>>()?,
             "bootstrap" => self.bootstrap = one_of(text, &[("true", true), ("false", false)])?,
             "cluster_name" => self.name = short(text)?,
             "node_id" => self.node_name = short(text)?,
@@ -137,6 +142,9 @@ impl ClusterConfig {
             "cluster" => {
                 self.address.map_or_else(|| "off".to_owned(), |address| address.to_string())
             }
+            "cluster_announce" => {
+                self.announce.as_ref().map_or_else(|| "auto".to_owned(), Endpoint::to_string)
+            }
             "join" => super::text::join(self.join.iter()),
             "bootstrap" => self.bootstrap.to_string(),
             "cluster_name" => self.name.clone(),
@@ -167,11 +175,11 @@ impl ClusterConfig {
     }
 }
 
-/// An address that others can reach: no wildcard, and a port that is known.
+/// An address with a port that is known: others are told it.
 fn cluster_address(text: &str) -> Parsed<Option<SocketAddr>> {
     let found = address(text)?;
     match found {
-        Some(address) if address.ip().is_unspecified() || address.port() == 0 => expected(
+        Some(address) if address.port() == 0 => expected(
             "the address at which other nodes reach this one is needed, such as 10.0.0.1:7380",
         ),
         found => Ok(found),

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use gridkv_cluster::topology::endpoint::{Endpoint, ParseError};
 use gridkv_storage::file::is_segment_size;
 use gridkv_storage::{Durability, Eviction};
 
@@ -31,6 +32,11 @@ pub(super) fn address(text: &str) -> Parsed<Option<SocketAddr>> {
         let found = text.to_socket_addrs().ok().and_then(|mut found| found.next());
         found.map_or_else(|| expected("an address such as 127.0.0.1:7379, or off, is needed"), Ok)
     })
+}
+
+/// Where somebody else connects; a host name is not resolved.
+pub(super) fn endpoint(text: &str) -> Parsed<Endpoint> {
+    text.parse().or_else(|error: ParseError| expected(error.to_string()))
 }
 
 pub(super) fn number<T: FromStr + PartialOrd + fmt::Display>(

@@ -114,6 +114,8 @@ pub enum Input {
     Wish(Tag, Change),
     /// The node at this address has a newer topology.
     Heard(SocketAddr, Epoch),
+    /// Whom to ask to join, from here on.
+    Seeds(Vec<SocketAddr>),
 }
 
 /// Why a change that somebody wanted is not known to hold, and what it leaves behind.
@@ -331,6 +333,7 @@ impl Agreement {
             Input::Surveyed(via, survey) => self.on_surveyed(now, via, survey),
             Input::Wish(tag, change) => self.wish(now, Some(tag), change),
             Input::Heard(from, epoch) => self.on_heard(now, from, epoch),
+            Input::Seeds(seeds) => self.own.seeds = seeds,
         }
         self.run_timers(now);
         self.assert_invariants();
