@@ -6,6 +6,8 @@
 
 #![allow(missing_docs, reason = "what rkyv derives beside an enum has none")]
 
+use std::net::IpAddr;
+
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
@@ -23,6 +25,19 @@ pub enum Call {
     Count,
     /// Whether everything up to this version was removed.
     HasCleared { timestamp: u64, node: u16 },
+    /// Whether such a client has asked the node which slots lie where.
+    KnowsKin(Kin),
+}
+
+/// What connections of one client have in common, as far as a server is told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Archive, Serialize, Deserialize)]
+pub struct Kin {
+    /// Where they come from.
+    pub host: IpAddr,
+    /// The name of the library that has made them,
+    pub library: Vec<u8>,
+    /// and its version.
+    pub version: Vec<u8>,
 }
 
 /// What comes back.
@@ -78,7 +93,10 @@ mod tests {
     #[test]
     fn calls_and_answers_come_back() {
         let walk = Call::Walk { from: 1, to: u64::MAX, budget: 3 };
-        for call in [walk, Call::Count, Call::HasCleared { timestamp: 4, node: 5 }] {
+        let host = IpAddr::from([127, 0, 0, 1]);
+        let kin = Kin { host, library: b"redis-py".to_vec(), version: Vec::new() };
+        let has_cleared = Call::HasCleared { timestamp: 4, node: 5 };
+        for call in [walk, Call::Count, has_cleared, Call::KnowsKin(kin)] {
             assert_eq!(Call::decode(&call.encode(7)), Ok((7, call)));
         }
         let keys = CallAnswer::Keys(vec![b"a".to_vec(), Vec::new()], Some(9));

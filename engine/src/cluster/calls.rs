@@ -189,6 +189,7 @@ async fn serve(handle: &Handle, call: Call) -> CallAnswer {
         }
     }
     let result = match call {
+        Call::KnowsKin(kin) => handle.knows_kin(kin).await.map(CallAnswer::Is),
         Call::Count => handle.stats().await.map(|stats| CallAnswer::Count(stats.key_count)),
         Call::HasCleared { timestamp, node } => {
             let version = Version { timestamp: Timestamp(timestamp), node: NodeId(node) };

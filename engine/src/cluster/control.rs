@@ -82,6 +82,7 @@ pub(crate) struct Control {
     /// It had no turn yet.
     is_new: bool,
     pub(super) calls: super::calls::Calls,
+    pub(super) kin: super::kin::KnownKin,
     may_tell_at: Instant,
     pub(crate) strangers_refused: u64,
 }
@@ -118,6 +119,7 @@ impl Control {
             untold: BTreeSet::new(),
             is_new: true,
             calls: super::calls::Calls::default(),
+            kin: super::kin::KnownKin::default(),
             may_tell_at: Instant::ZERO,
             strangers_refused: 0,
         }

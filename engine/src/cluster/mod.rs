@@ -11,6 +11,7 @@
 //! - [`replicas`]: does what the machine wants done
 //! - [`links`], [`link`], [`batches`], [`traffic`]: connections to peers, and what comes on them
 //! - [`control`]: who is a member, and who answers; [`seeds`]: through whom others are found
+//! - [`face`]: what Redis' clients are shown of it; [`kin`]: which of them ask for that
 //! - [`calls`]: what one node has another do that is neither
 //!
 //! # Invariants
@@ -21,7 +22,9 @@
 mod batches;
 pub(crate) mod calls;
 pub(crate) mod control;
+pub(crate) mod face;
 pub mod identity_files;
+pub(crate) mod kin;
 pub(crate) mod link;
 pub(crate) mod links;
 pub(crate) mod machine;

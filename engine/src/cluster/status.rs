@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Told;
 use super::control::CONTROL_CORE;
+use super::face::Leaders;
 use super::machine::has_copies;
 use crate::core::{Core, World};
 use crate::error::Error;
@@ -81,6 +82,9 @@ pub(crate) struct Status {
     pub(crate) lag_unknown: Vec<String>,
     #[serde(skip)]
     pub(crate) figures: Figures,
+    /// Who leads which slots, once there is a topology.
+    #[serde(skip)]
+    pub(crate) leaders: Option<Leaders>,
 }
 
 /// What was counted, of all cores together.
@@ -112,6 +116,7 @@ struct CoreStatus {
 /// What the core that speaks for the node knows.
 struct ControlStatus {
     told: Option<Told>,
+    leaders: Option<Leaders>,
     refused: Option<String>,
     is_listening: bool,
     is_behind: bool,
@@ -143,6 +148,7 @@ impl Status {
             lag: Vec::new(),
             lag_unknown: Vec::new(),
             figures,
+            leaders: None,
         };
         let Some(control) = control else { return Ok(status) };
         status.standing = if control.is_listening { "forming" } else { "joining" };
@@ -153,6 +159,7 @@ impl Status {
             skews.insert(*node, *skew);
         }
         status.add_members(&control, &skews);
+        status.leaders.clone_from(&control.leaders);
         if let Some(told) = &control.told {
             status.epoch = told.topology.epoch;
             status.replicas = told.topology.replica_count;
@@ -221,11 +228,6 @@ impl Status {
             }
         }
     }
-
-    /// Members that answer.
-    pub(crate) fn alive_count(&self) -> usize {
-        self.members.iter().filter(|it| matches!(it.state, "alive" | "suspect")).count()
-    }
 }
 
 const fn state_name(state: State) -> &'static str {
@@ -284,8 +286,11 @@ fn control_status(core: &mut Core) -> Option<ControlStatus> {
     let datagrams = control.seal.stats();
     let mut own = control.member.swim().members();
     let own = own.next().map_or(0, |own| own.id.0);
+    let told = control.member.state().cloned();
+    let heard = core.world.machine.as_ref().map(|machine| machine.heard());
     Some(ControlStatus {
-        told: control.member.state().cloned(),
+        leaders: told.as_ref().zip(heard).map(|(told, heard)| Leaders::new(told, heard)),
+        told,
         refused: control.member.refusal().map(|refusal| refusal.to_string()),
         is_listening: control.member.is_listening(),
         is_behind: core.world.node.cluster.as_ref().is_some_and(|it| it.is_behind()),

@@ -26,6 +26,7 @@ use gridkv_cluster::replication::Level;
 use gridkv_net::resp::Protocol;
 use gridkv_net::ring::{ConnectionId, DataRing, Event, Received};
 
+use self::commands::scope::ScopeCell;
 use self::commands::{Failure, Part};
 use self::session::{Client, OUTPUT_BYTES_PAUSE, Pause, Phase, ReplyMode, Session};
 use crate::cluster::LinkEvent;
@@ -531,6 +532,7 @@ impl Server {
             last_command: "NULL",
             wants_close: false,
             level: Level::Quorum,
+            scope: ScopeCell::default(),
         };
         if id.slot() >= self.sessions.len() {
             self.sessions.resize_with(id.slot() + 1, || None);

@@ -1,5 +1,7 @@
 //! Whether requests at `quorum` would be served, which is what a node that is ready promises.
 
+use std::collections::BTreeSet;
+
 use gridkv_cluster::replication::{Standing, Why};
 use gridkv_cluster::{NodeId, Now, Slot};
 
@@ -45,19 +47,24 @@ impl Machine {
         }
         reasons.extend(self.coordinator.clock_trouble(now).map(Unready::Clocks));
         let needed = self.quorum(state.topology.replica_count);
-        let is_heard = |node: &&NodeId| {
-            let has_link = state.alive.contains(node) && !self.unopened.contains(node);
-            state.own == Some(**node) || has_link
-        };
+        let heard = self.heard();
         let is_served = |slot: &Slot| {
             let replicas = state.placement.replicas(slot.first()).iter();
-            replicas.filter(is_heard).count() >= needed
+            replicas.filter(|node| heard.contains(node)).count() >= needed
         };
         let unserved = Slot::all().filter(|slot| shards.owns(slot.first()) && !is_served(slot));
         if let Some(count) = u16::try_from(unserved.count()).ok().filter(|count| *count > 0) {
             reasons.push(Unready::NoQuorum(count));
         }
         reasons
+    }
+
+    /// This node, and the members that answer and can be asked.
+    pub(crate) fn heard(&self) -> BTreeSet<NodeId> {
+        let Some(state) = &self.state else { return BTreeSet::new() };
+        let is_open = |node: &&NodeId| !self.unopened.contains(node);
+        let others = state.alive.iter().filter(is_open).copied();
+        others.chain(state.own).collect()
     }
 
     /// Replicas that reads and writes at `quorum` both find enough.

@@ -1,28 +1,26 @@
 //! What tools ask of a cluster: CLUSTER INFO, NODES, MYID, SHARDS, SLOTS, what slots hold, and GRIDKV
-//! CONSISTENCY.
+//! CONSISTENCY and SCOPE.
 //!
-//! Every node serves every key, so it does not matter whom slots are said to belong to. Tools that
-//! insist on that are given an even share a node, of those that answer: it spreads their requests.
+//! Slots are shown as they are placed ([`face`](crate::cluster::face)). Any node serves any key all the
+//! same: no client is ever sent elsewhere.
 //!
 //! What a slot holds is asked of the node itself: its own live copies, whether it is alone or not.
 
-use std::net::SocketAddr;
-
 use gridkv_cluster::replication::Level;
+use gridkv_cluster::topology::endpoint::Endpoint;
 use gridkv_cluster::{Slot, Token};
 use gridkv_net::resp::Reply;
 
 use super::node::Task;
+use super::scope::{Scope, on_asked, on_listed};
 use super::strings::len_integer;
 use super::{Failure, SessionCall, TaskCall, integer, is_word, text};
-use crate::cluster::status::{MemberStatus, Status};
+use crate::cluster::face::{Face, Node, quorum};
+use crate::cluster::status::Status;
 use crate::core::job::Tokens;
 use crate::core::shards::Shards;
 use crate::error::Error;
 use crate::handle::Handle;
-
-/// Slots of Redis' cluster.
-const SLOT_COUNT: usize = 16_384;
 
 /// Places in the index looked at in one step of a walk over a slot's keys: one to two hundred keys. At the
 /// end of a slot, what is left of a step is spent on the keys behind it.
@@ -34,53 +32,39 @@ const KEY_OVERHEAD_BYTES: usize = 16;
 /// Keys are written into pieces of so many bytes, so that no step copies or frees all of them.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// The state of the cluster, for a node that belongs to one.
-async fn status(call: &TaskCall) -> Result<Status, Failure> {
-    if !call.handle.is_replicated() {
-        return Err(Failure::text("ERR This instance has cluster support disabled"));
+/// The state of the cluster, for a node that belongs to one, and what the client is shown of it.
+async fn face(call: &TaskCall) -> Result<(Status, Face), Failure> {
+    check_enabled(&call.handle)?;
+    let status = Status::collect(&call.handle).await?;
+    let announced = call.handle.node().config.announce.clone();
+    let reached = announced.or_else(|| call.client.local_address.map(Endpoint::from));
+    let face = Face::new(&status, reached, quorum(&call.handle, status.replicas));
+    Ok((status, face))
+}
+
+fn check_enabled(handle: &Handle) -> Result<(), Failure> {
+    if handle.is_replicated() {
+        return Ok(());
     }
-    Ok(Status::collect(&call.handle).await?)
-}
-
-/// Forty hexadecimal digits, as tools expect.
-fn long_id(member: &MemberStatus) -> String {
-    format!("{:0>40}", member.identity)
-}
-
-/// Where clients reach a member: what it says, else its own address.
-fn client_address(member: &MemberStatus) -> (String, u16) {
-    let address = member.clients.as_ref().unwrap_or(&member.address);
-    let parsed = address.parse::<SocketAddr>().ok();
-    parsed.map_or_else(|| (address.clone(), 0), |it| (it.ip().to_string(), it.port()))
-}
-
-/// The members that answer, each with its slots.
-fn with_slots(status: &Status) -> Vec<(&MemberStatus, std::ops::RangeInclusive<usize>)> {
-    let live = |it: &&MemberStatus| matches!(it.state, "alive" | "suspect") && it.node != 0;
-    let members: Vec<&MemberStatus> = status.members.iter().filter(live).collect();
-    let count = members.len().max(1);
-    let first = |index: usize| index * SLOT_COUNT / count;
-    let slots = |(index, member)| (member, first(index)..=first(index + 1) - 1);
-    members.into_iter().enumerate().map(slots).collect()
+    Err(Failure::text("ERR This instance has cluster support disabled"))
 }
 
 /// `CLUSTER INFO`
 pub(super) fn info(call: TaskCall) -> Task {
     Box::pin(async move {
-        let status = status(&call).await?;
-        let members = status.members.iter().filter(|it| it.node != 0).count();
-        let needed = usize::from(status.replicas) / 2 + 1;
-        let is_well = status.standing == "serving" && status.alive_count() >= needed;
+        let (status, face) = face(&call).await?;
+        let counts = face.counts;
+        let is_well = status.standing == "serving" && counts.assigned > 0 && counts.failed == 0;
         let state = if is_well { "ok" } else { "fail" };
         let lines = [
             "cluster_enabled:1".to_owned(),
             format!("cluster_state:{state}"),
-            format!("cluster_slots_assigned:{SLOT_COUNT}"),
-            format!("cluster_slots_ok:{}", if is_well { SLOT_COUNT } else { 0 }),
-            "cluster_slots_pfail:0".to_owned(),
-            format!("cluster_slots_fail:{}", if is_well { 0 } else { SLOT_COUNT }),
-            format!("cluster_known_nodes:{members}"),
-            format!("cluster_size:{members}"),
+            format!("cluster_slots_assigned:{}", counts.assigned),
+            format!("cluster_slots_ok:{}", counts.ok),
+            format!("cluster_slots_pfail:{}", counts.suspected),
+            format!("cluster_slots_fail:{}", counts.failed),
+            format!("cluster_known_nodes:{}", face.nodes.len()),
+            format!("cluster_size:{}", face.masters().len()),
             format!("cluster_current_epoch:{}", status.epoch),
             format!("cluster_my_epoch:{}", status.epoch),
             format!("gridkv_replicas:{}", status.replicas),
@@ -94,36 +78,38 @@ pub(super) fn info(call: TaskCall) -> Task {
 /// `CLUSTER MYID`
 pub(super) fn my_id(call: TaskCall) -> Task {
     Box::pin(async move {
-        let status = status(&call).await?;
-        let own = status.members.iter().find(|member| member.is_self).map(long_id);
-        call.reply(|reply| reply.bulk(own.unwrap_or_default().as_bytes()));
+        let (_, face) = face(&call).await?;
+        let own = face.nodes.iter().find(|node| node.is_self);
+        call.reply(|reply| reply.bulk(own.map_or("", |node| node.id.as_str()).as_bytes()));
         Ok(())
     })
 }
 
-/// `CLUSTER NODES`
+/// `CLUSTER NODES`: of each member the slots that it leads.
 pub(super) fn nodes(call: TaskCall) -> Task {
     Box::pin(async move {
-        let status = status(&call).await?;
-        let slots = with_slots(&status);
+        let (status, face) = face(&call).await?;
+        on_listed(&call).await?;
+        let masters = face.masters();
         let mut lines = String::new();
-        for member in status.members.iter().filter(|it| it.node != 0) {
-            let (host, port) = client_address(member);
-            let bus = member.address.rsplit(':').next().unwrap_or_default();
-            let own = if member.is_self { "myself,master" } else { "master" };
-            let (flags, link) = match member.state {
-                "alive" => (own.to_owned(), "connected"),
-                "suspect" => (format!("{own},fail?"), "connected"),
-                _ => (format!("{own},fail"), "disconnected"),
+        for (index, node) in face.nodes.iter().enumerate() {
+            let Endpoint { host, port } = &node.endpoint;
+            let bus = node.address.port();
+            let name =
+                if node.endpoint.address().is_none() { format!(",{host}") } else { String::new() };
+            let own = if node.is_self { "myself,master" } else { "master" };
+            let flags = match (node.state, node.is_heard) {
+                ("alive", true) => own.to_owned(),
+                ("alive" | "suspect", _) => format!("{own},fail?"),
+                _ => format!("{own},fail"),
             };
-            let slots = slots.iter().find(|(it, _)| it.identity == member.identity);
-            let range = slots
-                .map(|(_, slots)| format!(" {}-{}", slots.start(), slots.end()))
-                .unwrap_or_default();
-            let id = long_id(member);
-            let epoch = status.epoch;
+            let link = if node.is_heard { "connected" } else { "disconnected" };
+            let ranges: String = masters
+                .get(&index)
+                .map_or_else(String::new, |ranges| ranges.iter().map(range_text).collect());
+            let (id, epoch) = (&node.id, status.epoch);
             lines.push_str(&format!(
-                "{id} {host}:{port}@{bus} {flags} - 0 0 {epoch} {link}{range}\n"
+                "{id} {host}:{port}@{bus}{name} {flags} - 0 0 {epoch} {link}{ranges}\n"
             ));
         }
         call.reply(|reply| reply.bulk(lines.as_bytes()));
@@ -131,69 +117,92 @@ pub(super) fn nodes(call: TaskCall) -> Task {
     })
 }
 
-/// `CLUSTER SHARDS`
+fn range_text((first, last): &(u16, u16)) -> String {
+    if first == last { format!(" {first}") } else { format!(" {first}-{last}") }
+}
+
+/// `CLUSTER SHARDS`: one shard for each master, with those that keep copies of all that it leads.
 pub(super) fn shards(call: TaskCall) -> Task {
     Box::pin(async move {
-        let status = status(&call).await?;
-        let members = with_slots(&status);
+        let (_, face) = face(&call).await?;
+        on_asked(&call).await?;
+        let masters = face.masters();
         call.reply(|reply| {
-            reply.array(members.len());
-            for (member, slots) in &members {
+            reply.array(masters.len());
+            for (master, ranges) in &masters {
                 reply.map(2);
                 reply.bulk(b"slots");
-                reply.array(2);
-                reply.integer(number(*slots.start()));
-                reply.integer(number(*slots.end()));
+                reply.array(2 * ranges.len());
+                for (first, last) in ranges {
+                    reply.integer(i64::from(*first));
+                    reply.integer(i64::from(*last));
+                }
+                let replicas = face.replicas_of(*master);
                 reply.bulk(b"nodes");
-                reply.array(1);
-                write_node(reply, member);
+                reply.array(1 + replicas.len());
+                write_node(reply, &face.nodes[*master], "master");
+                for replica in replicas {
+                    write_node(reply, &face.nodes[replica], "replica");
+                }
             }
         });
         Ok(())
     })
 }
 
-fn write_node(reply: &mut Reply<'_>, member: &MemberStatus) {
-    let (host, port) = client_address(member);
-    reply.map(7);
-    for (name, value) in [("id", long_id(member)), ("ip", host.clone()), ("endpoint", host)] {
-        reply.bulk(name.as_bytes());
+fn write_node(reply: &mut Reply<'_>, node: &Node, role: &str) {
+    let host = &node.endpoint.host;
+    let is_name = node.endpoint.address().is_none();
+    let ip = if is_name { node.address.ip().to_string() } else { host.clone() };
+    reply.map(if is_name { 8 } else { 7 });
+    let name = is_name.then_some(("hostname", host));
+    let texts = [("id", &node.id), ("ip", &ip), ("endpoint", host)];
+    for (key, value) in texts.into_iter().chain(name) {
+        reply.bulk(key.as_bytes());
         reply.bulk(value.as_bytes());
     }
     reply.bulk(b"port");
-    reply.integer(i64::from(port));
+    reply.integer(i64::from(node.endpoint.port));
     reply.bulk(b"role");
-    reply.bulk(b"master");
+    reply.bulk(role.as_bytes());
     reply.bulk(b"replication-offset");
     reply.integer(0);
     reply.bulk(b"health");
-    reply.bulk(b"online");
+    reply.bulk(if node.is_heard { b"online" } else { b"fail" });
 }
 
-/// `CLUSTER SLOTS`
+/// `CLUSTER SLOTS`: of each run of slots the master, then the replicas that answer.
 pub(super) fn slots(call: TaskCall) -> Task {
     Box::pin(async move {
-        let status = status(&call).await?;
-        let members = with_slots(&status);
+        let (_, face) = face(&call).await?;
+        on_asked(&call).await?;
+        let runs = face.shown_runs();
         call.reply(|reply| {
-            reply.array(members.len());
-            for (member, slots) in &members {
-                let (host, port) = client_address(member);
-                reply.array(3);
-                reply.integer(number(*slots.start()));
-                reply.integer(number(*slots.end()));
-                reply.array(3);
-                reply.bulk(host.as_bytes());
-                reply.integer(i64::from(port));
-                reply.bulk(long_id(member).as_bytes());
+            reply.array(runs.len());
+            for run in &runs {
+                reply.array(3 + run.replicas.len());
+                reply.integer(i64::from(run.first));
+                reply.integer(i64::from(run.last));
+                for index in std::iter::once(&run.master).chain(&run.replicas) {
+                    let node = &face.nodes[*index];
+                    reply.array(3);
+                    reply.bulk(node.endpoint.host.as_bytes());
+                    reply.integer(i64::from(node.endpoint.port));
+                    reply.bulk(node.id.as_bytes());
+                }
             }
         });
         Ok(())
     })
 }
 
-fn number(slot: usize) -> i64 {
-    i64::try_from(slot).expect("slots are few")
+/// `READONLY`, `READWRITE`, `ASKING`: of clients that know of clusters, and without effect, since any
+/// node serves any key.
+pub(super) fn no_effect(call: &mut SessionCall<'_, '_>) -> Result<(), Failure> {
+    check_enabled(&Handle::of_command(&call.world.node))?;
+    call.client.scope.find(Scope::Led);
+    call.reply.ok();
+    Ok(())
 }
 
 /// `CLUSTER KEYSLOT key`
@@ -304,6 +313,27 @@ pub(super) fn consistency(call: &mut SessionCall<'_, '_>) -> Result<(), Failure>
             Failure::text("ERR one, quorum, all, linearizable or a number of replicas is needed")
         })?),
     };
+    call.reply.ok();
+    Ok(())
+}
+
+/// `GRIDKV SCOPE [auto | cluster | node]`: which keys SCAN, KEYS and DBSIZE treat on this connection.
+pub(super) fn scope(call: &mut SessionCall<'_, '_>) -> Result<(), Failure> {
+    match call.arguments[2..] {
+        [] => {
+            let scope = match call.client.scope.known() {
+                None => "auto",
+                Some(Scope::All) => "cluster",
+                Some(Scope::Led) => "node",
+            };
+            call.reply.bulk(scope.as_bytes());
+            return Ok(());
+        }
+        [word] if is_word(word, "auto") => call.client.scope.fix(None),
+        [word] if is_word(word, "cluster") => call.client.scope.fix(Some(Scope::All)),
+        [word] if is_word(word, "node") => call.client.scope.fix(Some(Scope::Led)),
+        _ => return Err(Failure::text("ERR auto, cluster or node is needed")),
+    }
     call.reply.ok();
     Ok(())
 }

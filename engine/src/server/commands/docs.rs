@@ -62,6 +62,17 @@ pub(super) fn command_info(call: &mut SessionCall<'_, '_>) -> Result {
     Ok(())
 }
 
+/// How clients that know of a cluster send a command to several of its nodes, in Redis' words.
+fn tips(name: &str) -> &'static [&'static str] {
+    match name {
+        "dbsize" => &["request_policy:all_shards", "response_policy:agg_sum"],
+        "flushall" | "flushdb" => &["request_policy:all_shards", "response_policy:all_succeeded"],
+        "keys" => &["request_policy:all_shards", "nondeterministic_output_order"],
+        "scan" => &["nondeterministic_output", "request_policy:special", "response_policy:special"],
+        _ => &[],
+    }
+}
+
 /// The ten elements of a command in `COMMAND INFO`.
 fn write_info(reply: &mut Reply<'_>, command: &Command) {
     let (first, last, step) = if command.keys.first == 0 {
@@ -85,7 +96,11 @@ fn write_info(reply: &mut Reply<'_>, command: &Command) {
     for category in categories {
         reply.simple(category);
     }
-    reply.array(0);
+    let tips = tips(command.name);
+    reply.set(tips.len());
+    for tip in tips {
+        reply.bulk(tip.as_bytes());
+    }
     reply.array(0);
     reply.array(subcommands(command.name).count());
     for subcommand in subcommands(command.name) {

@@ -81,7 +81,8 @@ fn info_server(report: &mut String, call: &TaskCall, _: &Figures) {
     let uptime = node.started_at.elapsed().as_secs();
     line(report, "redis_version", REDIS_VERSION);
     line(report, "gridkv_version", env!("CARGO_PKG_VERSION"));
-    line(report, "redis_mode", "standalone");
+    let is_replicated = call.handle.is_replicated();
+    line(report, "redis_mode", if is_replicated { "cluster" } else { "standalone" });
     line(report, "os", format!("Linux {}", rustix::system::uname().release().to_string_lossy()));
     line(report, "arch_bits", 64);
     line(report, "multiplexing_api", "io_uring");
@@ -215,8 +216,8 @@ fn info_cpu(report: &mut String, _: &TaskCall, _: &Figures) {
     line(report, "used_cpu_user", format!("{:.6}", usage.user));
 }
 
-fn info_cluster(report: &mut String, _: &TaskCall, _: &Figures) {
-    line(report, "cluster_enabled", 0);
+fn info_cluster(report: &mut String, call: &TaskCall, _: &Figures) {
+    line(report, "cluster_enabled", u8::from(call.handle.is_replicated()));
 }
 
 fn info_keyspace(report: &mut String, _: &TaskCall, figures: &Figures) {

@@ -21,6 +21,7 @@ mod keys;
 mod node;
 mod persistence;
 mod scan;
+pub(crate) mod scope;
 mod session;
 mod strings;
 mod table;
@@ -35,6 +36,7 @@ use gridkv_cluster::Token;
 use gridkv_net::resp::{Protocol, Reply};
 
 pub(crate) use self::scan::walk_own;
+use self::scope::Asker;
 pub(crate) use self::table::command_of;
 use super::session::Client;
 use crate::core::World;
@@ -166,6 +168,7 @@ pub(crate) struct TaskCall {
     pub(crate) arguments: Vec<Vec<u8>>,
     pub(crate) protocol: Protocol,
     pub(crate) client_id: u64,
+    pub(crate) client: Asker,
     pub(crate) handle: Handle,
     pub(crate) out: Rc<RefCell<Vec<u8>>>,
     /// What comes before that, in large pieces.

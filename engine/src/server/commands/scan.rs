@@ -2,7 +2,7 @@
 //!
 //! A cursor of SCAN is a token: the walk goes on at it, in token order, whatever was written in
 //! between, on whatever core. A key that is there from the first call to the last is returned, and
-//! no key twice.
+//! no key twice. Where keys have copies on several nodes, it is the connection's [`Scope`] of them.
 
 mod replicated;
 
@@ -11,8 +11,10 @@ use std::pin::Pin;
 use gridkv_cluster::{ShardRange, Token};
 use gridkv_net::resp::Reply;
 
+use super::scope::{Scope, scope_of};
 use super::strings::len_integer;
 use super::{Failure, TaskCall, integer, is_word};
+use crate::cluster::face::Leaders;
 use crate::core::job::Tokens;
 use crate::core::shards::Shards;
 use crate::error::Error;
@@ -34,20 +36,50 @@ const SCAN_BYTES: usize = 1 << 20;
 /// Keys are written into pieces of so many bytes, so that no step copies or frees all of them.
 const PIECE_BYTES: usize = 256 << 10;
 
-/// Walks one step from `from` on: the keys that match, and where to go on; `None` at the end of all
-/// shards.
-async fn step(
-    handle: &Handle,
-    from: Token,
-    budget: usize,
-    pattern: Option<&[u8]>,
-) -> Result<(Vec<Vec<u8>>, Option<Token>), Error> {
-    if handle.is_replicated() {
-        let (mut keys, next) = replicated::step(handle, from, budget).await?;
-        keys.retain(|key| pattern.is_none_or(|pattern| glob::matches(pattern, key)));
-        return Ok((keys, next));
+/// A walk in the scope of a connection: over all keys, or those in slots that this node leads.
+struct Walk(Option<Leaders>);
+
+/// What one step of a walk has come to.
+struct Step {
+    /// The keys that match.
+    keys: Vec<Vec<u8>>,
+    /// Where to go on; `None` at the end of all shards.
+    next: Option<Token>,
+    /// How much of the budget it took.
+    cost: usize,
+}
+
+impl Walk {
+    async fn new(call: &TaskCall) -> Result<Self, Failure> {
+        Ok(Self(match scope_of(call).await? {
+            Scope::All => None,
+            Scope::Led => Some(call.handle.leaders().await?),
+        }))
     }
-    step_own(handle, from, budget, pattern).await
+
+    /// The first token from `from` on that is walked over.
+    fn enter(&self, from: Token) -> Option<Token> {
+        self.0.as_ref().map_or(Some(from), |leaders| leaders.next_own(from))
+    }
+
+    /// Walks one step from `from` on.
+    async fn step(
+        &self,
+        handle: &Handle,
+        from: Token,
+        budget: usize,
+        pattern: Option<&[u8]>,
+    ) -> Result<Step, Error> {
+        if !handle.is_replicated() {
+            let (keys, next) = step_own(handle, from, budget, pattern).await?;
+            return Ok(Step { keys, next, cost: budget });
+        }
+        let (mut keys, next) = replicated::step(handle, from, budget, self.0.as_ref()).await?;
+        // It ends where other nodes have the keys, which may be soon.
+        let cost = keys.len().clamp(1, budget);
+        keys.retain(|key| pattern.is_none_or(|pattern| glob::matches(pattern, key)));
+        Ok(Step { keys, next: next.and_then(|token| self.enter(token)), cost })
+    }
 }
 
 /// The keys of this node's own copies, and where to go on.
@@ -109,17 +141,18 @@ pub(super) fn scan(call: TaskCall) -> Task {
                 return Err(Failure::Syntax);
             }
         }
-        let (mut next, mut keys, mut bytes) = (Some(Token(cursor)), Vec::new(), 0);
+        let walk = Walk::new(&call).await?;
+        let (mut next, mut keys, mut bytes) = (walk.enter(Token(cursor)), Vec::new(), 0);
         while let Some(from) = next
             && budget > 0
             && bytes < SCAN_BYTES
         {
             let slots = budget.min(STEP_SLOTS);
-            let (found, after) = step(&call.handle, from, slots, pattern).await?;
-            bytes += found.iter().map(|key| KEY_OVERHEAD_BYTES + key.len()).sum::<usize>();
-            keys.extend(found);
-            next = after;
-            budget -= slots;
+            let step = walk.step(&call.handle, from, slots, pattern).await?;
+            bytes += step.keys.iter().map(|key| KEY_OVERHEAD_BYTES + key.len()).sum::<usize>();
+            keys.extend(step.keys);
+            next = step.next;
+            budget -= step.cost;
         }
         if !are_wanted {
             keys.clear();
@@ -139,10 +172,12 @@ pub(super) fn keys(call: TaskCall) -> Task {
         let pattern = &call.arguments[1];
         let pattern = (pattern != b"*").then_some(pattern.as_slice());
         let limit = call.handle.node().config.output_limit;
-        let (mut next, mut count, mut bytes) = (Some(Token::MIN), 0, 0);
+        let walk = Walk::new(&call).await?;
+        let (mut next, mut count, mut bytes) = (walk.enter(Token::MIN), 0, 0);
         let (mut pieces, mut piece) = (vec![Vec::new()], Vec::new());
         while let Some(from) = next {
-            let (found, after) = step(&call.handle, from, STEP_SLOTS, pattern).await?;
+            let Step { keys: found, next: after, .. } =
+                walk.step(&call.handle, from, STEP_SLOTS, pattern).await?;
             bytes += found.iter().map(|key| KEY_OVERHEAD_BYTES + key.len()).sum::<usize>();
             if bytes > limit {
                 return Err(Failure::text("ERR more keys than output_limit allows: use SCAN"));
@@ -222,10 +257,12 @@ async fn draw(handle: &Handle, shard: u16) -> Result<Option<Vec<u8>>, Error> {
 /// `DBSIZE`
 pub(super) fn db_size(call: TaskCall) -> Task {
     Box::pin(async move {
-        let key_count = if call.handle.is_replicated() {
-            replicated::key_count(&call.handle).await?
-        } else {
-            call.handle.stats().await?.key_count
+        let key_count = match Walk::new(&call).await? {
+            Walk(Some(leaders)) => led_key_count(&call.handle, leaders).await?,
+            Walk(None) if call.handle.is_replicated() => {
+                replicated::key_count(&call.handle).await?
+            }
+            Walk(None) => call.handle.stats().await?.key_count,
         };
         let count = usize::try_from(key_count).unwrap_or(usize::MAX);
         call.reply(|reply| reply.integer(len_integer(count)));
@@ -233,8 +270,29 @@ pub(super) fn db_size(call: TaskCall) -> Task {
     })
 }
 
+/// How many keys there are in slots that this node leads. They are counted as long as there are few;
+/// of more it is the node's part of all keys, so that the parts of all nodes add up.
+async fn led_key_count(handle: &Handle, leaders: Leaders) -> Result<u64, Error> {
+    const COUNTED_MAX: u64 = 20_000;
+    let all = replicated::key_count(handle).await?;
+    if all > COUNTED_MAX {
+        return Ok(leaders.part_of(all));
+    }
+    let walk = Walk(Some(leaders));
+    let (mut next, mut count) = (walk.enter(Token::MIN), 0);
+    while let Some(from) = next {
+        let step = walk.step(handle, from, STEP_SLOTS, None).await?;
+        count += step.keys.len() as u64;
+        next = step.next;
+    }
+    Ok(count)
+}
+
 /// `FLUSHDB [ASYNC | SYNC]`, `FLUSHALL [ASYNC | SYNC]`: the keys are gone at once; their memory is
 /// freed in steps, so that no core stalls.
+///
+/// A client that knows of the cluster sends it to each master. The first one flushes all nodes; those
+/// after it find nothing to be flushed, unless somebody has written meanwhile.
 pub(super) fn flush(call: TaskCall) -> Task {
     Box::pin(async move {
         match &call.arguments[1..] {
@@ -242,7 +300,9 @@ pub(super) fn flush(call: TaskCall) -> Task {
             [word] if is_word(word, "ASYNC") || is_word(word, "SYNC") => {}
             _ => return Err(Failure::Syntax),
         }
-        call.handle.clear().await?;
+        if !call.handle.is_replicated() || !replicated::is_empty(&call.handle).await? {
+            call.handle.clear().await?;
+        }
         call.reply_ok();
         Ok(())
     })

@@ -66,6 +66,7 @@ pub(super) fn reset(call: &mut SessionCall<'_, '_>) -> Result {
     call.client.name.clear();
     call.client.no_evict = false;
     call.client.no_touch = false;
+    call.client.scope.fix(None);
     call.reply.simple("RESET");
     Ok(())
 }
@@ -150,11 +151,12 @@ pub(super) fn hello(call: &mut SessionCall<'_, '_>) -> Result {
     }
     call.client.protocol = protocol;
     call.reply.set_protocol(protocol);
-    write_hello(&mut call.reply, call.client);
+    let is_replicated = call.world.is_replicated();
+    write_hello(&mut call.reply, call.client, is_replicated);
     Ok(())
 }
 
-fn write_hello(reply: &mut Reply<'_>, client: &Client) {
+fn write_hello(reply: &mut Reply<'_>, client: &Client, is_replicated: bool) {
     reply.map(7);
     let texts: [(&[u8], &[u8]); 2] =
         [(b"server", b"redis"), (b"version", REDIS_VERSION.as_bytes())];
@@ -167,7 +169,7 @@ fn write_hello(reply: &mut Reply<'_>, client: &Client) {
     reply.bulk(b"id");
     reply.integer(i64::try_from(client.id).unwrap_or(i64::MAX));
     reply.bulk(b"mode");
-    reply.bulk(b"standalone");
+    reply.bulk(if is_replicated { b"cluster" } else { b"standalone" });
     reply.bulk(b"role");
     reply.bulk(b"master");
     reply.bulk(b"modules");

@@ -6,6 +6,9 @@ use std::time::Instant;
 use gridkv_cluster::replication::Level;
 use gridkv_net::resp::Protocol;
 
+use crate::cluster::kin::kin;
+use crate::server::commands::scope::{Asker, ScopeCell};
+
 /// Whether the client hears replies (`CLIENT REPLY`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ReplyMode {
@@ -39,4 +42,17 @@ pub(crate) struct Client {
     pub(crate) wants_close: bool,
     /// How many replicas its commands wait for.
     pub(crate) level: Level,
+    /// Which keys its commands over all keys treat.
+    pub(crate) scope: ScopeCell,
+}
+
+impl Client {
+    /// What its tasks know of it.
+    pub(crate) fn asker(&self) -> Asker {
+        Asker {
+            local_address: self.local_address,
+            kin: kin(self.address.ip(), &self.library_name, &self.library_version),
+            scope: self.scope.clone(),
+        }
+    }
 }

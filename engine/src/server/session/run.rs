@@ -98,6 +98,7 @@ impl Session {
                     arguments: arguments.iter().map(|argument| argument.to_vec()).collect(),
                     protocol,
                     client_id: self.client.id,
+                    client: self.client.asker(),
                     handle: Handle::of_command(&world.node).at_level(self.client.level),
                     out: Rc::default(),
                     pieces: Rc::default(),

@@ -9,22 +9,26 @@ use std::collections::BTreeMap;
 use gridkv_cluster::Token;
 use gridkv_cluster::model::NodeId;
 use gridkv_cluster::replication::Why;
+use gridkv_cluster::topology::placement::Placement;
 use gridkv_cluster::wire::call::{Call, CallAnswer};
 
 use crate::cluster::Told;
+use crate::cluster::face::Leaders;
 use crate::error::Error;
 use crate::handle::Handle;
 
 type Keys = Vec<Vec<u8>>;
 
-/// Walks one step from `from` on, over the tokens that the same replicas keep.
+/// Walks one step from `from` on, over the tokens that the same replicas keep; where there are
+/// `leaders`, over those of slots that this node leads.
 pub(super) async fn step(
     handle: &Handle,
     from: Token,
     budget: usize,
+    leaders: Option<&Leaders>,
 ) -> Result<(Keys, Option<Token>), Error> {
     let told = handle.told().await?;
-    let to = told.placement.run_end(from);
+    let to = run_end(&told.placement, from, leaders);
     let budget = u32::try_from(budget).unwrap_or(u32::MAX);
     let (replicas, needed) = read_replicas(handle, &told, from)?;
     let (mut seen, mut stopped) = (BTreeMap::<(Token, Vec<u8>), usize>::new(), None);
@@ -64,6 +68,23 @@ pub(super) async fn step(
     Ok((keys, stopped.or_else(|| to.next())))
 }
 
+/// The last token from `from` on whose copies are kept by the same nodes, in whatever order.
+fn run_end(placement: &Placement, from: Token, leaders: Option<&Leaders>) -> Token {
+    let sorted = |token| {
+        let mut nodes = placement.replicas(token).to_vec();
+        nodes.sort_unstable();
+        nodes
+    };
+    let (nodes, mut end) = (sorted(from), placement.run_end(from));
+    while let Some(next) = end.next()
+        && sorted(next) == nodes
+        && leaders.is_none_or(|leaders| leaders.is_own(next))
+    {
+        end = placement.run_end(next);
+    }
+    end
+}
+
 /// The replicas that answer, this node first, and how many of them a read asks.
 fn read_replicas(
     handle: &Handle,
@@ -100,6 +121,20 @@ pub(super) async fn key_count(handle: &Handle) -> Result<u64, Error> {
     Ok(if shares > 0.0 { (copies as f64 / shares).round() as u64 } else { 0 })
 }
 
+/// Whether all members answer that they hold no keys: so no write that was acknowledged before is left.
+pub(super) async fn is_empty(handle: &Handle) -> Result<bool, Error> {
+    let told = handle.told().await?;
+    if told.alive.len() < told.topology.members.len() {
+        return Ok(false);
+    }
+    for node in &told.alive {
+        if handle.call(*node, Call::Count).await != Ok(CallAnswer::Count(0)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A key at or behind a token drawn at random.
 pub(super) async fn random_key(handle: &Handle) -> Result<Option<Vec<u8>>, Error> {
     const STEP_SLOTS: usize = 512;
@@ -107,7 +142,7 @@ pub(super) async fn random_key(handle: &Handle) -> Result<Option<Vec<u8>>, Error
     let mut next = Some(start);
     let mut has_wrapped = false;
     while let Some(from) = next {
-        let (keys, after) = step(handle, from, STEP_SLOTS).await?;
+        let (keys, after) = step(handle, from, STEP_SLOTS, None).await?;
         if !keys.is_empty() {
             return Ok(Some(keys[fastrand::usize(..keys.len())].clone()));
         }
