@@ -117,6 +117,13 @@ pub enum Refusal {
     /// Moving what members hold to a newcomer is not possible.
     #[error("the cluster holds data: a node can join only while it is empty")]
     HoldsData,
+    /// So many replicas of some slot have lost their data that nobody left need have a key which was
+    /// acknowledged.
+    #[error(
+        "so many members have lost their data that nobody knows what else they held: FLUSHALL says that \
+         all of it is gone, and takes them in"
+    )]
+    LostData,
     /// The newcomer holds keys that the cluster does not have.
     #[error(
         "the newcomer holds keys of its own, which would be on one node only: it can join with an \

@@ -69,7 +69,7 @@ impl Known {
                 Request::Accept { base, ballot: self.ballot(source), value }
             }
             3 => Request::Chosen(self.topology(source)),
-            4 => Request::Dropped(self.ballot(source)),
+            4 => Request::Dropped(self.ballot(source), Refusal::HoldsData),
             _ => Request::Join {
                 member: member(source),
                 cluster: source.pick(&[0, 7, 8]),
@@ -85,6 +85,7 @@ impl Known {
                 ballot: self.ballot(source),
                 accepted: source.flag().then(|| (self.ballot(source), self.topology(source))),
                 is_empty: source.flag(),
+                is_sound: source.flag(),
                 latest: source.number(),
             },
             3 => Answer::Accepted(self.ballot(source)),

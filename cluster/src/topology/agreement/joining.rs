@@ -141,19 +141,19 @@ impl Agreement {
         let id = member.id();
         let is_new = current.member(id).is_none_or(|known| known.store != member.store);
         let change = Change::Join(member);
-        match current.after(&change) {
-            Ok(None) => self.answer(via, Answer::Current(self.kept.current.clone())),
-            Err(refusal) => self.answer(via, Answer::Rejected(refusal)),
-            Ok(Some(_)) if is_new && !is_empty => {
+        match (current.after(&change), self.full(now)) {
+            (Ok(None), _) => self.answer(via, Answer::Current(self.kept.current.clone())),
+            (Err(refusal), _) => self.answer(via, Answer::Rejected(refusal)),
+            (Ok(Some(_)), _) if is_new && !is_empty => {
                 self.answer(via, Answer::Rejected(Refusal::HoldsOwnData));
             }
-            Ok(Some(next)) if current.moves_data(&next) && self.is_full(now) => {
-                self.answer(via, Answer::Rejected(Refusal::HoldsData));
+            (Ok(Some(next)), Some(refusal)) if current.moves_data(&next) => {
+                self.answer(via, Answer::Rejected(refusal));
             }
-            Ok(Some(next)) if current.moves_data(&next) && self.is_resting(now) => {
+            (Ok(Some(next)), _) if current.moves_data(&next) && self.is_resting(now) => {
                 self.answer(via, Answer::Rejected(Refusal::NotAllAnswer));
             }
-            Ok(Some(_)) => {
+            (Ok(Some(_)), _) => {
                 let answer = self.rejected.remove(&id).map_or(Answer::Pending, Answer::Rejected);
                 self.answer(via, answer);
                 if !self.wishes.iter().any(|wish| wish.change == change) {
@@ -167,7 +167,14 @@ impl Agreement {
         self.rest_until.is_some_and(|until| now < until)
     }
 
-    pub(super) fn is_full(&self, now: Instant) -> bool {
-        self.full_until.is_some_and(|until| now < until)
+    /// Why nothing may be moved for a while.
+    fn full(&self, now: Instant) -> Option<Refusal> {
+        self.full_until.filter(|(until, _)| now < *until).map(|(_, refusal)| refusal)
+    }
+
+    /// Whether nothing is lost that this node held, but for what was removed since from all nodes.
+    pub(super) fn is_sound(&self) -> bool {
+        self.has_cleared
+            || self.kept.current.as_ref().is_none_or(|current| !self.is_new_to(current))
     }
 }

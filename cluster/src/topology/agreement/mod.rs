@@ -231,8 +231,12 @@ pub struct Agreement {
     freeze: Option<Freeze>,
     /// Attempts that need all members come to nothing until then: some do not answer.
     rest_until: Option<Instant>,
-    /// The cluster was found to hold data: what would move it is refused until then.
-    full_until: Option<Instant>,
+    /// The cluster was found to hold data, or perhaps to have held some: what would move it is refused
+    /// until then, for that reason.
+    full_until: Option<(Instant, Refusal)>,
+    /// Since this node started, everything was removed from all nodes: whatever it may have lost before
+    /// is gone for all.
+    has_cleared: bool,
     ask_at: Option<Instant>,
     /// The node forms a cluster after so many looks; and when the next one is due.
     listening: Option<(u32, Instant)>,
@@ -285,6 +289,7 @@ impl Agreement {
             freeze: None,
             rest_until: None,
             full_until: None,
+            has_cleared: false,
             ask_at: None,
             listening: is_listening.then_some((LOOK_COUNT, now)),
             new_cluster: cluster,
@@ -363,9 +368,9 @@ impl Agreement {
                 self.learn(now, &topology);
                 self.answer(via, Answer::Current(None));
             }
-            Request::Dropped(ballot) => {
+            Request::Dropped(ballot, refusal) => {
                 if ballot == self.kept.vote.promised {
-                    self.note_full(now);
+                    self.note_full(now, refusal);
                 }
                 self.answer(via, Answer::Current(None));
             }
@@ -428,7 +433,7 @@ impl Agreement {
         // Who is asked for its clocks only may hold what it likes.
         let must_be_empty = prepare.as_ref().is_none_or(|(.., must_be_empty)| *must_be_empty);
         if !survey.is_empty && must_be_empty {
-            self.note_full(now);
+            self.note_full(now, Refusal::HoldsData);
         }
         let Some((base, ballot, _)) = prepare else { return };
         if self.kept.slot() != base.epoch + 1 {
@@ -458,9 +463,10 @@ impl Agreement {
         }
     }
 
-    /// The cluster holds data. Who asks again and again to be let in must not stop its writes.
-    fn note_full(&mut self, now: Instant) {
-        self.full_until = Some(now + REST);
+    /// The cluster holds data, or may have. Who asks again and again to be let in must not stop its
+    /// writes.
+    fn note_full(&mut self, now: Instant, refusal: Refusal) {
+        self.full_until = Some((now + REST, refusal));
         if self.freeze.is_some() && !self.has_accepted() {
             self.thaw();
         }
@@ -470,8 +476,8 @@ impl Agreement {
         let Vote { accepted, .. } = self.kept.vote.clone();
         assert!(self.kept.vote.promise(ballot), "it was compared");
         self.keep();
-        let Survey { is_empty, latest } = survey;
-        self.answer(via, Answer::Promised { ballot, accepted, is_empty, latest });
+        let (Survey { is_empty, latest }, is_sound) = (survey, self.is_sound());
+        self.answer(via, Answer::Promised { ballot, accepted, is_empty, is_sound, latest });
     }
 
     fn on_answer(&mut self, now: Instant, from: SocketAddr, answer: Answer) {
@@ -499,9 +505,10 @@ impl Agreement {
                     self.give_up(now, Refusal::Busy);
                 }
             }
-            Answer::Promised { ballot, accepted, is_empty, latest } => {
+            Answer::Promised { ballot, accepted, is_empty, is_sound, latest } => {
                 let Some((proposal, node)) = self.proposal_of(from, ballot) else { return };
-                let progress = proposal.on_promise(node, Promise { accepted, is_empty, latest });
+                let promise = Promise { accepted, is_empty, is_sound, latest };
+                let progress = proposal.on_promise(node, promise);
                 self.on_progress(now, progress);
             }
             Answer::Accepted(ballot) => {
@@ -516,12 +523,14 @@ impl Agreement {
     fn learn(&mut self, now: Instant, topology: &Topology) {
         self.note_live(topology.members[0].address);
         let is_other = |current: &Topology| current.cluster != topology.cluster;
+        let cleared = self.kept.current.as_ref().map(Topology::cleared);
         if self.kept.current.is_none() && self.is_new_to(topology) && !self.is_empty_newcomer() {
             return;
         }
         if self.kept.current.as_ref().is_some_and(is_other) || !self.kept.install(topology) {
             return;
         }
+        self.has_cleared |= cleared.is_some_and(|cleared| cleared < topology.cleared());
         self.proposal = None;
         self.rest_until = None;
         self.freeze = None;

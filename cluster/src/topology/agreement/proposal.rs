@@ -10,11 +10,15 @@
 //!   their clocks are.
 //! - Agreed is what majorities of the old and of the new voters have accepted; for what moves data,
 //!   all old members too, each empty and taking no writes.
+//! - That members are empty says something only of those that have lost nothing: data is moved only while
+//!   of each slot's replicas so many are left that one of them would have each acknowledged key.
 
 use std::collections::BTreeMap;
 
 use super::acceptor::Ballot;
 use crate::model::NodeId;
+use crate::token::Slot;
+use crate::topology::placement::Placement;
 use crate::topology::{CLEARED_TIMESTAMP_MAX, Refusal, Topology};
 
 /// How far the clock of a member may be ahead of the others', as a difference of timestamps: what clocks may
@@ -38,6 +42,8 @@ pub(super) enum Progress {
 pub(super) struct Promise {
     pub(super) accepted: Option<(Ballot, Topology)>,
     pub(super) is_empty: bool,
+    /// Nothing is lost that the member held, but for what was removed since.
+    pub(super) is_sound: bool,
     /// The latest timestamp of its clocks, of one that takes no writes since.
     pub(super) latest: u64,
 }
@@ -157,10 +163,15 @@ impl Proposal {
             self.raise_cut();
         }
         let is_empty = self.promises.values().all(|promise| promise.is_empty);
-        if self.base.moves_data(&self.value) && !is_empty {
+        if self.base.moves_data(&self.value) && !(is_empty && self.is_vouched_for()) {
             let was_accepted = self.promises.values().any(|it| it.accepted.is_some());
             if !was_accepted {
-                return Progress::Failed(Refusal::HoldsData);
+                let refusal = if is_empty { Refusal::LostData } else { Refusal::HoldsData };
+                return Progress::Failed(refusal);
+            }
+            if is_empty && self.may_be_agreed_on() {
+                self.is_accepting = true;
+                return Progress::Promised;
             }
             // It was accepted by some and cannot have been agreed on: that takes all members, and
             // who has accepted it stays empty. Those who wait for its end are told with a change
@@ -170,6 +181,30 @@ impl Proposal {
         }
         self.is_accepting = true;
         Progress::Promised
+    }
+
+    /// Whether those who have lost nothing would know of each key that was acknowledged: more than half of
+    /// a slot's replicas have each, and fewer have lost what they held.
+    fn is_vouched_for(&self) -> bool {
+        let is_sound = |node: &NodeId| self.promises.get(node).is_none_or(|it| it.is_sound);
+        if self.promises.keys().all(is_sound) {
+            return true;
+        }
+        let placement = Placement::new(&self.base);
+        let is_known = |slot: Slot| {
+            let replicas = placement.replicas(slot.first());
+            let lost_count = replicas.iter().filter(|node| !is_sound(node)).count();
+            lost_count < replicas.len() / 2 + 1
+        };
+        Slot::all().all(is_known)
+    }
+
+    /// Whether all members have accepted the value, as what moves data needs.
+    fn may_be_agreed_on(&self) -> bool {
+        let has_accepted = |promise: &Promise| {
+            promise.accepted.as_ref().is_some_and(|(_, value)| *value == self.value)
+        };
+        self.promises.values().all(has_accepted)
     }
 
     /// What is removed is all that those who have promised have ever accepted: it lies above their
@@ -233,7 +268,7 @@ mod tests {
     }
 
     fn empty() -> Promise {
-        Promise { accepted: None, is_empty: true, latest: 0 }
+        Promise { accepted: None, is_empty: true, is_sound: true, latest: 0 }
     }
 
     #[test]
@@ -257,6 +292,61 @@ mod tests {
             assert_eq!(proposal.on_accepted(NodeId(node)), Progress::Pending);
         }
         assert_eq!(proposal.on_accepted(NodeId(3)), Progress::Chosen);
+    }
+
+    /// Of three copies two were acknowledged, and may have been those that are lost.
+    #[test]
+    fn those_who_have_lost_what_they_held_do_not_vouch_for_it() {
+        let base = topology(3, 3);
+        let lost = || Promise { is_sound: false, ..empty() };
+        for (sound, last) in
+            [([true, true, false], Progress::Promised), ([false, true, false], refused())]
+        {
+            let back = crate::topology::Member { store: 99, ..member(3) };
+            let value = base.after(&Change::Join(back)).unwrap().unwrap();
+            let mut proposal = Proposal::new(base.clone(), value, BALLOT, false);
+            let mut progress = Progress::Pending;
+            for (node, is_sound) in (1..).zip(sound) {
+                let promise = if is_sound { empty() } else { lost() };
+                progress = proposal.on_promise(NodeId(node), promise);
+            }
+            assert_eq!(progress, last, "{sound:?}");
+        }
+        // Each slot has two of six: with two members gone there are slots that have none left.
+        let base = topology(6, 2);
+        let value = base.after(&Change::Join(member(7))).unwrap().unwrap();
+        for (lost_node, other, last) in [(2, 2, Progress::Promised), (2, 5, refused())] {
+            let mut proposal = Proposal::new(base.clone(), value.clone(), BALLOT, false);
+            let mut progress = Progress::Pending;
+            for node in 1..=6 {
+                let is_lost = node == lost_node || node == other;
+                let promise = if is_lost { lost() } else { empty() };
+                progress = proposal.on_promise(NodeId(node), promise);
+            }
+            assert_eq!(progress, last);
+        }
+    }
+
+    fn refused() -> Progress {
+        Progress::Failed(Refusal::LostData)
+    }
+
+    /// It may have been agreed on before they lost it; otherwise it cannot have been.
+    #[test]
+    fn what_all_have_accepted_is_proposed_again_whatever_was_lost_since() {
+        let (base, value) = joining();
+        for all in [true, false] {
+            let clear = base.after(&Change::Clear(7, 1)).unwrap().unwrap();
+            let mut proposal = Proposal::new(base.clone(), clear, BALLOT, true);
+            let accepted = Some((Ballot { timestamp: 3, proposer: 2 }, value.clone()));
+            for node in 1..=3 {
+                let accepted = accepted.clone().filter(|_| all || node != 2);
+                let is_sound = node == 1;
+                proposal.on_promise(NodeId(node), Promise { accepted, is_sound, ..empty() });
+            }
+            let expected = if all { &value.members } else { &base.members };
+            assert!(proposal.is_accepting() && proposal.value.members == *expected);
+        }
     }
 
     #[test]

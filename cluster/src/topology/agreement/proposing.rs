@@ -141,8 +141,8 @@ impl Agreement {
                 self.give_up(now, Refusal::Busy);
             }
             Progress::Failed(refusal) => {
-                if refusal == Refusal::HoldsData {
-                    self.drop_attempt(now);
+                if is_about_data(refusal) {
+                    self.drop_attempt(now, refusal);
                 }
                 self.give_up(now, refusal);
             }
@@ -165,13 +165,14 @@ impl Agreement {
         }
     }
 
-    /// The attempt has found a member that holds data: who has stopped taking writes for it goes on.
-    pub(super) fn drop_attempt(&mut self, now: Instant) {
-        self.note_full(now);
+    /// The attempt has found a member that holds data, or too many that may have: who has stopped taking
+    /// writes for it goes on.
+    pub(super) fn drop_attempt(&mut self, now: Instant, refusal: Refusal) {
+        self.note_full(now, refusal);
         let Some((proposal, _)) = &self.proposal else { return };
         let own = self.own.member.address;
         for member in proposal.base.members.iter().filter(|member| member.address != own) {
-            let dropped = Request::Dropped(proposal.ballot);
+            let dropped = Request::Dropped(proposal.ballot, refusal);
             self.outputs.push_back(Output::Ask(member.address, dropped));
         }
     }
@@ -179,7 +180,7 @@ impl Agreement {
     /// Ends the attempt. The wish is tried again, unless that cannot help.
     pub(super) fn give_up(&mut self, now: Instant, refusal: Refusal) {
         self.proposal = None;
-        let is_final = refusal == Refusal::HoldsData;
+        let is_final = is_about_data(refusal);
         let is_late = self.wishes.front().is_some_and(|wish| wish.until <= now);
         if is_late && refusal == Refusal::NotAllAnswer {
             // Each attempt keeps the others from taking writes for a while.
@@ -220,4 +221,9 @@ impl Agreement {
     pub(super) fn has_accepted(&self) -> bool {
         self.kept.vote.accepted.is_some()
     }
+}
+
+/// Whether it lies in what members hold, which no further attempt changes.
+const fn is_about_data(refusal: Refusal) -> bool {
+    matches!(refusal, Refusal::HoldsData | Refusal::LostData)
 }

@@ -33,8 +33,9 @@ pub enum Request {
     },
     /// This was decided.
     Chosen(Topology),
-    /// The attempt has come to nothing: some member holds data. Go on taking writes.
-    Dropped(Ballot),
+    /// The attempt has come to nothing: some member holds data, or may have held some. Go on taking
+    /// writes.
+    Dropped(Ballot, Refusal),
     /// Let me in.
     Join {
         /// What I am; the number is not known yet.
@@ -60,6 +61,8 @@ pub enum Answer {
         accepted: Option<(Ballot, Topology)>,
         /// Whether I hold nothing.
         is_empty: bool,
+        /// Whether nothing is lost that I held.
+        is_sound: bool,
         /// The latest timestamp of my clocks, where I was asked for it.
         latest: u64,
     },
@@ -106,7 +109,7 @@ impl Request {
     fn is_valid(&self) -> bool {
         match self {
             Self::Ask => true,
-            Self::Dropped(ballot) => ballot.is_valid(),
+            Self::Dropped(ballot, _) => ballot.is_valid(),
             Self::Join { member, .. } => crate::topology::is_valid(member),
             Self::Prepare { base, ballot, .. } => base.is_valid() && ballot.is_valid(),
             Self::Accept { base, ballot, value } => {

@@ -91,8 +91,13 @@ fn a_newcomer_waits_while_some_member_does_not_answer() {
                         inputs.push_back(Input::Request(Via(0), request));
                     }
                     Output::Ask(to, Request::Prepare { ballot, .. }) if to == second => {
-                        let promised =
-                            Answer::Promised { ballot, accepted: None, is_empty: true, latest: 0 };
+                        let promised = Answer::Promised {
+                            ballot,
+                            accepted: None,
+                            is_empty: true,
+                            is_sound: true,
+                            latest: 0,
+                        };
                         inputs.push_back(Input::Answer(second, promised));
                     }
                     Output::Survey(via) => {
@@ -252,7 +257,13 @@ fn what_moves_data_is_accepted_only_while_the_freeze_of_its_own_survey_lasts() {
     agreement.handle(now, wall, Input::Request(Via(2), prepare(EARLY)));
     assert_eq!(outputs(&mut agreement), [Output::Survey(Via(2))]);
     agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true, latest: 0 }));
-    let promised = Answer::Promised { ballot: EARLY, accepted: None, is_empty: true, latest: 0 };
+    let promised = Answer::Promised {
+        ballot: EARLY,
+        accepted: None,
+        is_empty: true,
+        is_sound: true,
+        latest: 0,
+    };
     assert_eq!(outputs(&mut agreement)[1..], [Output::Answer(Via(2), promised)]);
     now = now + FREEZE;
     agreement.handle(now, wall, Input::Timeout);
@@ -263,7 +274,13 @@ fn what_moves_data_is_accepted_only_while_the_freeze_of_its_own_survey_lasts() {
     agreement.handle(now, wall, Input::Request(Via(4), accept));
     assert_eq!(outputs(&mut agreement), [Output::Answer(Via(4), Answer::Refused(EARLY))]);
     agreement.handle(now, wall, Input::Surveyed(Via(3), Survey { is_empty: false, latest: 0 }));
-    let promised = Answer::Promised { ballot: LATE, accepted: None, is_empty: false, latest: 0 };
+    let promised = Answer::Promised {
+        ballot: LATE,
+        accepted: None,
+        is_empty: false,
+        is_sound: true,
+        latest: 0,
+    };
     assert_eq!(outputs(&mut agreement).last(), Some(&Output::Answer(Via(3), promised)));
 }
 

@@ -91,9 +91,7 @@ fn read_replicas(
     told: &Told,
     token: Token,
 ) -> Result<(Vec<NodeId>, usize), Error> {
-    let config = &handle.node().config.cluster;
-    let majority = told.topology.replica_count / 2 + 1;
-    let needed = usize::from(config.read_quorum.unwrap_or(majority));
+    let needed = read_needed(handle, told);
     let replicas = told.placement.replicas(token).iter().copied();
     let mut replicas: Vec<NodeId> = replicas.filter(|node| told.alive.contains(node)).collect();
     if replicas.len() < needed {
@@ -102,6 +100,12 @@ fn read_replicas(
     }
     replicas.sort_by_key(|node| Some(*node) != told.own);
     Ok((replicas, needed))
+}
+
+/// How many replicas a read asks.
+fn read_needed(handle: &Handle, told: &Told) -> usize {
+    let majority = told.topology.replica_count / 2 + 1;
+    usize::from(handle.node().config.cluster.read_quorum.unwrap_or(majority))
 }
 
 /// How many keys there are: what the members that answer have, divided by how many copies of all keys
@@ -118,7 +122,11 @@ pub(super) async fn key_count(handle: &Handle) -> Result<u64, Error> {
             shares += told.placement.share(*node);
         }
     }
-    Ok(if shares > 0.0 { (copies as f64 / shares).round() as u64 } else { 0 })
+    if shares == 0.0 {
+        let needed = read_needed(handle, &told);
+        return Err(Error::NotApplied { why: Why::TooFew { reachable: 0, needed } });
+    }
+    Ok((copies as f64 / shares).round() as u64)
 }
 
 /// Whether all members answer that they hold no keys: so no write that was acknowledged before is left.
