@@ -52,7 +52,7 @@ pub(crate) struct ClusterNode {
     was_member: bool,
     unsettled_file: PathBuf,
     /// The node may lack what it acknowledged before it was killed.
-    is_behind: bool,
+    is_behind: AtomicBool,
     listener: Mutex<Option<TcpListener>>,
     /// Another process has this node's identity.
     conflict: AtomicBool,
@@ -116,7 +116,7 @@ impl ClusterNode {
             token_secret,
             was_member: path.join(TOPOLOGY_FILE).exists(),
             unsettled_file: path.join(UNSETTLED_FILE),
-            is_behind,
+            is_behind: AtomicBool::new(is_behind),
             file: path.join(TOPOLOGY_FILE),
             listener: Mutex::new(Some(listener)),
             conflict: AtomicBool::new(false),
@@ -136,9 +136,11 @@ impl ClusterNode {
         agreement::kept_token_secret(&std::fs::read(&self.file).ok()?)
     }
 
-    /// Whether the node may lack what it acknowledged before it was killed.
-    pub(crate) const fn is_behind(&self) -> bool {
-        self.is_behind
+    /// Nothing is lacking any more.
+    pub(crate) fn set_whole(&self) {
+        if self.is_behind.swap(false, Ordering::AcqRel) {
+            tracing::info!("what this node may have lacked is gone for all: it is counted again");
+        }
     }
 
     /// From here on the node acknowledges what is not on disk yet: a kill is found at the next start.
@@ -156,7 +158,7 @@ impl ClusterNode {
 
     /// All logs are closed, and on disk. A node that is behind stays so.
     pub(crate) fn note_settled(&self) {
-        if !self.is_behind
+        if !self.is_behind.load(Ordering::Acquire)
             && let Err(error) = std::fs::remove_file(&self.unsettled_file)
             && error.kind() != std::io::ErrorKind::NotFound
         {
@@ -215,7 +217,7 @@ impl ClusterNode {
             clock,
             sync_log_bytes: options.sync_log_bytes,
             seed: number(&random()),
-            is_behind: self.is_behind,
+            is_behind: self.is_behind.load(Ordering::Acquire),
             waiting,
         })
     }

@@ -11,7 +11,6 @@ use serde::Serialize;
 use super::Told;
 use super::control::CONTROL_CORE;
 use super::face::Leaders;
-use super::machine::has_copies;
 use crate::core::{Core, World};
 use crate::error::Error;
 use crate::handle::Handle;
@@ -183,7 +182,7 @@ impl Status {
             control.members.iter().map(|member| (member.id.0, member)).collect();
         if let Some(told) = &control.told {
             let standing = match told.standing {
-                Standing::Serving if control.is_behind && has_copies(&told.topology) => "behind",
+                Standing::Serving if control.is_behind => "behind",
                 Standing::Serving => "serving",
                 Standing::Frozen => "frozen",
                 Standing::Empty => "empty",
@@ -293,7 +292,7 @@ fn control_status(core: &mut Core) -> Option<ControlStatus> {
         told,
         refused: control.member.refusal().map(|refusal| refusal.to_string()),
         is_listening: control.member.is_listening(),
-        is_behind: core.world.node.cluster.as_ref().is_some_and(|it| it.is_behind()),
+        is_behind: core.world.machine.as_ref().is_some_and(|machine| machine.is_behind()),
         members: control.member.swim().members().copied().collect(),
         own,
         figures: Figures {

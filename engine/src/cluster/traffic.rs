@@ -14,8 +14,8 @@ use super::Told;
 use super::control::CONTROL_CORE;
 use super::links::{Change, Links};
 use super::machine::LinkId;
-use crate::core::Core;
 use crate::core::mailbox::Message;
+use crate::core::{Core, World};
 
 /// What has happened on a peer's connection.
 #[derive(Debug)]
@@ -232,7 +232,19 @@ impl Core {
         self.links().0.set_topology(&told, own);
         self.take_token_key(told.placement.token_key());
         self.tell_machine(now, |machine, shards| machine.on_state(now, shards, told));
+        self.note_whole();
         self.tell_failing(now);
+    }
+
+    /// What may have been lacking here was removed from all nodes, perhaps.
+    fn note_whole(&self) {
+        let World { machine: Some(machine), node, id, .. } = &self.world else { return };
+        if *id == CONTROL_CORE
+            && !machine.may_lack()
+            && let Some(cluster) = &node.cluster
+        {
+            cluster.set_whole();
+        }
     }
 
     /// Makes tokens with the cluster's key from here on. A node that joins has been serving no keys.

@@ -245,7 +245,8 @@ impl Machine {
         {
             state.standing = Standing::Frozen;
         }
-        let is_empty = shards.iter().all(|shard| shard.is_empty());
+        // Who is behind does not know what it held.
+        let is_empty = !self.is_behind() && shards.iter().all(|shard| shard.is_empty());
         Survey { is_empty, latest: self.coordinator.clock_mut().latest().0 }
     }
 
@@ -284,7 +285,11 @@ impl Machine {
     pub(crate) fn on_state(&mut self, now: Now, shards: &mut Shards, state: State) {
         self.assert_drained();
         let cleared = state.topology.cleared();
-        self.state = Some(state);
+        let before = self.state.replace(state).map(|before| before.topology.cleared());
+        if before.is_some_and(|before| before < cleared) {
+            // Whatever is lacking here is gone for all.
+            self.is_behind = false;
+        }
         self.refresh_view(now);
         self.clear_through(shards, cleared);
         self.run(now, shards);
@@ -410,9 +415,13 @@ impl Machine {
         has_answered
     }
 
-    /// Whether the copies here may lack what they had acknowledged. Where there are no others, they are all
-    /// that there is.
-    fn is_behind(&self) -> bool {
+    /// Whether the copies here may lack what they had acknowledged.
+    pub(crate) const fn may_lack(&self) -> bool {
+        self.is_behind
+    }
+
+    /// Whether they are not counted for that. Where there are no others, they are all that there is.
+    pub(crate) fn is_behind(&self) -> bool {
         self.is_behind && self.state.as_ref().is_some_and(|state| has_copies(&state.topology))
     }
 
