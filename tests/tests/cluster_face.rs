@@ -132,6 +132,8 @@ fn every_node_shows_the_slots_as_they_are_placed() {
         }
         assert_eq!(info(client, "INFO cluster")["cluster_enabled"], "1");
         assert_eq!(info(client, "INFO server")["redis_mode"], "cluster");
+        let enabled = client.ask("CONFIG GET cluster-enabled");
+        assert_eq!(text(&items(&enabled)[1]), "yes");
         let state = info(client, "CLUSTER INFO");
         for (name, expected) in [
             ("cluster_enabled", "1"),

@@ -2,7 +2,7 @@
 //! somebody has said that it may be.
 
 use gridkv_net::resp::Value;
-use gridkv_tests::client::{bulk, ok};
+use gridkv_tests::client::{bulk, ok, text};
 use gridkv_tests::cluster::{Cluster, Spec};
 use gridkv_tests::until;
 
@@ -42,6 +42,26 @@ fn lose_one_after_another(end: impl Fn(&mut Cluster, usize)) {
         cluster.members[member].start();
         wait_until_judged(&mut cluster, member);
         assert_nobody_says_nil(&mut cluster);
+        // Whoever has a majority left is ready, and nobody else says so.
+        for other in (0..3).filter(|other| *other > member) {
+            let (code, state) = if member == 0 { (200, "ok") } else { (503, "fail") };
+            until("it is told as it is", || {
+                let program = cluster.members[other].program();
+                let told = text(&program.connect().ask("CLUSTER INFO"));
+                let is_told = told.contains(&format!("cluster_state:{state}\r"));
+                is_told && program.page("/readyz").0 == code
+            });
+        }
+        // And whoever has lost its copies leads no slots.
+        let lost = format!("@{} ", cluster.members[member].address.port());
+        for other in cluster.members.iter_mut().filter(|_| member < 2) {
+            until("it leads nothing", || {
+                let nodes = text(&other.connect().ask("CLUSTER NODES"));
+                let mut lines = nodes.lines();
+                let line = lines.find(|line| line.contains(&lost));
+                line.is_some_and(|line| line.split(' ').count() == 8)
+            });
+        }
     }
     let lost = "so many members have lost their data";
     for member in 0..3 {

@@ -63,6 +63,10 @@ pub(crate) struct Links {
     /// Nodes by identity, of the present topology.
     nodes: BTreeMap<MemberId, NodeId>,
     addresses: BTreeMap<SocketAddr, NodeId>,
+    /// What tells a member's store from one that replaced it: of the topology, and as it has said itself
+    /// last.
+    stores: BTreeMap<NodeId, u64>,
+    stores_heard: BTreeMap<NodeId, u64>,
     /// What was told of peers, until all is well with them.
     told: BTreeSet<(SocketAddr, Trouble)>,
     /// Where somebody with this node's own key was met.
@@ -105,6 +109,8 @@ impl Links {
             gone: Vec::new(),
             nodes: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            stores: BTreeMap::new(),
+            stores_heard: BTreeMap::new(),
             told: BTreeSet::new(),
             twin_at: None,
             heard: None,
@@ -124,6 +130,7 @@ impl Links {
         let members = &told.topology.members;
         self.nodes = members.iter().map(|it| (it.id(), it.node())).collect();
         self.addresses = members.iter().map(|it| (it.address, it.node())).collect();
+        self.stores = members.iter().map(|it| (it.node(), it.store)).collect();
         let addresses = &self.addresses;
         let gone: Vec<Target> = self
             .by_target
@@ -171,8 +178,9 @@ impl Links {
         self.links.get_mut(&id)
     }
 
-    /// The nodes to which a link is not open, and those of them to which it is down: what was sent on
-    /// it would be lost.
+    /// The nodes to which a link is not open, or which have another store than the topology knows: they
+    /// have lost their data, and are not counted. And those to which it is down: what was sent on it would
+    /// be lost.
     pub(super) fn unopened(&self) -> (BTreeSet<NodeId>, BTreeSet<NodeId>) {
         let (mut unopened, mut failing) = (BTreeSet::new(), BTreeSet::new());
         for link in self.unopened.iter().filter_map(|id| self.links.get(id)) {
@@ -183,6 +191,8 @@ impl Links {
                 failing.insert(node);
             }
         }
+        let is_other = |(node, store): &(&NodeId, &u64)| self.stores.get(node) != Some(store);
+        unopened.extend(self.stores_heard.iter().filter(is_other).map(|(node, _)| *node));
         (unopened, failing)
     }
 
@@ -447,6 +457,7 @@ impl Links {
         peer: &Peer,
     ) -> Result<Change, String> {
         let node = self.nodes.get(&peer.id).copied();
+        self.stores_heard.extend(node.map(|node| (node, peer.hello.store)));
         let link = self.links.get_mut(&id).expect("the caller has looked it up");
         let expected = self.addresses.get(&link.address).copied();
         let is_other = link.target.is_some() && expected.is_some() && node != expected;

@@ -59,12 +59,13 @@ impl Machine {
         reasons
     }
 
-    /// This node, and the members that answer and can be asked.
+    /// The members that answer and can be asked for their copies, and this node, unless it has lost its.
     pub(crate) fn heard(&self) -> BTreeSet<NodeId> {
         let Some(state) = &self.state else { return BTreeSet::new() };
-        let is_open = |node: &&NodeId| !self.unopened.contains(node);
+        let is_open = |node: &&NodeId| Some(**node) != state.own && !self.unopened.contains(node);
         let others = state.alive.iter().filter(is_open).copied();
-        others.chain(state.own).collect()
+        let own = state.own.filter(|_| state.standing != Standing::Empty);
+        others.chain(own).collect()
     }
 
     /// Replicas that reads and writes at `quorum` both find enough.

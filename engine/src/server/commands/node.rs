@@ -34,10 +34,12 @@ pub(super) fn redis_settings(
         Durability::None => "no",
     };
     let has_log = is_on_disk(&settings.storage);
+    let is_in_cluster = settings.cluster.address.is_some();
     vec![
         ("appendfsync", sync.to_owned()),
         ("appendonly", if has_log { "yes" } else { "no" }.to_owned()),
         ("bind", listen.map_or_else(String::new, |address| address.ip().to_string())),
+        ("cluster-enabled", if is_in_cluster { "yes" } else { "no" }.to_owned()),
         ("databases", "1".to_owned()),
         ("dir", settings.data.display().to_string()),
         ("maxclients", settings.max_clients.to_string()),
