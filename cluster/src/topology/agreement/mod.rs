@@ -357,7 +357,9 @@ impl Agreement {
         let heard = self.heard.map(|(.., at)| at);
         let thaw = self.freeze.map(|freeze| freeze.until);
         let look = self.listening.map(|(_, at)| at);
-        let times = [attempt, self.press_at, self.retry_at, thaw, self.ask_at, heard, look];
+        // The next attempt begins when the present one has ended, and not before.
+        let retry = self.retry_at.filter(|_| self.proposal.is_none());
+        let times = [attempt, self.press_at, retry, thaw, self.ask_at, heard, look];
         times.into_iter().flatten().min()
     }
 

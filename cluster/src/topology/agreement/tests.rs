@@ -284,6 +284,33 @@ fn what_moves_data_is_accepted_only_while_the_freeze_of_its_own_survey_lasts() {
     assert_eq!(outputs(&mut agreement).last(), Some(&Output::Answer(Via(3), promised)));
 }
 
+/// Whoever wanted the move has gone; the freeze of who has accepted it ends again and again while an
+/// attempt of its own is under way.
+#[test]
+fn who_brings_to_its_end_what_it_has_accepted_is_not_due_all_the_time() {
+    let (mut agreement, base, value) = second_of_two();
+    let (wall, mut now) = (WallTime::EPOCH, Instant::ZERO);
+    let ballot = EARLY;
+    let prepare =
+        Request::Prepare { base: base.clone(), ballot, must_be_empty: true, is_barrier: false };
+    agreement.handle(now, wall, Input::Request(Via(2), prepare));
+    agreement.handle(now, wall, Input::Surveyed(Via(2), Survey { is_empty: true, latest: 0 }));
+    let accept = Request::Accept { base, ballot, value };
+    agreement.handle(now, wall, Input::Request(Via(3), accept));
+    assert_eq!(
+        outputs(&mut agreement).last(),
+        Some(&Output::Answer(Via(3), Answer::Accepted(EARLY)))
+    );
+    let end = now + FREEZE * 20;
+    while now < end {
+        let due = agreement.poll_timeout().expect("it goes on trying");
+        assert!(due > now, "what was due at {now:?} is due at {due:?}");
+        now = due;
+        agreement.handle(now, wall, Input::Timeout);
+        outputs(&mut agreement);
+    }
+}
+
 /// A core that is slow to say whether it is empty says what it was before writes were taken again.
 #[test]
 fn a_survey_is_worth_nothing_once_its_freeze_is_over() {
