@@ -118,16 +118,7 @@ impl<D: Disk> Log<D> {
         if self.has_ended || self.is_preparing {
             return;
         }
-        let (needs_spare, needs_free) = match &self.active {
-            Some(active) => {
-                let is_wanted = self.wanted_bytes.is_some();
-                let lacks_spare = self.spare.is_none_or(|spare| !self.suits(spare));
-                let needs_spare = lacks_spare && (is_wanted || active.end > active.bytes / 8);
-                // Later, so that compaction may free one instead.
-                (needs_spare, is_wanted || active.end > active.bytes / 2)
-            }
-            None => (true, false),
-        };
+        let (needs_spare, needs_free) = self.needs();
         if needs_spare && let Some(file) = self.take_free() {
             if let Some(small) = self.spare.take() {
                 self.set_free(small);
@@ -137,6 +128,23 @@ impl<D: Disk> Log<D> {
         if needs_spare || (needs_free && self.free.is_empty()) {
             self.create();
         }
+    }
+
+    /// Whether a spare file is needed, and whether a free one is besides.
+    fn needs(&self) -> (bool, bool) {
+        let Some(active) = &self.active else { return (true, false) };
+        let is_wanted = self.wanted_bytes.is_some();
+        let lacks_spare = self.spare.is_none_or(|spare| !self.suits(spare));
+        let needs_spare = lacks_spare && (is_wanted || active.end > active.bytes / 8);
+        // Later, so that compaction may free one instead.
+        (needs_spare, is_wanted || active.end > active.bytes / 2)
+    }
+
+    /// When a file that could not be made is tried again, if one is still needed.
+    pub(super) fn create_due_at(&self) -> Option<Instant> {
+        let (needs_spare, needs_free) = self.needs();
+        let is_needed = needs_spare || (needs_free && self.free.is_empty());
+        self.full_until.filter(|_| is_needed && !self.has_ended && !self.is_preparing)
     }
 
     /// Whether a file is large enough for what waits for the next one.
@@ -253,6 +261,9 @@ impl<D: Disk> Log<D> {
         }
         self.file_mut(file).state = State::Spare;
         self.spare = Some(file);
+        if !self.free.is_empty() {
+            self.tell_room();
+        }
     }
 
     /// Whether a file may go. One that a snapshot has too is deleted without a last header, so floor

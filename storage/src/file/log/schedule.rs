@@ -20,10 +20,9 @@ impl<D: Disk> Log<D> {
         if self.has_failed {
             return None;
         }
-        let retry = self.full_until;
         let is_idle = self.in_flight.is_none();
         let commit = self.overdue_at().filter(|_| is_idle);
-        [retry, commit, self.delete_due_at()].into_iter().flatten().min()
+        [self.create_due_at(), commit, self.delete_due_at()].into_iter().flatten().min()
     }
 
     /// Since when something waits to be written.

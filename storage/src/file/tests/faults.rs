@@ -131,6 +131,27 @@ fn a_full_disk_takes_deletions_and_goes_on_when_there_is_room() {
     rig.assert_holds(&model);
 }
 
+/// A file that could not be made, and that is not needed any more, is not due.
+#[test]
+fn a_log_that_was_full_lets_its_core_rest() {
+    let mut full_count = 0;
+    for segment_count in 4..9 {
+        let (mut rig, disk) = Rig::new(segment_count);
+        let mut model = BTreeMap::new();
+        disk.set_faults(full(segment_count));
+        let count = fill_up(&mut rig, &mut model);
+        for number in 0..count {
+            full_count += rig.stats().full_count;
+            delete(&mut rig, &number.to_be_bytes());
+            (0..2_000).for_each(|_| rig.turn());
+            rig.turn_after(Duration::from_secs(1));
+            (0..2_000).for_each(|_| rig.turn());
+            assert!(!rig.is_at_work(&disk), "after {number} of {count}: {:?}", rig.stats());
+        }
+    }
+    assert!(full_count > 0, "it was full");
+}
+
 /// Deletes a key as a client does, which waits when it is told to. `false` where the disk is full for
 /// deletions too.
 fn delete(rig: &mut Rig<SimulatedDisk>, key: &[u8]) -> bool {

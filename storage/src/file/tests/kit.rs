@@ -184,6 +184,12 @@ impl<D: Disk> Rig<D> {
 }
 
 impl Rig<SimulatedDisk> {
+    /// Whether something is under way, or due at this time.
+    pub(super) fn is_at_work(&self, disk: &SimulatedDisk) -> bool {
+        let now = Instant::from_nanos(self.clock);
+        disk.under_way_count() > 0 || self.store.turn_due_at().is_some_and(|due| due <= now)
+    }
+
     /// Turns until nothing is under way nor due, however long that takes.
     pub(super) fn settle(&mut self, disk: &SimulatedDisk) {
         let mut idle = 0;
