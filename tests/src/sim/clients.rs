@@ -31,6 +31,8 @@ pub(super) struct Clients {
     think_max: Duration,
     value_bytes_max: usize,
     has_expiry: bool,
+    is_aimed: bool,
+    weak_percent: u8,
     next_value: u64,
     pub(super) is_on: bool,
 }
@@ -43,9 +45,10 @@ pub(super) fn key_of(number: usize) -> Vec<u8> {
 impl Clients {
     pub(super) fn new(options: &Options) -> Self {
         let mut rng = stream(options.seed, "clients");
+        let mixed_of_ten = if options.is_aimed { 2 } else { 4 };
         let class = |rng: &mut Rng| match rng.u8(..10) {
-            0..4 => Class::Mixed,
-            4..8 => Class::Register,
+            number if number < mixed_of_ten => Class::Mixed,
+            ..8 => Class::Register,
             _ => Class::Counter,
         };
         let classes = (0..options.key_count).map(|_| class(&mut rng)).collect();
@@ -62,6 +65,8 @@ impl Clients {
             think_max: options.think_max,
             value_bytes_max: options.value_bytes_max,
             has_expiry: options.has_expiry,
+            is_aimed: options.is_aimed,
+            weak_percent: options.weak_percent,
             next_value: 1,
             is_on: false,
         }
@@ -97,6 +102,14 @@ impl Clients {
         match class {
             Class::Counter if percent < 70 => Kind::Increment,
             Class::Counter => Kind::Read,
+            Class::Register if self.is_aimed => match percent {
+                0..45 => Kind::Read,
+                45..52 => Kind::Write,
+                52..57 => Kind::Delete,
+                57..85 => Kind::Append,
+                85..90 => Kind::SetIfAbsent,
+                _ => Kind::CompareAndSet,
+            },
             Class::Register => match percent {
                 0..35 => Kind::Read,
                 35..50 => Kind::Write,
@@ -117,7 +130,9 @@ impl Clients {
     }
 
     fn level(&mut self, class: Class, kind: Kind, replica_count: u8) -> Level {
-        if class != Class::Mixed || kind.is_change() {
+        let is_weak =
+            class == Class::Mixed || (kind == Kind::Read && self.rng.u8(..100) < self.weak_percent);
+        if !is_weak || kind.is_change() {
             return Level::Linearizable;
         }
         match self.rng.u8(..20) {
@@ -142,7 +157,7 @@ impl Clients {
         let value = match kind {
             Kind::Write | Kind::SetIfAbsent | Kind::CompareAndSet => self.value(true),
             Kind::Append => self.value(false),
-            Kind::Read | Kind::Delete | Kind::Increment => Vec::new(),
+            Kind::Read | Kind::Delete | Kind::Increment | Kind::Flush => Vec::new(),
         };
         let sets = matches!(kind, Kind::Write | Kind::SetIfAbsent | Kind::CompareAndSet);
         let lifetime_max_ms = if self.rng.bool() { 1_000 } else { 8_000 };

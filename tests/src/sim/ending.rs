@@ -103,6 +103,8 @@ impl World {
                 let replica_count = usize::from(self.options.replica_count);
                 let level = if serving == replica_count && round == 0 {
                     Level::All
+                } else if serving * 2 > replica_count && self.clients.classes[key].is_agreed() {
+                    Level::Linearizable
                 } else if serving * 2 > replica_count {
                     Level::Quorum
                 } else {

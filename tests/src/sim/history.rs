@@ -15,10 +15,17 @@ use super::process::End;
 pub(super) enum Class {
     /// Anything at any level.
     Mixed,
-    /// Anything at level linearizable.
+    /// Anything at level linearizable, and reads at any.
     Register,
     /// Increments, and reads at level linearizable.
     Counter,
+}
+
+impl Class {
+    /// Whether all that is written was agreed.
+    pub(super) const fn is_agreed(self) -> bool {
+        matches!(self, Self::Register | Self::Counter)
+    }
 }
 
 /// What a client wants.
@@ -31,6 +38,8 @@ pub(super) enum Kind {
     Append,
     SetIfAbsent,
     CompareAndSet,
+    /// Everything is removed: no client's.
+    Flush,
 }
 
 impl Kind {
@@ -68,6 +77,8 @@ pub(super) enum Before {
     Exactly(Value),
     /// So many bytes, or nothing.
     Bytes(usize),
+    /// Anything but nothing.
+    Something,
 }
 
 impl Before {
@@ -76,6 +87,7 @@ impl Before {
         match self {
             Self::Exactly(before) => before == value,
             Self::Bytes(count) => value.as_ref().map_or(0, Vec::len) == *count,
+            Self::Something => value.is_some(),
         }
     }
 
@@ -83,7 +95,7 @@ impl Before {
     pub(super) fn exactly(&self) -> Option<&Value> {
         match self {
             Self::Exactly(before) => Some(before),
-            Self::Bytes(_) => None,
+            Self::Bytes(_) | Self::Something => None,
         }
     }
 }
@@ -149,7 +161,7 @@ impl Operation {
         match self.kind {
             Kind::Read => None,
             Kind::Write => Some(Some(self.value.clone())),
-            Kind::Delete => Some(None),
+            Kind::Delete | Kind::Flush => Some(None),
             Kind::Increment => {
                 let number = before.as_deref().map_or(0, number);
                 Some(Some((number + 1).to_string().into_bytes()))
@@ -196,6 +208,11 @@ impl Operation {
         matches!(self.ending, Ending::Acknowledged(_)) && self.has_changed()
     }
 
+    /// Whether it has seen something, and does not tell what.
+    pub(super) fn hides_what_it_saw(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| before.exactly().is_none())
+    }
+
     /// The words of the command, for what is made of what it replaces.
     pub(super) fn words(&self, key: &[u8]) -> Vec<Vec<u8>> {
         let words: Vec<&[u8]> = match (self.kind, &self.expected) {
@@ -208,6 +225,7 @@ impl Operation {
                 vec![b"SET", key, &self.value, b"NX", b"GET"]
             }
             (Kind::Read | Kind::Write | Kind::Delete, _) => unreachable!("these are calls"),
+            (Kind::Flush, _) => unreachable!("it is about all keys"),
         };
         let mut words: Vec<Vec<u8>> = words.into_iter().map(<[u8]>::to_vec).collect();
         if let Some(expires_at) = self.expires_at {
@@ -276,7 +294,8 @@ impl Ledger {
                 operation.ending = Ending::Acknowledged(Some(version));
             }
             End::Called(Ok(Called::Deleted(version, was_there))) => {
-                operation.before = (!was_there).then_some(Before::Exactly(None));
+                let nothing = Before::Exactly(None);
+                operation.before = Some(if was_there { Before::Something } else { nothing });
                 operation.ending = Ending::Acknowledged(Some(version).filter(|_| was_there));
             }
             End::Called(Err(error)) => {

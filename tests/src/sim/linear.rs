@@ -20,7 +20,7 @@ use std::time::Duration;
 use gridkv_cluster::{Instant, WallTime};
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::history::{Before, Ending, Held, Kind, Operation, Value, text};
+use super::history::{Ending, Held, Kind, Operation, Value, text};
 use super::world::WALL_START;
 
 /// Places that a search may come to.
@@ -40,8 +40,7 @@ pub(super) enum Verdict {
 /// clock may be wrong; `None` where there is no bound.
 pub(super) fn check(operations: &[&Operation], drift_max: Option<Duration>) -> Verdict {
     let verdict = Search::new(relevant(operations, false), drift_max).run();
-    let hides_some =
-        |it: &&Operation| it.expires_at.is_some() || matches!(it.before, Some(Before::Bytes(_)));
+    let hides_some = |it: &&Operation| it.expires_at.is_some() || it.hides_what_it_saw();
     if matches!(verdict, Verdict::Not(_)) && operations.iter().any(hides_some) {
         // What nobody has seen may be in what only the length of is known, or have ended.
         return Search::new(relevant(operations, true), drift_max).run();
@@ -145,7 +144,7 @@ impl<'a> Search<'a> {
     /// Depth first; the steps taken are on `path`, so that no history is too long for the stack.
     fn run(mut self) -> Verdict {
         let mut path: Vec<(usize, Held, usize)> = Vec::new();
-        let (mut deepest, mut stuck) = (0, String::new());
+        let mut deepest: Vec<usize> = Vec::new();
         let mut next = 0;
         loop {
             if self.left == 0 {
@@ -160,9 +159,8 @@ impl<'a> Search<'a> {
                         return Verdict::Undecided;
                     }
                     path.push((index, before, first));
-                    if path.len() > deepest {
-                        deepest = path.len();
-                        stuck = self.describe(&path);
+                    if path.len() > deepest.len() {
+                        deepest = path.iter().map(|(index, ..)| *index).collect();
                     }
                     next = self.first;
                     continue;
@@ -172,17 +170,18 @@ impl<'a> Search<'a> {
                 continue;
             }
             let Some((index, before, first)) = path.pop() else {
-                return Verdict::Not(stuck);
+                return Verdict::Not(self.describe(&deepest));
             };
             self.put_back(index, before, first);
             next = index + 1;
         }
     }
 
-    /// Where a search stands: the last steps, and what could come next.
-    fn describe(&self, path: &[(usize, Held, usize)]) -> String {
-        let last = path.iter().rev().take(4).rev();
-        let last = last.map(|(index, ..)| match self.calls.get(*index) {
+    /// Where a search stands after these steps: the last of them, and what could come next.
+    fn describe(mut self, steps: &[usize]) -> String {
+        steps.iter().for_each(|index| self.take(*index));
+        let last = steps.iter().rev().take(4).rev();
+        let last = last.map(|index| match self.calls.get(*index) {
             Some(call) => format!("\n  {:?}", call.operation),
             None => "\n  its end".to_owned(),
         });

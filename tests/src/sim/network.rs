@@ -112,6 +112,15 @@ impl Network {
         min + (max - min) * part / 1_000 + self.stalls[from].max(self.stalls[to])
     }
 
+    /// How long a frame is held up.
+    fn held(&mut self) -> Duration {
+        let permille = if self.is_calm { 0 } else { self.options.held_permille };
+        if permille > 0 && self.rng.u32(0..1_000) < permille {
+            return self.up_to(self.options.held_max);
+        }
+        Duration::ZERO
+    }
+
     /// When a datagram arrives: not at all, once or twice.
     pub(super) fn datagram(&mut self, now: Instant, from: usize, to: usize) -> Vec<Instant> {
         let loss = if self.is_calm { 0 } else { self.options.loss_permille };
@@ -140,7 +149,7 @@ impl Network {
         wall: WallTime,
         frame: Frame,
     ) -> Option<Instant> {
-        let delay = self.delay(initiator.0, acceptor.0);
+        let delay = self.delay(initiator.0, acceptor.0) + self.held();
         let link = self.links.entry((initiator, acceptor)).or_default();
         assert!(link.is_up);
         let lane = &mut link.lanes[lane];

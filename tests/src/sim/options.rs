@@ -33,6 +33,8 @@ pub struct Faults {
     pub pause: Every,
     /// Some nodes do not reach some others.
     pub partition: Every,
+    /// A process dies and is there again at once.
+    pub bounce: Every,
     /// A connection breaks.
     pub reset: Every,
     /// A node's messages take long.
@@ -60,6 +62,12 @@ pub struct Network {
     pub loss_permille: u32,
     /// Of a thousand datagrams so many arrive twice.
     pub twice_permille: u32,
+    /// Of a thousand frames so many are held up, and what is behind them on their connection.
+    pub held_permille: u32,
+    /// For up to so long.
+    pub held_max: Duration,
+    /// How long a node waits before it makes a broken connection anew, at most.
+    pub pause_max: Duration,
     /// Of 100,000 frames so many are damaged, which breaks their connection.
     pub damage_per_100k: u32,
 }
@@ -96,6 +104,8 @@ pub struct Options {
     pub is_troubled_early: bool,
     /// Whether clients begin before everybody has joined.
     pub is_hasty: bool,
+    /// Whether clients do mostly what rarely meets.
+    pub is_aimed: bool,
     /// Clients.
     pub client_count: usize,
     /// Keys.
@@ -104,6 +114,8 @@ pub struct Options {
     pub think_max: Duration,
     /// Longest value in bytes.
     pub value_bytes_max: usize,
+    /// Of a hundred reads of keys that are agreed on so many are at another level.
+    pub weak_percent: u8,
     /// Whether some values expire.
     pub has_expiry: bool,
     /// How far clocks may differ.
@@ -145,7 +157,7 @@ impl Options {
         let is_brisk = rng.u8(..6) > 0;
         let faults = draw_faults(rng, backend, if is_brisk { 5 } else { 1 });
         let is_clock_bad = rng.bool();
-        Self {
+        let mut options = Self {
             seed,
             node_count,
             durability: draw_durability(seed),
@@ -160,8 +172,10 @@ impl Options {
             }),
             is_troubled_early: rng.u8(..5) == 0,
             is_hasty: rng.u8(..8) == 0,
+            is_aimed: false,
             client_count: rng.usize(1..=8),
             key_count,
+            weak_percent: 20,
             think_max: Duration::from_millis([20, 100, 300, 1_000][rng.usize(..4)]),
             value_bytes_max: [40, 200, 3_000][rng.usize(..3)],
             has_expiry: rng.u8(..4) == 0,
@@ -177,9 +191,52 @@ impl Options {
                 delay_max: delay_min + Duration::from_micros(rng.u64(100..20_000)),
                 loss_permille: if rng.bool() { rng.u32(..100) } else { 0 },
                 twice_permille: if rng.bool() { rng.u32(..50) } else { 0 },
+                held_permille: 0,
+                held_max: Duration::ZERO,
+                pause_max: Duration::from_millis(500),
                 damage_per_100k: if rng.u8(..4) == 0 { rng.u32(1..100) } else { 0 },
             },
             faults,
+        };
+        options.aim();
+        options
+    }
+
+    /// Some runs aim at what rarely meets: a few keys that all want to change, requests that arrive when
+    /// others have overtaken them, and replicas that are started anew in between.
+    fn aim(&mut self) {
+        let rng = &mut stream(self.seed, "aim");
+        if rng.u8(..3) > 0 {
+            return;
+        }
+        self.is_aimed = true;
+        self.node_count = [3, 3, 3, 4, 5][rng.usize(..5)];
+        self.replica_count = if self.node_count == 5 && rng.bool() { 5 } else { 3 };
+        self.layouts = draw_layouts(self.seed, self.node_count);
+        self.key_count = rng.usize(1..=3);
+        self.client_count = rng.usize(4..=10);
+        self.think_max = Duration::from_millis([5, 20, 60][rng.usize(..3)]);
+        self.value_bytes_max = 40;
+        self.weak_percent = [0, 20, 50][rng.usize(..3)];
+        self.trouble = Duration::from_millis(rng.u64(2_000..5_000));
+        self.network.held_permille = [10, 50, 150][rng.usize(..3)];
+        self.network.held_max = Duration::from_millis([30, 150, 600][rng.usize(..3)]);
+        self.network.pause_max = Duration::from_millis([5, 50][rng.usize(..2)]);
+        let mut every = |of_four: u8, max: u64| {
+            let every = Duration::from_millis(rng.u64(20..max));
+            (rng.u8(..4) < of_four).then_some(every)
+        };
+        self.faults = Faults {
+            bounce: every(3, 800),
+            reset: every(2, 400),
+            partition: every(1, 2_000),
+            jump: every(1, 2_000),
+            flush: every(1, 2_000),
+            slow_disk: every(1, 2_000),
+            ..Faults::default()
+        };
+        if self.faults.bounce.is_some() {
+            (self.backend, self.durability) = (Backend::File, Durability::Commit);
         }
     }
 
@@ -235,6 +292,7 @@ fn draw_faults(rng: &mut Rng, backend: Backend, haste: u32) -> Faults {
         erase: draw(1, 60),
         pause: draw(3, 15),
         partition: draw(4, 12),
+        bounce: None,
         reset: draw(3, 4),
         stall: draw(3, 10),
         jump: draw(2, 10),

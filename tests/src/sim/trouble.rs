@@ -15,6 +15,7 @@ use super::world::{Event, World};
 pub(super) enum Fault {
     Crash,
     Erase,
+    Bounce,
     Pause,
     Partition,
     Reset,
@@ -27,9 +28,10 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Crash,
         Self::Erase,
+        Self::Bounce,
         Self::Pause,
         Self::Partition,
         Self::Reset,
@@ -45,6 +47,7 @@ impl Fault {
         match self {
             Self::Crash => faults.crash,
             Self::Erase => faults.erase,
+            Self::Bounce => faults.bounce,
             Self::Pause => faults.pause,
             Self::Partition => faults.partition,
             Self::Reset => faults.reset,
@@ -114,6 +117,10 @@ impl World {
         self.trace.say(self.now, || format!("{fault:?} of n{node}"));
         match fault {
             Fault::Crash | Fault::Erase if is_up => self.crash(node, fault == Fault::Erase),
+            Fault::Bounce if is_up && !self.nodes[node].is_doomed => {
+                self.stop(node, false);
+                self.start_later(node, 60);
+            }
             Fault::Pause if is_up && !self.nodes[node].is_paused => {
                 let time = self.trouble.up_to(40_000);
                 self.nodes[node].is_paused = true;

@@ -36,6 +36,8 @@ use super::trouble::{Fault, Trouble};
 pub(super) const WALL_START: u64 = 1_700_000_000_000;
 /// Datagrams that wait for a node that stands still; the rest is lost.
 const BACKLOG_MAX: usize = 200;
+/// Turns in a row after which something may be due still.
+const LATE_COUNT_MAX: u32 = 200;
 
 /// A message of the agreement, or a full exchange.
 #[derive(Debug)]
@@ -146,6 +148,8 @@ pub(super) struct Node {
     pub(super) is_paused: bool,
     pub(super) backlog: Vec<Event>,
     pub(super) wake_at: Option<Instant>,
+    /// Turns in a row after which something was due still.
+    late_count: u32,
     /// It will be started.
     pub(super) is_starting: bool,
     /// Its log has failed, and it will be ended.
@@ -400,7 +404,7 @@ impl World {
         let peer = (address(acceptor.0), acceptor.1);
         process.on_link(now, initiator.1, peer, false);
         self.turn(initiator.0);
-        let pause = self.network.up_to(Duration::from_millis(500));
+        let pause = self.network.up_to(self.options.network.pause_max);
         self.after(pause, Event::Connect { initiator, acceptor, generation });
     }
 
@@ -414,7 +418,7 @@ impl World {
         let now = self.node_now(initiator.0);
         let Some(process) = &mut self.nodes[initiator.0].process else { return };
         if !can {
-            let pause = Duration::from_millis(200);
+            let pause = self.options.network.pause_max * 2 / 5;
             return self.after(pause, Event::Connect { initiator, acceptor, generation });
         }
         self.trace.note(self.now, [8, initiator.0 as u64, acceptor.0 as u64]);
@@ -454,7 +458,11 @@ impl World {
         let is_failed = process.has_failed();
         let is_busy = it.disks.iter().any(|disk| disk.under_way_count() > 0);
         let step = is_busy.then(|| self.now + self.options.disk_step);
-        let due = [process.due_at(), step].into_iter().flatten().min();
+        let due = process.due_at();
+        let is_late = due.is_some_and(|at| at <= self.now);
+        it.late_count = if is_late { it.late_count + 1 } else { 0 };
+        assert!(it.late_count < LATE_COUNT_MAX, "n{node} never rests: something stays due");
+        let due = [due, step].into_iter().flatten().min();
         if let Some(at) = due.map(|at| at.max(self.now + Duration::from_micros(1)))
             && it.wake_at.is_none_or(|set| at < set)
         {
@@ -574,6 +582,7 @@ fn new_node(options: &Options, node: usize, clocks: &mut Rng) -> Node {
         is_paused: false,
         backlog: Vec::new(),
         wake_at: None,
+        late_count: 0,
         is_starting: false,
         is_doomed: false,
         is_behind: false,

@@ -1,5 +1,5 @@
 use super::*;
-use crate::sim::history::Operation;
+use crate::sim::history::{Before, Operation};
 use gridkv_cluster::Version;
 use gridkv_cluster::replication::Level;
 

@@ -3,8 +3,6 @@
 
 use std::collections::BTreeSet;
 
-use gridkv_cluster::Instant;
-
 use super::operations_on;
 use crate::sim::history::{Ending, Operation};
 use crate::sim::world::World;
@@ -15,7 +13,7 @@ pub(super) fn a_flush_removes_what_was_there(world: &mut World) {
         .watch
         .flushes
         .iter()
-        .filter_map(|(begun, epoch)| Some((*begun, known_to_all(world, epoch.0)?)))
+        .filter_map(|(begun, epoch)| Some((*begun, world.known_to_all(epoch.0)?)))
         .collect();
     let mut checked = 0;
     for (begun, known) in flushes {
@@ -40,16 +38,4 @@ pub(super) fn a_flush_removes_what_was_there(world: &mut World) {
         }
     }
     world.report.add("checked: reads after flushes", checked);
-}
-
-/// When all nodes that run knew of an epoch; `None` when one does not.
-fn known_to_all(world: &World, epoch: u64) -> Option<Instant> {
-    let known = |node: usize| {
-        let installs = world.watch.installs.get(&node)?;
-        installs.iter().find(|(its, _)| *its >= epoch).map(|(_, at)| *at)
-    };
-    world
-        .running()
-        .map(|(node, _)| known(node))
-        .try_fold(Instant::ZERO, |all, it| Some(all.max(it?)))
 }

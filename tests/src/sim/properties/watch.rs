@@ -1,11 +1,12 @@
 //! What is looked at while a run goes on.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use gridkv_cluster::topology::agreement::Failure;
 use gridkv_cluster::topology::placement::Placement;
 use gridkv_cluster::topology::{Epoch, Topology};
-use gridkv_cluster::{Instant, NodeId};
+use gridkv_cluster::{Instant, NodeId, Version};
 
 use crate::sim::process::Held;
 use crate::sim::world::World;
@@ -26,7 +27,7 @@ pub(in crate::sim) struct Watch {
     /// Flushes that were done: when they were asked for, and their epochs.
     pub(super) flushes: Vec<(Instant, Epoch)>,
     /// When each node first had each epoch, or a later one.
-    pub(super) installs: BTreeMap<usize, Vec<(u64, Instant)>>,
+    installs: BTreeMap<usize, Vec<(u64, Instant)>>,
     /// The most that a process has held.
     pub(super) most: Held,
 }
@@ -41,7 +42,42 @@ impl Watch {
     }
 }
 
+impl Watch {
+    /// When a node first had an epoch, or a later one.
+    fn installed(&self, node: usize, epoch: u64) -> Option<Instant> {
+        let installs = self.installs.get(&node)?;
+        installs.iter().find(|(its, _)| *its >= epoch).map(|(_, at)| *at)
+    }
+}
+
 impl World {
+    /// When all nodes that run knew of an epoch; `None` when one does not.
+    pub(super) fn known_to_all(&self, epoch: u64) -> Option<Instant> {
+        let mut known = self.running().map(|(node, _)| self.watch.installed(node, epoch));
+        known.try_fold(Instant::ZERO, |all, it| Some(all.max(it?)))
+    }
+
+    /// Each removal of everything: from when on somebody may have done it, and when all have. No node
+    /// removes anything before it has the topology that says so, and its cores hear of that a moment
+    /// later.
+    pub(super) fn removals(&self) -> Vec<(Instant, Option<Instant>)> {
+        let mut removals = Vec::new();
+        let mut before = Version::ZERO;
+        for (epoch, topology) in &self.watch.topologies {
+            let cleared = topology.cleared();
+            if cleared <= before {
+                continue;
+            }
+            before = cleared;
+            let nodes = 0..self.options.node_count;
+            let first = nodes.filter_map(|node| self.watch.installed(node, *epoch)).min();
+            let moment = self.options.mail.delay_max + Duration::from_millis(1);
+            let last = self.known_to_all(*epoch).map(|at| at + moment);
+            removals.push((first.expect("somebody has installed it"), last));
+        }
+        removals
+    }
+
     /// A topology holds at a node.
     pub(in crate::sim) fn on_installed(&mut self, node: usize, topology: &Topology) {
         self.trace.note(self.now, [13, node as u64, topology.epoch]);
