@@ -26,6 +26,7 @@ pub mod identity;
 pub mod member;
 pub mod model;
 pub mod mutation;
+pub mod probe;
 pub mod replication;
 pub mod swim;
 pub mod time;

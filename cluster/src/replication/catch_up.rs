@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::model::NodeId;
+use crate::probe;
 use crate::time::Instant;
 
 /// Entries read from the log at a time.
@@ -60,6 +61,7 @@ impl CatchUp {
             resume_at: Instant::ZERO,
             lost_count: 0,
         });
+        probe!(feed.batch.is_some(), "mark during an excerpt");
         let first = match &mut feed.batch {
             Some(batch) => &mut batch.missed_since,
             None => &mut feed.from,

@@ -31,6 +31,7 @@ use super::View;
 use crate::hlc::HybridClock;
 use crate::model::{NodeId, Timestamp, Version};
 use crate::mutation::{self, Mutation};
+use crate::probe;
 use crate::time::WallTime;
 use crate::token::Token;
 use crate::wire::message::{Ask, AskKind, Reason, Reply, ReplyKind, RequestId};
@@ -233,6 +234,7 @@ impl Replica {
     ) -> Result<Answer, Unready> {
         let found = records.latest(token, key)?;
         let is_sure = self.is_sure(key, found.as_ref());
+        probe!(self.is_overtaken(key), "overtaken read");
         let record = found.as_ref().map(mutation::encode);
         let reply = Some(Reply { request, kind: ReplyKind::Found { is_sure } });
         Ok(Answer { reply, record, hold: Hold::Record })
@@ -292,13 +294,15 @@ impl Replica {
         let removed = records.floor();
         let bound = self.bound(mutation.key).max(accepted).max(removed);
         // One that was merged by a repair was not accepted: who was promised does not know of it.
-        let is_overtaken = self.by_key.get(mutation.key).is_some_and(|it| it.is_overtaken);
+        let is_overtaken = self.is_overtaken(mutation.key);
+        probe!(is_overtaken && accepted == ballot, "overtaken accept");
         let is_repeated = accepted == ballot && ballot > self.floor && !is_overtaken;
         let may = promise == Some(ballot) || ballot > bound;
         if !is_repeated && (!may || accepted > ballot || removed >= ballot) {
             return Ok(Answer::plain(request, ReplyKind::Outbid { by: bound.into() }));
         }
         records.apply(token, mutation)?;
+        probe!(promise.is_none() && !is_repeated, "accept without a promise");
         self.release(mutation);
         let reply = Some(Reply { request, kind: ReplyKind::Accepted });
         Ok(Answer { reply, record: None, hold: Hold::Appended })
@@ -313,6 +317,7 @@ impl Replica {
         ballot: Version,
     ) -> Result<Answer, Unready> {
         let bound = self.bound(key).max(records.version(token, key)).max(records.floor());
+        probe!(ballot <= self.floor, "raised floor");
         if ballot <= bound {
             return Ok(Answer::plain(request, ReplyKind::Outbid { by: bound.into() }));
         }
@@ -341,7 +346,12 @@ impl Replica {
     /// Whether what the key has came by accepting it.
     fn is_sure(&self, key: &[u8], found: Option<&Mutation<'_>>) -> bool {
         let Some(found) = found else { return true };
-        found.version > self.floor && !self.by_key.get(key).is_some_and(|it| it.is_overtaken)
+        probe!(found.version <= self.floor, "unsure below the floor");
+        found.version > self.floor && !self.is_overtaken(key)
+    }
+
+    fn is_overtaken(&self, key: &[u8]) -> bool {
+        self.by_key.get(key).is_some_and(|it| it.is_overtaken)
     }
 
     fn note(&mut self, key: &[u8], ballot: Version) {

@@ -32,6 +32,7 @@ use super::op::{Common, Rank, Status, Targets, Told, Why, newest};
 use crate::model::{NodeId, Version};
 
 use super::OpId;
+use crate::probe;
 
 /// Where a round stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +150,7 @@ impl Round {
                 return Progress::Failed(Why::Contended);
             }
             self.phase = Phase::Computing;
+            probe!(true, "adopt");
             return Progress::Adopt(self.kept.clone().expect("an uncertain try has proposed it"));
         }
         self.phase = Phase::Computing;
@@ -214,6 +216,7 @@ impl Round {
     pub(super) fn note_uncertain(&mut self) {
         if self.phase == Phase::Accepting && self.targets.may_be_done() {
             self.uncertain.push(self.ballot);
+            probe!(self.uncertain.len() == 2, "two uncertain tries");
             self.kept.clone_from(&self.proposed);
         }
     }

@@ -14,6 +14,7 @@ use super::settle::charge_for;
 use super::{Archive, Coordinator, Output, request_of, status_of};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Draft, Mutation};
+use crate::probe;
 use crate::time::{Now, WallTime};
 use crate::wire::message::{Ask, AskKind, Reply, ReplyKind, encode_key};
 
@@ -243,6 +244,7 @@ impl Coordinator {
     /// waits for it.
     pub(super) fn move_round(&mut self, now: Now, id: OpId) {
         let round = self.rounds.get_mut(&id).expect("it is under way");
+        probe!(round.phase != Phase::Pausing, "epoch change inside a round");
         match round.phase {
             Phase::Computing => round.is_moved = true,
             Phase::Pausing => {}

@@ -12,6 +12,7 @@ use super::settle::charge_for;
 use super::{AGAIN, Archive, Coordinator, Output, request_of, status_of};
 use crate::model::{NodeId, Version};
 use crate::mutation::{self, Draft, Mutation};
+use crate::probe;
 use crate::time::Now;
 use crate::wire::message::{Reason, Reply, ReplyKind, encode_key};
 
@@ -68,6 +69,7 @@ impl Coordinator {
             Writing::Decided(outcome) => self.end_write(now, id, outcome),
             Writing::Outbid => {
                 self.stats.retries += 1;
+                probe!(true, "write made again");
                 let version = self.clock.tick(now.wall);
                 let Some(Entry::Write(write)) = self.ops.get(id) else { return };
                 write.retry(version);

@@ -1,5 +1,6 @@
 //! Coordinators and replicas of a few nodes, on a network that loses nothing unless told to.
 
+mod acceptor;
 mod basics;
 mod clocks;
 mod epochs;
