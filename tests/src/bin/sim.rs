@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use clap::{Arg, Command, value_parser};
+use clap::{Arg, ArgMatches, Command, value_parser};
 use gridkv_tests::process::say;
-use gridkv_tests::sim::options::Options;
 use gridkv_tests::sim::report::Report;
-use gridkv_tests::sim::run;
+use gridkv_tests::sim::shrink::{Reduction, kind_of};
+use gridkv_tests::sim::{assert_busy, run, run_reduced};
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
@@ -21,8 +21,15 @@ fn main() -> ExitCode {
             || text.parse().expect("a number"),
             |digits| u64::from_str_radix(digits, 16).expect("a number"),
         );
-        say(&format!("{:#?}", Options::draw(seed)));
-        return match run(seed) {
+        let reduction = match reduction(&matches) {
+            Ok(reduction) => reduction,
+            Err(wrong) => {
+                say(&wrong);
+                return ExitCode::FAILURE;
+            }
+        };
+        say(&format!("{:#?}", reduction.options(seed)));
+        return match run_reduced(seed, &reduction) {
             Ok(done) => {
                 tell(&format!("{}\nhash {:#x}", done.report, done.hash));
                 ExitCode::SUCCESS
@@ -37,14 +44,13 @@ fn main() -> ExitCode {
     tell(&format!("{report}"));
     tell(&format!("{} seeds in {seconds:.1} s: {:.1} a second", count, count as f64 / seconds));
     if failed.is_empty() {
+        // Panics with what it never came to.
+        assert_busy(&report, count);
         return ExitCode::SUCCESS;
     }
     let mut by_reason: std::collections::BTreeMap<String, Vec<u64>> = Default::default();
     for failure in failed {
-        let words = failure.reason.split([':', '\n']).next().unwrap_or_default();
-        let reason: String =
-            words.chars().map(|it| if it.is_ascii_digit() { '#' } else { it }).collect();
-        by_reason.entry(reason).or_default().push(failure.seed);
+        by_reason.entry(kind_of(&failure.reason)).or_default().push(failure.seed);
     }
     for (reason, seeds) in by_reason {
         tell(&format!(
@@ -101,6 +107,9 @@ fn command() -> Command {
             .help(help)
             .value_parser(parser)
     };
+    let text = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help).requires("seed")
+    };
     Command::new("sim")
         .about(
             "Simulates clusters from seeds, with all that can go wrong, and checks what must hold.",
@@ -109,7 +118,27 @@ fn command() -> Command {
         .arg(number("first", "0", "the first"))
         .arg(number("threads", "1", "how many at a time"))
         .arg(number("failures", "10", "stop after so many failures"))
+        .arg(text("without", "NAME,..", "the one seed without these features"))
+        .arg(text("trouble-ms", "N", "the one seed with so short a time of trouble"))
+        .arg(text("keys", "N", "the one seed with so few keys"))
+        .arg(text("clients", "N", "the one seed with so few clients"))
         .arg(Arg::new("seed").long("seed").value_name("SEED").help("this one only"))
+}
+
+/// How the one seed is less than what it would be.
+fn reduction(matches: &ArgMatches) -> Result<Reduction, String> {
+    let text = |name: &str| matches.get_one::<String>(name);
+    let number = |name: &str| {
+        let parse = |it: &String| it.parse::<u64>().map_err(|error| format!("--{name}: {error}"));
+        text(name).map(parse).transpose()
+    };
+    let count = |name: &str| Ok::<_, String>(number(name)?.map(|it| it as usize));
+    Ok(Reduction {
+        without: Reduction::without(text("without").map_or("", String::as_str))?,
+        trouble_ms: number("trouble-ms")?,
+        key_count: count("keys")?,
+        client_count: count("clients")?,
+    })
 }
 
 fn tell(line: &str) {

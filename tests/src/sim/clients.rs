@@ -103,11 +103,11 @@ impl Clients {
             Class::Counter if percent < 70 => Kind::Increment,
             Class::Counter => Kind::Read,
             Class::Register if self.is_aimed => match percent {
-                0..45 => Kind::Read,
-                45..52 => Kind::Write,
-                52..57 => Kind::Delete,
-                57..85 => Kind::Append,
-                85..90 => Kind::SetIfAbsent,
+                0..35 => Kind::Read,
+                35..39 => Kind::Write,
+                39..42 => Kind::Delete,
+                42..90 => Kind::Append,
+                90..94 => Kind::SetIfAbsent,
                 _ => Kind::CompareAndSet,
             },
             Class::Register => match percent {

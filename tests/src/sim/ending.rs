@@ -42,6 +42,7 @@ impl World {
         self.run_for(Duration::from_secs(3));
         self.clients.is_on = false;
         self.heal();
+        properties::replicas_are_equal_where_status_says_so(self);
         self.inspect();
         properties::check(self);
         self.account();

@@ -59,6 +59,10 @@ pub(super) struct Network {
     cuts: Vec<Vec<u32>>,
     /// What a node's messages take longer.
     pub(super) stalls: Vec<Duration>,
+    /// Until when what a node asks is held up.
+    held: Vec<Instant>,
+    /// Nodes that hear nothing of the topology, and that nobody hears of it.
+    pub(super) deaf: Vec<u32>,
     pub(super) links: BTreeMap<(Port, Port), Link>,
     controls: BTreeMap<(usize, usize), Instant>,
     pub(super) is_calm: bool,
@@ -71,6 +75,8 @@ impl Network {
             rng,
             cuts: vec![vec![0; node_count]; node_count],
             stalls: vec![Duration::ZERO; node_count],
+            held: vec![Instant::ZERO; node_count],
+            deaf: vec![0; node_count],
             links: BTreeMap::new(),
             controls: BTreeMap::new(),
             is_calm: true,
@@ -82,6 +88,7 @@ impl Network {
         self.is_calm = is_calm;
         if is_calm {
             self.stalls.fill(Duration::ZERO);
+            self.deaf.fill(0);
             self.cuts.iter_mut().for_each(|row| row.fill(0));
         }
     }
@@ -112,13 +119,19 @@ impl Network {
         min + (max - min) * part / 1_000 + self.stalls[from].max(self.stalls[to])
     }
 
-    /// How long a frame is held up.
-    fn held(&mut self) -> Duration {
+    /// Until when a frame is held up: an answer by itself, a request with all that its node asks.
+    fn held_until(&mut self, now: Instant, initiator: usize, lane: usize) -> Instant {
         let permille = if self.is_calm { 0 } else { self.options.held_permille };
-        if permille > 0 && self.rng.u32(0..1_000) < permille {
-            return self.up_to(self.options.held_max);
+        let is_request = lane == 0;
+        let is_free = !is_request || self.held[initiator] <= now;
+        let mut until = if is_request { self.held[initiator] } else { Instant::ZERO };
+        if permille > 0 && is_free && self.rng.u32(0..1_000) < permille {
+            until = now + self.up_to(self.options.held_max);
         }
-        Duration::ZERO
+        if is_request {
+            self.held[initiator] = until;
+        }
+        until
     }
 
     /// When a datagram arrives: not at all, once or twice.
@@ -149,11 +162,12 @@ impl Network {
         wall: WallTime,
         frame: Frame,
     ) -> Option<Instant> {
-        let delay = self.delay(initiator.0, acceptor.0) + self.held();
+        let arrives = now + self.delay(initiator.0, acceptor.0);
+        let arrives = arrives.max(self.held_until(now, initiator.0, lane));
         let link = self.links.entry((initiator, acceptor)).or_default();
         assert!(link.is_up);
         let lane = &mut link.lanes[lane];
-        lane.latest = (now + delay).max(lane.latest);
+        lane.latest = arrives.max(lane.latest);
         lane.frames.push_back(Sent { arrives: lane.latest, wall, frame });
         if lane.is_scheduled {
             return None;

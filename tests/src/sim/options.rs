@@ -39,6 +39,8 @@ pub struct Faults {
     pub reset: Every,
     /// A node's messages take long.
     pub stall: Every,
+    /// A node hears nothing of the topology.
+    pub deaf: Every,
     /// A clock jumps, by less than clocks may differ.
     pub jump: Every,
     /// A clock jumps by far more.
@@ -62,7 +64,8 @@ pub struct Network {
     pub loss_permille: u32,
     /// Of a thousand datagrams so many arrive twice.
     pub twice_permille: u32,
-    /// Of a thousand frames so many are held up, and what is behind them on their connection.
+    /// Of a thousand frames so many are held up: an answer with what is behind it, a request with all
+    /// that its node asks.
     pub held_permille: u32,
     /// For up to so long.
     pub held_max: Duration,
@@ -202,11 +205,11 @@ impl Options {
         options
     }
 
-    /// Some runs aim at what rarely meets: a few keys that all want to change, requests that arrive when
+    /// Half of the runs aim at what rarely meets: a few keys that all want to change, requests that arrive when
     /// others have overtaken them, and replicas that are started anew in between.
     fn aim(&mut self) {
         let rng = &mut stream(self.seed, "aim");
-        if rng.u8(..3) > 0 {
+        if rng.bool() {
             return;
         }
         self.is_aimed = true;
@@ -216,11 +219,13 @@ impl Options {
         self.key_count = rng.usize(1..=3);
         self.client_count = rng.usize(4..=10);
         self.think_max = Duration::from_millis([5, 20, 60][rng.usize(..3)]);
+        self.network.delay_max =
+            self.network.delay_min + Duration::from_micros([500, 3_000, 20_000][rng.usize(..3)]);
         self.value_bytes_max = 40;
-        self.weak_percent = [0, 20, 50][rng.usize(..3)];
-        self.trouble = Duration::from_millis(rng.u64(2_000..5_000));
-        self.network.held_permille = [10, 50, 150][rng.usize(..3)];
-        self.network.held_max = Duration::from_millis([30, 150, 600][rng.usize(..3)]);
+        self.weak_percent = [0, 30, 60][rng.usize(..3)];
+        self.trouble = Duration::from_millis(rng.u64(2_000..6_000));
+        self.network.held_permille = [20, 100, 300][rng.usize(..3)];
+        self.network.held_max = Duration::from_millis([10, 40, 150, 600][rng.usize(..4)]);
         self.network.pause_max = Duration::from_millis([5, 50][rng.usize(..2)]);
         let mut every = |of_four: u8, max: u64| {
             let every = Duration::from_millis(rng.u64(20..max));
@@ -232,6 +237,7 @@ impl Options {
             partition: every(1, 2_000),
             jump: every(1, 2_000),
             flush: every(1, 2_000),
+            deaf: every(2, 2_000),
             slow_disk: every(1, 2_000),
             ..Faults::default()
         };
@@ -295,6 +301,7 @@ fn draw_faults(rng: &mut Rng, backend: Backend, haste: u32) -> Faults {
         bounce: None,
         reset: draw(3, 4),
         stall: draw(3, 10),
+        deaf: None,
         jump: draw(2, 10),
         wild_jump: draw(1, 30),
         disk: disk(draw(2, 15)),

@@ -164,6 +164,8 @@ pub(super) struct Process {
     surveys: Vec<Surveyed>,
     flushes: BTreeMap<Tag, Version>,
     effects: Vec<Effect>,
+    /// It was in the cluster when it was started.
+    was_member: bool,
     pub(super) most: Held,
 }
 
@@ -171,6 +173,7 @@ impl Process {
     pub(super) fn new(start: Start) -> Self {
         let Start { member, stores, durability, core_count, config, .. } = start;
         let shard_count = u16::try_from(stores.len()).expect("few shards");
+        let was_member = member.state().is_some();
         let mut stores = stores.into_iter();
         let core = |core: usize| {
             let count = gridkv::simulation::shards_of(core, shard_count, core_count).len();
@@ -190,6 +193,7 @@ impl Process {
         Self {
             member,
             cores: (0..core_count).map(core).collect(),
+            was_member,
             shard_count,
             inboxes: Inboxes::new(core_count, start.mail, start.seed),
             broken: vec![BTreeSet::new(); core_count],
@@ -245,6 +249,16 @@ impl Process {
     /// What each peer has missed, as the cores know it.
     pub(super) fn lags(&self) -> impl Iterator<Item = (NodeId, Missed)> {
         self.cores.iter().flat_map(|core| core.coordinator().lags())
+    }
+
+    /// Whether it knows of all that others have missed: not of what they did before it was started.
+    pub(super) const fn knows_all_lags(&self) -> bool {
+        !self.was_member
+    }
+
+    /// Writes that peers have missed and cannot be fed.
+    pub(super) fn lost_count(&self) -> u64 {
+        self.cores.iter().map(|core| core.coordinator().lost_count()).sum()
     }
 
     /// Commands that other nodes were handed.

@@ -20,6 +20,7 @@ pub(super) enum Fault {
     Partition,
     Reset,
     Stall,
+    Deaf,
     Jump,
     WildJump,
     Disk,
@@ -28,7 +29,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Crash,
         Self::Erase,
         Self::Bounce,
@@ -36,6 +37,7 @@ impl Fault {
         Self::Partition,
         Self::Reset,
         Self::Stall,
+        Self::Deaf,
         Self::Jump,
         Self::WildJump,
         Self::Disk,
@@ -52,6 +54,7 @@ impl Fault {
             Self::Partition => faults.partition,
             Self::Reset => faults.reset,
             Self::Stall => faults.stall,
+            Self::Deaf => faults.deaf,
             Self::Jump => faults.jump,
             Self::WildJump => faults.wild_jump,
             Self::Disk => faults.disk,
@@ -66,6 +69,7 @@ impl Fault {
 pub(super) enum Mend {
     Cuts(Vec<(usize, usize)>),
     Stall(usize),
+    Deaf(usize),
     Clock(usize, i64),
     Disk(usize),
     /// A node whose log has failed is started anew.
@@ -74,12 +78,16 @@ pub(super) enum Mend {
 
 pub(super) struct Trouble {
     rng: Rng,
+    /// Of each kind of fault, so that one leaves the others as they were.
+    rngs: Vec<Rng>,
     is_on: bool,
 }
 
 impl Trouble {
     pub(super) fn new(options: &Options) -> Self {
-        Self { rng: stream(options.seed, "trouble"), is_on: false }
+        let rng = |fault: &Fault| stream(options.seed, &format!("trouble: {fault:?}"));
+        let rngs = Fault::ALL.iter().map(rng).collect();
+        Self { rng: stream(options.seed, "trouble"), rngs, is_on: false }
     }
 
     fn up_to(&mut self, max_ms: u64) -> Duration {
@@ -101,7 +109,8 @@ impl World {
 
     fn schedule(&mut self, fault: Fault) {
         if let Some(every) = fault.every(&self.options.faults) {
-            let delay = every * self.trouble.rng.u32(0..2_000) / 1_000;
+            let rng = &mut self.trouble.rngs[fault as usize];
+            let delay = every * rng.u32(0..2_000) / 1_000;
             self.after(delay, Event::Fault(fault));
         }
     }
@@ -111,6 +120,17 @@ impl World {
             return;
         }
         self.schedule(fault);
+        std::mem::swap(&mut self.trouble.rng, &mut self.trouble.rngs[fault as usize]);
+        let has_happened = self.do_fault(fault);
+        std::mem::swap(&mut self.trouble.rng, &mut self.trouble.rngs[fault as usize]);
+        if has_happened {
+            let what = format!("faults: {fault:?}");
+            self.report.count(&what);
+        }
+    }
+
+    /// Whether it can go wrong now.
+    fn do_fault(&mut self, fault: Fault) -> bool {
         let node = self.trouble.rng.usize(..self.options.node_count);
         let is_up = self.nodes[node].process.is_some();
         self.trace.note(self.now, [12, node as u64, fault as u64]);
@@ -133,6 +153,11 @@ impl World {
                 let time = self.trouble.up_to(8_000);
                 self.after(time, Event::Mend(Mend::Stall(node)));
             }
+            Fault::Deaf => {
+                self.network.deaf[node] += 1;
+                let time = self.trouble.up_to(3_000);
+                self.after(time, Event::Mend(Mend::Deaf(node)));
+            }
             Fault::Jump | Fault::WildJump => self.jump(node, fault == Fault::WildJump),
             Fault::Disk | Fault::SlowDisk if is_up => self.fail_disk(node, fault),
             Fault::Flush if is_up && !self.nodes[node].is_paused => {
@@ -141,10 +166,9 @@ impl World {
                 process.flush(now);
                 self.turn(node);
             }
-            _ => return,
+            _ => return false,
         }
-        let what = format!("faults: {fault:?}");
-        self.report.count(&what);
+        true
     }
 
     fn crash(&mut self, node: usize, is_erased: bool) {
@@ -261,6 +285,10 @@ impl World {
                 self.go_on();
             }
             Mend::Stall(node) => self.network.stalls[node] = Duration::ZERO,
+            Mend::Deaf(node) => {
+                let deaf = &mut self.network.deaf[node];
+                *deaf = deaf.saturating_sub(1);
+            }
             // When all is calm they are right again.
             Mend::Clock(node, ms) if self.trouble.is_on => self.nodes[node].clock_ms += ms,
             Mend::Clock(..) => {}

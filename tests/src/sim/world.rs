@@ -294,7 +294,8 @@ impl World {
 
     fn on_control(&mut self, from: usize, to: usize, control: &Control) {
         let now = self.node_now(to);
-        if self.network.is_cut(from, to) {
+        let is_deaf = self.network.deaf[from] + self.network.deaf[to] > 0;
+        if self.network.is_cut(from, to) || is_deaf {
             return;
         }
         let Some(process) = &mut self.nodes[to].process else { return };

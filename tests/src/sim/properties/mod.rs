@@ -18,6 +18,7 @@ pub mod what_was_not_applied_is_never_seen;
 
 use gridkv_cluster::Version;
 
+pub(super) use self::replicas_converge_after_healing::replicas_are_equal_where_status_says_so;
 use super::clients::key_of;
 use super::history::Operation;
 use super::world::World;
