@@ -32,6 +32,7 @@ pub(super) struct Clients {
     value_bytes_max: usize,
     has_expiry: bool,
     is_aimed: bool,
+    change_percent: u8,
     weak_percent: u8,
     next_value: u64,
     pub(super) is_on: bool,
@@ -66,6 +67,7 @@ impl Clients {
             value_bytes_max: options.value_bytes_max,
             has_expiry: options.has_expiry,
             is_aimed: options.is_aimed,
+            change_percent: options.change_percent,
             weak_percent: options.weak_percent,
             next_value: 1,
             is_on: false,
@@ -102,12 +104,12 @@ impl Clients {
         match class {
             Class::Counter if percent < 70 => Kind::Increment,
             Class::Counter => Kind::Read,
-            Class::Register if self.is_aimed => match percent {
-                0..35 => Kind::Read,
-                35..39 => Kind::Write,
-                39..42 => Kind::Delete,
-                42..90 => Kind::Append,
-                90..94 => Kind::SetIfAbsent,
+            Class::Register if self.is_aimed && percent >= self.change_percent => Kind::Read,
+            Class::Register if self.is_aimed => match self.rng.u8(..100) {
+                0..70 => Kind::Append,
+                70..77 => Kind::Write,
+                77..82 => Kind::Delete,
+                82..90 => Kind::SetIfAbsent,
                 _ => Kind::CompareAndSet,
             },
             Class::Register => match percent {

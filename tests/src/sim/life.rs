@@ -24,6 +24,7 @@ impl World {
         if self.nodes[node].process.is_some() {
             return;
         }
+        self.set_clock_wrong_at_boot(node);
         let now = self.node_now(node);
         let it = &mut self.nodes[node];
         it.run += 1;
@@ -116,6 +117,7 @@ impl World {
         self.trace.say(self.now, || format!("n{node} dies, with its machine: {with_machine}"));
         it.is_paused = false;
         it.backlog.clear();
+        it.unperformed.clear();
         for disk in &it.disks {
             if with_machine { disk.crash() } else { disk.kill() }
         }

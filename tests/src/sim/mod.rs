@@ -154,7 +154,7 @@ pub fn assert_busy(report: &Report, seed_count: u64) {
     };
     at_least("operations", seed_count * 50);
     at_least("frames", seed_count * 200);
-    at_least("simulated seconds", seed_count * 20);
+    at_least("simulated seconds", seed_count * 10);
     at_least("checked: ", seed_count * 20);
     at_least("commands handed over", seed_count * 5);
     if seed_count < 50 {
@@ -168,6 +168,7 @@ pub fn assert_busy(report: &Report, seed_count: u64) {
         "Reset",
         "Stall",
         "Deaf",
+        "HalfOpen",
         "Bounce",
         "Jump",
         "WildJump",
@@ -177,6 +178,7 @@ pub fn assert_busy(report: &Report, seed_count: u64) {
     ] {
         at_least(&format!("faults: {fault}"), seed_count / 50);
     }
+    at_least("restarts during catch-up", seed_count / 50);
     for kind in ["Read", "Write", "Delete", "Increment", "Append", "SetIfAbsent", "CompareAndSet"] {
         at_least(&format!("operations: {kind}"), seed_count * 5);
     }

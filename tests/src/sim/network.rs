@@ -25,6 +25,8 @@ pub(super) struct Sent {
 pub(super) struct Lane {
     pub(super) frames: VecDeque<Sent>,
     latest: Instant,
+    /// What is put on it leads nowhere.
+    pub(super) is_mute: bool,
     /// An event will deliver what is in it.
     pub(super) is_scheduled: bool,
 }
@@ -167,6 +169,9 @@ impl Network {
         let link = self.links.entry((initiator, acceptor)).or_default();
         assert!(link.is_up);
         let lane = &mut link.lanes[lane];
+        if lane.is_mute {
+            return None;
+        }
         lane.latest = arrives.max(lane.latest);
         lane.frames.push_back(Sent { arrives: lane.latest, wall, frame });
         if lane.is_scheduled {

@@ -37,6 +37,8 @@ pub struct Faults {
     pub bounce: Every,
     /// A connection breaks.
     pub reset: Every,
+    /// One way of a connection leads nowhere, and its ends notice late.
+    pub half_open: Every,
     /// A node's messages take long.
     pub stall: Every,
     /// A node hears nothing of the topology.
@@ -117,6 +119,8 @@ pub struct Options {
     pub think_max: Duration,
     /// Longest value in bytes.
     pub value_bytes_max: usize,
+    /// Of a hundred operations on aimed keys so many change something.
+    pub change_percent: u8,
     /// Of a hundred reads of keys that are agreed on so many are at another level.
     pub weak_percent: u8,
     /// Whether some values expire.
@@ -135,6 +139,10 @@ pub struct Options {
     pub cache_bytes_max: u64,
     /// How long a disk takes for one step.
     pub disk_step: Duration,
+    /// What a node wants kept on disk: of a hundred times it fails, which ends the node, so often.
+    pub keep_fails_percent: u8,
+    /// Of a hundred times it takes long so often.
+    pub keep_slow_percent: u8,
     /// The messages.
     pub network: Network,
     /// The faults.
@@ -178,6 +186,7 @@ impl Options {
             is_aimed: false,
             client_count: rng.usize(1..=8),
             key_count,
+            change_percent: 50,
             weak_percent: 20,
             think_max: Duration::from_millis([20, 100, 300, 1_000][rng.usize(..4)]),
             value_bytes_max: [40, 200, 3_000][rng.usize(..3)],
@@ -188,6 +197,8 @@ impl Options {
             request_timeout: Duration::from_millis(rng.u64(500..3_000)),
             sync_log_bytes: if rng.bool() { 64 << 10 } else { 256 << 10 },
             cache_bytes_max: if rng.bool() { 16 << 10 } else { 1 << 20 },
+            keep_fails_percent: 0,
+            keep_slow_percent: 0,
             disk_step: Duration::from_micros(rng.u64(30..300)),
             network: Network {
                 delay_min,
@@ -201,6 +212,9 @@ impl Options {
             },
             faults,
         };
+        let rng = &mut stream(seed, "keeps");
+        options.keep_fails_percent = [0, 0, 0, 5][rng.usize(..4)];
+        options.keep_slow_percent = [0, 0, 20][rng.usize(..3)];
         options.aim();
         options
     }
@@ -222,6 +236,7 @@ impl Options {
         self.network.delay_max =
             self.network.delay_min + Duration::from_micros([500, 3_000, 20_000][rng.usize(..3)]);
         self.value_bytes_max = 40;
+        self.change_percent = [8, 20, 65][rng.usize(..3)];
         self.weak_percent = [0, 30, 60][rng.usize(..3)];
         self.trouble = Duration::from_millis(rng.u64(2_000..6_000));
         self.network.held_permille = [20, 100, 300][rng.usize(..3)];
@@ -234,6 +249,7 @@ impl Options {
         self.faults = Faults {
             bounce: every(3, 800),
             reset: every(2, 400),
+            half_open: every(1, 1_000),
             partition: every(1, 2_000),
             jump: every(1, 2_000),
             flush: every(1, 2_000),
@@ -300,6 +316,7 @@ fn draw_faults(rng: &mut Rng, backend: Backend, haste: u32) -> Faults {
         partition: draw(4, 12),
         bounce: None,
         reset: draw(3, 4),
+        half_open: draw(2, 8),
         stall: draw(3, 10),
         deaf: None,
         jump: draw(2, 10),

@@ -22,6 +22,7 @@ pub enum Feature {
     Pause,
     Partition,
     Reset,
+    HalfOpen,
     Stall,
     Deaf,
     Jump,
@@ -39,16 +40,18 @@ pub enum Feature {
     Clocks,
     Cores,
     Mail,
+    Keeps,
 }
 
 impl Feature {
-    const ALL: [Self; 23] = [
+    const ALL: [Self; 25] = [
         Self::Crash,
         Self::Bounce,
         Self::Erase,
         Self::Pause,
         Self::Partition,
         Self::Reset,
+        Self::HalfOpen,
         Self::Stall,
         Self::Deaf,
         Self::Jump,
@@ -66,6 +69,7 @@ impl Feature {
         Self::Clocks,
         Self::Cores,
         Self::Mail,
+        Self::Keeps,
     ];
 
     /// The name on a command line.
@@ -82,6 +86,7 @@ impl Feature {
             Self::Pause => faults.pause = None,
             Self::Partition => faults.partition = None,
             Self::Reset => faults.reset = None,
+            Self::HalfOpen => faults.half_open = None,
             Self::Stall => faults.stall = None,
             Self::Deaf => faults.deaf = None,
             Self::Jump => faults.jump = None,
@@ -98,6 +103,7 @@ impl Feature {
             Self::Hasty => options.is_hasty = false,
             Self::Clocks => (options.clock_spread, options.drift_ppm) = (Duration::ZERO, 0),
             Self::Cores => options.layouts.iter_mut().for_each(|it| (it.shards, it.cores) = (1, 1)),
+            Self::Keeps => (options.keep_fails_percent, options.keep_slow_percent) = (0, 0),
             Self::Mail => (options.mail.delay_max, options.mail.capacity) = (Duration::ZERO, 1_024),
         }
     }

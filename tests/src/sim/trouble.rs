@@ -19,6 +19,7 @@ pub(super) enum Fault {
     Pause,
     Partition,
     Reset,
+    HalfOpen,
     Stall,
     Deaf,
     Jump,
@@ -29,13 +30,14 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Crash,
         Self::Erase,
         Self::Bounce,
         Self::Pause,
         Self::Partition,
         Self::Reset,
+        Self::HalfOpen,
         Self::Stall,
         Self::Deaf,
         Self::Jump,
@@ -53,6 +55,7 @@ impl Fault {
             Self::Pause => faults.pause,
             Self::Partition => faults.partition,
             Self::Reset => faults.reset,
+            Self::HalfOpen => faults.half_open,
             Self::Stall => faults.stall,
             Self::Deaf => faults.deaf,
             Self::Jump => faults.jump,
@@ -68,6 +71,8 @@ impl Fault {
 #[derive(Debug)]
 pub(super) enum Mend {
     Cuts(Vec<(usize, usize)>),
+    /// Both ends of a connection notice that it has led nowhere one way.
+    HalfOpen((Port, Port), u64),
     Stall(usize),
     Deaf(usize),
     Clock(usize, i64),
@@ -76,10 +81,20 @@ pub(super) enum Mend {
     Doomed(usize, u64),
 }
 
+/// What comes of something that is to be kept.
+pub(super) enum KeepTrouble {
+    None,
+    /// It cannot be, and the process ends.
+    Fails,
+    TakesLong(Duration),
+}
+
 pub(super) struct Trouble {
     rng: Rng,
     /// Of each kind of fault, so that one leaves the others as they were.
     rngs: Vec<Rng>,
+    /// Of what is to be kept.
+    keeps: Rng,
     is_on: bool,
 }
 
@@ -87,7 +102,12 @@ impl Trouble {
     pub(super) fn new(options: &Options) -> Self {
         let rng = |fault: &Fault| stream(options.seed, &format!("trouble: {fault:?}"));
         let rngs = Fault::ALL.iter().map(rng).collect();
-        Self { rng: stream(options.seed, "trouble"), rngs, is_on: false }
+        Self {
+            rng: stream(options.seed, "trouble"),
+            rngs,
+            keeps: stream(options.seed, "trouble: keeps"),
+            is_on: false,
+        }
     }
 
     fn up_to(&mut self, max_ms: u64) -> Duration {
@@ -137,7 +157,11 @@ impl World {
         self.trace.say(self.now, || format!("{fault:?} of n{node}"));
         match fault {
             Fault::Crash | Fault::Erase if is_up => self.crash(node, fault == Fault::Erase),
-            Fault::Bounce if is_up && !self.nodes[node].is_doomed => {
+            Fault::Bounce if is_up => {
+                let node = self.whom_to_bounce(node);
+                if self.nodes[node].is_doomed {
+                    return false;
+                }
                 self.stop(node, false);
                 self.start_later(node, 60);
             }
@@ -148,6 +172,7 @@ impl World {
             }
             Fault::Partition if self.options.node_count > 1 => self.partition(),
             Fault::Reset if self.options.node_count > 1 => self.reset(node),
+            Fault::HalfOpen if self.options.node_count > 1 => return self.open_half(node),
             Fault::Stall => {
                 self.network.stalls[node] = self.trouble.up_to(3_000);
                 let time = self.trouble.up_to(8_000);
@@ -179,6 +204,31 @@ impl World {
             self.erase(node);
         }
         self.start_later(node, 15_000);
+    }
+
+    pub(super) fn draw_keep_trouble(&mut self) -> KeepTrouble {
+        if !self.trouble.is_on {
+            return KeepTrouble::None;
+        }
+        let rng = &mut self.trouble.keeps;
+        if rng.u8(..100) < self.options.keep_fails_percent {
+            self.report.count("keeps that fail");
+            return KeepTrouble::Fails;
+        }
+        if rng.u8(..100) < self.options.keep_slow_percent {
+            self.report.count("keeps that take long");
+            return KeepTrouble::TakesLong(Duration::from_millis(rng.u64(1..1_500)));
+        }
+        KeepTrouble::None
+    }
+
+    /// A clock that is wrong when its node is started, and is mended later.
+    pub(super) fn set_clock_wrong_at_boot(&mut self, node: usize) {
+        let is_wild = self.trouble.is_on && self.options.faults.wild_jump.is_some();
+        if is_wild && self.trouble.rng.u8(..4) == 0 {
+            self.report.count("clocks wrong at boot");
+            self.jump(node, true);
+        }
     }
 
     pub(super) fn start_later(&mut self, node: usize, max_ms: u64) {
@@ -223,6 +273,41 @@ impl World {
         if other != node {
             self.break_links((node, other), Duration::from_millis(200));
         }
+    }
+
+    /// One way of one of a node's connections leads nowhere from here on.
+    fn open_half(&mut self, node: usize) -> bool {
+        let its = |ends: &&(Port, Port)| ends.0.0 == node && ends.1.0 != node;
+        let links: Vec<_> = self.network.links.keys().filter(its).copied().collect();
+        if links.is_empty() {
+            return false;
+        }
+        let rng = &mut self.trouble.rng;
+        let (ends, lane) = (links[rng.usize(..links.len())], rng.usize(..2));
+        let link = self.network.links.get_mut(&ends).expect("it is listed");
+        link.lanes[lane].is_mute = true;
+        let generation = link.generation;
+        let time = self.trouble.up_to(8_000);
+        self.after(time, Event::Mend(Mend::HalfOpen(ends, generation)));
+        true
+    }
+
+    /// Whom to start anew: half of the time somebody whom another feeds with what was missed.
+    fn whom_to_bounce(&mut self, node: usize) -> usize {
+        if self.trouble.rng.bool() {
+            return node;
+        }
+        let fed = |(_, process): (usize, &super::process::Process)| {
+            process.lags().map(|(peer, _)| peer).collect::<Vec<_>>()
+        };
+        let fed: Vec<_> = self.running().flat_map(fed).collect();
+        let is_fed =
+            |process: &super::process::Process| process.own().is_some_and(|own| fed.contains(&own));
+        let found = self.running().find(|(_, process)| is_fed(process)).map(|(node, _)| node);
+        if found.is_some() {
+            self.report.count("restarts during catch-up");
+        }
+        found.unwrap_or(node)
     }
 
     /// All connections from one node to another break.
@@ -283,6 +368,11 @@ impl World {
                     self.network.mend(from, to);
                 }
                 self.go_on();
+            }
+            Mend::HalfOpen(ends, generation) => {
+                if self.network.links[&ends].generation == generation {
+                    self.break_link(ends, Duration::from_millis(100));
+                }
             }
             Mend::Stall(node) => self.network.stalls[node] = Duration::ZERO,
             Mend::Deaf(node) => {

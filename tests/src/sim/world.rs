@@ -30,7 +30,7 @@ use super::properties::watch::Watch;
 use super::report::Report;
 use super::stream::stream;
 use super::trace::Trace;
-use super::trouble::{Fault, Trouble};
+use super::trouble::{Fault, KeepTrouble, Trouble};
 
 /// The wall clock at the start.
 pub(super) const WALL_START: u64 = 1_700_000_000_000;
@@ -147,6 +147,8 @@ pub(super) struct Node {
     pub(super) clock_ppm: i64,
     pub(super) is_paused: bool,
     pub(super) backlog: Vec<Event>,
+    /// What is done when what is being kept is kept.
+    pub(super) unperformed: Vec<Effect>,
     pub(super) wake_at: Option<Instant>,
     /// Turns in a row after which something was due still.
     late_count: u32,
@@ -451,8 +453,8 @@ impl World {
         let now = self.node_now(node);
         let Some(process) = &mut self.nodes[node].process else { return };
         let effects = process.turn(now);
-        for effect in effects {
-            self.perform(node, now, effect);
+        if !self.perform_all(node, now, effects) {
+            return;
         }
         let it = &mut self.nodes[node];
         let Some(process) = &it.process else { return };
@@ -473,6 +475,34 @@ impl World {
         if is_failed && !self.nodes[node].is_doomed {
             self.doom(node);
         }
+    }
+
+    /// Does what a process wants done, in order. Not all of it where something cannot be kept, or takes
+    /// long, as a node does nothing meanwhile.
+    fn perform_all(&mut self, node: usize, now: Now, effects: Vec<Effect>) -> bool {
+        let mut effects = effects.into_iter();
+        while let Some(effect) = effects.next() {
+            let trouble = match effect {
+                Effect::Keep(_) => self.draw_keep_trouble(),
+                _ => KeepTrouble::None,
+            };
+            match trouble {
+                KeepTrouble::None => self.perform(node, now, effect),
+                KeepTrouble::Fails => {
+                    self.stop(node, false);
+                    self.start_later(node, 2_000);
+                    return false;
+                }
+                KeepTrouble::TakesLong(time) => {
+                    let it = &mut self.nodes[node];
+                    it.unperformed = std::iter::once(effect).chain(effects).collect();
+                    it.is_paused = true;
+                    self.after(time, Event::Resume(node));
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     fn perform(&mut self, node: usize, now: Now, effect: Effect) {
@@ -536,6 +566,10 @@ impl World {
             return;
         }
         self.trace.say(self.now, || format!("n{node} goes on"));
+        let now = self.node_now(node);
+        for effect in std::mem::take(&mut self.nodes[node].unperformed) {
+            self.perform(node, now, effect);
+        }
         let backlog = std::mem::take(&mut self.nodes[node].backlog);
         self.turn(node);
         for event in backlog {
@@ -582,6 +616,7 @@ fn new_node(options: &Options, node: usize, clocks: &mut Rng) -> Node {
         clock_ppm: clocks.i64(-ppm..=ppm),
         is_paused: false,
         backlog: Vec::new(),
+        unperformed: Vec::new(),
         wake_at: None,
         late_count: 0,
         is_starting: false,
