@@ -57,6 +57,15 @@ impl World {
         known.try_fold(Instant::ZERO, |all, it| Some(all.max(it?)))
     }
 
+    /// Since when all nodes that run know of the members that there are.
+    pub(super) fn members_since(&self) -> Option<Instant> {
+        let mut newest_first = self.watch.topologies.iter().rev();
+        let (last, topology) = newest_first.next()?;
+        let is_same = |(_, it): &(&u64, &Topology)| it.members == topology.members;
+        let epoch = newest_first.take_while(is_same).last().map_or(*last, |(epoch, _)| *epoch);
+        self.known_to_all(epoch)
+    }
+
     /// Each removal of everything: from when on somebody may have done it, and when all have. No node
     /// removes anything before it has the topology that says so, and its cores hear of that a moment
     /// later.
