@@ -24,11 +24,8 @@ impl Rig {
         let number = 1 + source.byte() % 4;
         let now = Now { at: Instant::ZERO, wall: WallTime::from_millis(1_000_000) };
         let own = topology_own(source);
-        let (id, address) = (own.member.id(), own.member.address);
-        let (store, seeds) = (own.member.store, own.seeds.clone());
         let agreement = Agreement::new(own, None, 7, 1, now.at).unwrap();
-        let own = Own { id, address, store, seeds };
-        let member = Member::new(now, own, machine(number), agreement);
+        let member = Member::new(now, machine(number), agreement);
         let (known, open, surveys) = (Known::default(), BTreeSet::new(), Vec::new());
         let mut rig = Self { member, known, now, open, surveys, via_count: 0 };
         rig.drain();

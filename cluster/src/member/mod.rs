@@ -128,22 +128,8 @@ pub struct State {
     pub standing: Standing,
 }
 
-/// What a node says of itself.
-#[derive(Clone, Debug)]
-pub struct Own {
-    /// Its identity.
-    pub id: MemberId,
-    /// Where other nodes reach it.
-    pub address: SocketAddr,
-    /// Tells its store from one that replaced it.
-    pub store: u64,
-    /// Addresses to find others through.
-    pub seeds: Vec<SocketAddr>,
-}
-
 /// The machine.
 pub struct Member {
-    own: Own,
     swim: Swim,
     agreement: Agreement,
     /// The latest that was told.
@@ -167,10 +153,9 @@ impl Member {
     /// A node that starts, with its two machines as they start. What it wants done at once can be
     /// polled.
     #[must_use]
-    pub fn new(now: Now, own: Own, swim: Swim, agreement: Agreement) -> Self {
+    pub fn new(now: Now, swim: Swim, agreement: Agreement) -> Self {
         let mut machine = Self {
-            new_members: Some(own.seeds.clone()),
-            own,
+            new_members: Some(agreement.own().seeds.clone()),
             swim_due: swim.poll_timeout(),
             swim,
             agreement,
@@ -273,18 +258,18 @@ impl Member {
     }
 
     fn on_seeds(&mut self, now: Now, seeds: Vec<SocketAddr>) {
-        self.own.seeds.clone_from(&seeds);
+        self.tell_agreement(now, agreement::Input::Seeds(seeds));
         let members = self.state.iter().flat_map(|state| &state.topology.members);
         self.new_members = Some(self.others(members.map(|member| member.address)));
-        self.tell_agreement(now, agreement::Input::Seeds(seeds));
     }
 
     /// Where others may be found: members, and seeds.
     fn others(&self, members: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
-        let mut others: Vec<SocketAddr> = members.chain(self.own.seeds.iter().copied()).collect();
+        let own = self.agreement.own();
+        let mut others: Vec<SocketAddr> = members.chain(own.seeds.iter().copied()).collect();
         others.sort_unstable();
         others.dedup();
-        others.retain(|address| *address != self.own.address);
+        others.retain(|address| *address != own.member.address);
         others
     }
 
@@ -368,12 +353,12 @@ impl Member {
     fn on_agreement(&mut self, now: Now, output: agreement::Output) {
         let output = match output {
             agreement::Output::Keep(bytes) => Output::Keep(bytes),
-            agreement::Output::Ask(to, request) if to == self.own.address => {
+            agreement::Output::Ask(to, request) if to == self.agreement.own().member.address => {
                 return self.to_own.push_back(request);
             }
             agreement::Output::Ask(to, request) => Output::Ask(to, request),
             agreement::Output::Answer(VIA_OWN, answer) => {
-                let answer = agreement::Input::Answer(self.own.address, answer);
+                let answer = agreement::Input::Answer(self.agreement.own().member.address, answer);
                 return self.tell_agreement(now, answer);
             }
             agreement::Output::Answer(via, answer) => Output::Answer(via, answer),
@@ -426,7 +411,7 @@ impl Member {
         let alive = topology.members.iter().filter(|member| is_alive(member.id()));
         let suspected = alive.clone().filter(|member| is_suspected(member.id()));
         let state = State {
-            own: topology.member(self.own.id).map(topology::Member::node),
+            own: topology.member(self.agreement.own().member.id()).map(topology::Member::node),
             suspected: suspected.map(topology::Member::node).collect(),
             alive: alive.map(topology::Member::node).collect(),
             standing: self.standing(&topology),
@@ -439,8 +424,9 @@ impl Member {
 
     /// Whether this node serves its copies, where this topology holds.
     fn standing(&self, topology: &Topology) -> Standing {
-        let has_lost_data = |member: &topology::Member| member.store != self.own.store;
-        if topology.member(self.own.id).is_some_and(has_lost_data) {
+        let own = &self.agreement.own().member;
+        let has_lost_data = |member: &topology::Member| member.store != own.store;
+        if topology.member(own.id()).is_some_and(has_lost_data) {
             Standing::Empty
         } else if self.agreement.is_frozen() {
             Standing::Frozen

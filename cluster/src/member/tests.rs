@@ -63,13 +63,12 @@ impl Net {
         let own = agreement::Own {
             member,
             forming: if seeds.is_empty() { Forming::Unheard } else { Forming::Never },
-            seeds: seeds.clone(),
+            seeds,
             replica_count: 3,
             token_secret: [7; 16],
         };
         let agreement = Agreement::new(own, kept.as_deref(), id.0, u64::from(number), at).unwrap();
-        let own = Own { id, address: address(number), store, seeds };
-        let member = Member::new(self.now(), own, swim, agreement);
+        let member = Member::new(self.now(), swim, agreement);
         let node = Node { member, kept, told: Vec::new(), vias: BTreeMap::new() };
         self.nodes.insert(address(number), node);
         self.drain(address(number));

@@ -265,15 +265,9 @@ impl ClusterNode {
                     "is damaged, or of another version: restore it, or let the node join anew";
                 wrong("data", &format!("{path} {problem}"))
             })?;
-        let own = member::Own {
-            id: self.local.identity.id(),
-            address,
-            store: self.hello.store,
-            seeds: seeds.addresses(),
-        };
         let now = Now { at: Instant::ZERO, wall: crate::core::wall_time() };
         let parts = Parts {
-            member: member::Member::new(now, own, swim, agreement),
+            member: member::Member::new(now, swim, agreement),
             local: Arc::clone(&self.local),
             run: self.hello.run,
             datagrams,

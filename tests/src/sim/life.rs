@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gridkv_cluster::member::{self, Member};
+use gridkv_cluster::member::Member;
 use gridkv_cluster::replication::Config;
 use gridkv_cluster::swim::{self, Swim};
 use gridkv_cluster::topology::agreement::{Agreement, Forming, Own};
@@ -100,10 +100,7 @@ impl World {
         let kept = it.kept.as_deref();
         let agreement = Agreement::new(own, kept, seed("cluster"), seed("agreement"), self.now)
             .expect("what was kept is what was kept");
-        let others = (0..options.node_count).filter(|it| *it != node).map(address);
-        let own =
-            member::Own { id, address: address(node), store: it.store, seeds: others.collect() };
-        Member::new(now, own, swim, agreement)
+        Member::new(now, swim, agreement)
     }
 
     /// Ends a process, perhaps with its machine.

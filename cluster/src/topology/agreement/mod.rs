@@ -310,6 +310,12 @@ impl Agreement {
         Ok(machine)
     }
 
+    /// What this node says of itself.
+    #[must_use]
+    pub const fn own(&self) -> &Own {
+        &self.own
+    }
+
     /// The latest topology that was decided.
     #[must_use]
     pub fn current(&self) -> Option<&Topology> {
