@@ -152,7 +152,11 @@ impl Proposal {
     /// Decides what to propose, now that the promises are there.
     fn choose_value(&mut self) -> Progress {
         let accepted = self.promises.values().filter_map(|it| it.accepted.as_ref());
-        if let Some((_, found)) = accepted.max_by_key(|(ballot, _)| *ballot) {
+        let found = accepted.max_by_key(|(ballot, _)| *ballot);
+        // An older cut lies below what was written since its freezes ended: it is gone on with only where it
+        // must be.
+        let found = found.filter(|(_, found)| !self.is_barrier || self.may_be_chosen(found));
+        if let Some((_, found)) = found {
             if self.base.moves_data(found) && !self.must_be_empty {
                 // Asked again, of all.
                 return Progress::Failed(Refusal::Busy);
@@ -197,6 +201,17 @@ impl Proposal {
             lost_count < replicas.len() / 2 + 1
         };
         Slot::all().all(is_known)
+    }
+
+    /// Whether a value that was accepted, in the latest ballot of all, may have been agreed on: with those who
+    /// have not answered, most have accepted it. (Had it been agreed on in an earlier ballot, those who took
+    /// part would have accepted it, or the same again since.)
+    fn may_be_chosen(&self, value: &Topology) -> bool {
+        let may_have_accepted = |node: &NodeId| match self.promises.get(node) {
+            Some(promise) => promise.accepted.as_ref().is_some_and(|(_, it)| it == value),
+            None => true,
+        };
+        is_majority(self.base.voters(), may_have_accepted)
     }
 
     /// Whether all members have accepted the value, as what moves data needs.
@@ -347,6 +362,33 @@ mod tests {
             let expected = if all { &value.members } else { &base.members };
             assert!(proposal.is_accepting() && proposal.value.members == *expected);
         }
+    }
+
+    /// Its proposer was not heard while the others waited for it, and went on writing.
+    #[test]
+    fn a_cut_of_an_attempt_that_came_to_nothing_is_raised_above_what_was_written_since() {
+        let base = topology(3, 3);
+        let stale = base.after(&Change::Clear(7, 1)).unwrap().unwrap();
+        let accepted = || Some((Ballot { timestamp: 3, proposer: 1 }, stale.clone()));
+        let wanted = base.after(&Change::Clear(8, 1)).unwrap().unwrap();
+        let promise = |accepted| Promise { accepted, latest: 100, is_empty: false, ..empty() };
+        let mut proposal = Proposal::new(base.clone(), wanted.clone(), BALLOT, false);
+        proposal.on_promise(NodeId(1), promise(accepted()));
+        proposal.on_promise(NodeId(2), promise(None));
+        assert_eq!(proposal.on_promise(NodeId(3), promise(None)), Progress::Promised);
+        assert!(proposal.is_own && proposal.value.cleared_timestamp == 101);
+
+        // The third may have accepted it, too, or all may: then it is what was agreed on.
+        let mut proposal = Proposal::new(base.clone(), wanted.clone(), BALLOT, false);
+        proposal.on_promise(NodeId(1), promise(accepted()));
+        proposal.on_promise(NodeId(2), promise(None));
+        assert_eq!(proposal.press(), Progress::Promised);
+        assert_eq!((proposal.is_own, &proposal.value), (false, &stale));
+        let mut proposal = Proposal::new(base, wanted, BALLOT, false);
+        proposal.on_promise(NodeId(1), promise(accepted()));
+        proposal.on_promise(NodeId(2), promise(None));
+        proposal.on_promise(NodeId(3), promise(accepted()));
+        assert_eq!((proposal.is_own, &proposal.value), (false, &stale));
     }
 
     #[test]
