@@ -166,4 +166,95 @@ mod tests {
         assert_eq!(catch_up.due(now, |_| true), Some((PEER, 9)));
         assert_eq!(catch_up.lags().next(), Some((PEER, Missed { from: 9, lost_count: 0 })));
     }
+
+    const OTHER: NodeId = NodeId(3);
+
+    /// What a peer has missed, if anything.
+    fn missed_from(catch_up: &CatchUp, peer: NodeId) -> Option<u64> {
+        catch_up.lags().find(|it| it.0 == peer).map(|(_, missed)| missed.from)
+    }
+
+    /// Reads a batch for the peer, up to entry 8, of which it is sent so many.
+    fn send(catch_up: &mut CatchUp, is_last: bool, sent: usize) {
+        let (_, from) = catch_up.due(Instant::ZERO, |_| true).expect("it has missed something");
+        catch_up.started(Instant::ZERO, PEER, (from, 0, false), 1);
+        catch_up.started(Instant::ZERO, PEER, (8, 0, is_last), sent);
+    }
+
+    #[test]
+    fn the_first_that_was_missed_counts() {
+        let mut catch_up = CatchUp::default();
+        for sequence in [7, 5, 9] {
+            catch_up.missed(PEER, sequence);
+        }
+        assert_eq!(missed_from(&catch_up, PEER), Some(5));
+        send(&mut catch_up, true, 1);
+        assert_eq!(catch_up.due(Instant::ZERO, |_| true), None, "one batch at a time");
+        assert_eq!(catch_up.resume_at(|_| true), None);
+        for sequence in [14, 12, 13] {
+            catch_up.missed(PEER, sequence);
+        }
+        catch_up.on_answer(Instant::ZERO, PEER, true);
+        assert_eq!(missed_from(&catch_up, PEER), Some(12));
+    }
+
+    #[test]
+    fn a_peer_is_fed_batch_by_batch_until_the_log_ends() {
+        let mut catch_up = CatchUp::default();
+        catch_up.missed(PEER, 5);
+        send(&mut catch_up, false, 2);
+        catch_up.on_answer(Instant::ZERO, PEER, true);
+        assert_eq!(missed_from(&catch_up, PEER), Some(5), "the other may be lost");
+        catch_up.on_answer(Instant::ZERO, PEER, true);
+        assert_eq!(missed_from(&catch_up, PEER), Some(8), "what comes after the batch");
+        // Nothing of the next is for this peer.
+        send(&mut catch_up, true, 0);
+        assert_eq!(missed_from(&catch_up, PEER), None);
+        assert_eq!(catch_up.due(Instant::ZERO, |_| true), None);
+        assert_eq!(catch_up.resume_at(|_| true), None);
+        catch_up.on_answer(Instant::ZERO, PEER, true);
+        catch_up.on_answer(Instant::ZERO, OTHER, true);
+        assert_eq!(catch_up.lags().count(), 0, "what answers nothing changes nothing");
+    }
+
+    #[test]
+    fn a_batch_that_was_not_confirmed_is_sent_again_after_a_pause() {
+        for confirmed in [[true, false], [false, true], [false, false]] {
+            let mut catch_up = CatchUp::default();
+            catch_up.missed(PEER, 5);
+            send(&mut catch_up, true, 2);
+            for is_confirmed in confirmed {
+                catch_up.on_answer(Instant::ZERO, PEER, is_confirmed);
+            }
+            assert_eq!(missed_from(&catch_up, PEER), Some(5));
+            let resume_at = Instant::ZERO + PAUSE;
+            assert_eq!(catch_up.resume_at(|_| true), Some(resume_at));
+            assert_eq!(catch_up.due(Instant::ZERO, |_| true), None);
+            assert_eq!(catch_up.due(resume_at, |_| true), Some((PEER, 5)));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_is_away_is_fed_when_it_is_back_and_holds_up_no_other() {
+        let mut catch_up = CatchUp::default();
+        catch_up.missed(PEER, 5);
+        catch_up.missed(OTHER, 6);
+        assert_eq!(catch_up.due(Instant::ZERO, |peer| peer == OTHER), Some((OTHER, 6)));
+        assert_eq!(catch_up.due(Instant::ZERO, |_| false), None);
+        assert_eq!(catch_up.resume_at(|_| false), None, "that it is back will be told");
+        assert_eq!(catch_up.resume_at(|peer| peer == OTHER), Some(Instant::ZERO));
+    }
+
+    #[test]
+    fn entries_that_were_overwritten_are_counted_for_all_peers() {
+        let mut catch_up = CatchUp::default();
+        for (peer, lost_count) in [(PEER, 3), (OTHER, 4), (PEER, 10)] {
+            catch_up.missed(peer, 5);
+            catch_up.started(Instant::ZERO, peer, (9, lost_count, false), 0);
+        }
+        assert_eq!(catch_up.lost_count(), 17);
+        let lags: Vec<_> = catch_up.lags().collect();
+        let missed = |lost_count| Missed { from: 9, lost_count };
+        assert_eq!(lags, [(PEER, missed(13)), (OTHER, missed(4))]);
+    }
 }

@@ -250,3 +250,75 @@ pub(super) struct Rank {
 pub(super) fn newest(told: &[Told]) -> Option<&Told> {
     told.iter().rev().max_by_key(|it| it.rank)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FULL: Status = Status::No(Reason::DiskFull);
+    const MOVED: Status = Status::Again(Reason::Epoch);
+
+    fn targets(known: &[(u16, Status)]) -> Targets {
+        Targets { nodes: known.iter().map(|(node, status)| (NodeId(*node), *status)).collect() }
+    }
+
+    #[test]
+    fn a_replica_counts_by_what_is_known_of_it() {
+        // Whether it has said yes, may yet, may have done it, has been heard to the end, is to be asked again.
+        let table = [
+            (Status::Unsent, [false, false, false, true, false]),
+            (MOVED, [false, true, false, false, true]),
+            (Status::Asked, [false, true, true, false, false]),
+            (Status::Yes, [true, true, true, true, false]),
+            (FULL, [false, false, false, true, false]),
+            (Status::Outbid, [false, false, false, true, false]),
+            (Status::Lost, [false, false, true, true, false]),
+        ];
+        for (status, [yes, hope, may_be_done, is_settled, wants_again]) in table {
+            let one = targets(&[(1, Status::Unsent), (2, status)]);
+            assert_eq!((one.yes(), one.hopes()), (yes.into(), hope.into()), "{status:?}");
+            assert_eq!(one.may_be_done(), may_be_done, "{status:?}");
+            assert_eq!(one.is_settled(), is_settled, "{status:?}");
+            assert_eq!(one.wants_again(), wants_again, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_of_replicas_that_stay_is_kept_and_others_are_unasked() {
+        let mut moving = targets(&[(1, Status::Yes), (2, Status::Asked), (3, FULL)]);
+        moving.move_to(&[NodeId(3), NodeId(4), NodeId(1)]);
+        let after = [(3, FULL), (4, Status::Unsent), (1, Status::Yes)];
+        assert_eq!(moving.nodes, targets(&after).nodes);
+    }
+
+    #[test]
+    fn replicas_are_the_same_in_whatever_order() {
+        let three = Targets::new(&[NodeId(1), NodeId(2), NodeId(3)]);
+        assert!(three.are(&[NodeId(3), NodeId(1), NodeId(2)]));
+        assert!(!three.are(&[NodeId(3), NodeId(1), NodeId(4)]));
+        assert!(!three.are(&[NodeId(3), NodeId(1)]));
+        assert!(!three.are(&[NodeId(1), NodeId(2), NodeId(3), NodeId(4)]));
+    }
+
+    #[test]
+    fn the_last_refusal_is_told_in_words() {
+        assert_eq!(targets(&[(1, Status::Yes), (2, Status::Outbid)]).refusal(), None);
+        let refused = targets(&[(1, MOVED), (2, FULL), (3, Status::Yes)]);
+        assert_eq!(refused.refusal(), Some(Reason::DiskFull));
+        assert_eq!(targets(&[(1, FULL), (2, MOVED)]).refusal(), Some(Reason::Epoch));
+        let told = Why::Refused(Reason::DiskFull).to_string();
+        assert_eq!(told, "the disk of the replicas is full");
+    }
+
+    #[test]
+    fn of_equal_copies_the_first_is_the_newest() {
+        let told = |from, number| {
+            let version = Version { timestamp: crate::model::Timestamp(number), node: NodeId(1) };
+            let rank = Rank { version, has_value: true };
+            Told { from: NodeId(from), rank, is_sure: true, record: None, charge: None }
+        };
+        let told = [told(1, 4), told(2, 5), told(3, 5)];
+        assert_eq!(newest(&told).map(|it| it.from), Some(NodeId(2)));
+        assert!(newest(&[]).is_none());
+    }
+}

@@ -226,3 +226,214 @@ impl Round {
         !self.uncertain.is_empty() || (self.phase == Phase::Accepting && self.targets.may_be_done())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::model::Timestamp;
+    use crate::mutation::{self, Mutation};
+    use crate::replication::op::Level;
+    use crate::time::Instant;
+    use crate::token::Token;
+    use crate::wire::message::Reason;
+
+    const FULL: Status = Status::No(Reason::DiskFull);
+
+    fn version(number: u64) -> Version {
+        Version { timestamp: Timestamp(number), node: NodeId(1) }
+    }
+
+    fn archive(value: &[u8], number: u64) -> Archive {
+        let version = version(number);
+        let record = Mutation { key: b"k", value: Some(value), version, expires_at: None };
+        Rc::new(mutation::encode(&record))
+    }
+
+    /// What a replica tells with its promise: a value, at a version of so large a number.
+    fn told(from: u16, number: u64) -> Told {
+        let rank = Rank { version: version(number), has_value: true };
+        let record = Some(archive(&[u8::try_from(number).unwrap()], number));
+        Told { from: NodeId(from), rank, is_sure: true, record, charge: None }
+    }
+
+    fn asked() -> Targets {
+        let mut targets = Targets::new(&[NodeId(1), NodeId(2), NodeId(3)]);
+        for node in 1..=3 {
+            targets.set(NodeId(node), Status::Asked);
+        }
+        targets
+    }
+
+    /// A round that has asked three replicas for a promise.
+    fn preparing() -> Round {
+        let common = Common {
+            token: Token::MIN,
+            key: Rc::from(&b"k"[..]),
+            level: Level::Linearizable,
+            until: Instant::ZERO,
+            charge: None,
+        };
+        let mut round = Round::new(common, 2);
+        round.prepare(asked(), version(100));
+        round
+    }
+
+    /// One that has proposed "new", made of what it was told at version 5.
+    fn accepting() -> Round {
+        let mut round = preparing();
+        round.on_promise(told(1, 5));
+        assert_eq!(says(&round.on_promise(told(2, 5))), "compute 5 of 5");
+        round.accept(asked(), archive(b"new", 100));
+        round
+    }
+
+    /// What a round has come to, in words.
+    fn says(progress: &Progress) -> String {
+        let value = |record: &Archive| mutation::access(record).unwrap().value.unwrap().to_vec();
+        match progress {
+            Progress::Pending => "pending".into(),
+            Progress::Compute(record, version) => {
+                let of = record.as_ref().map_or(0, |record| value(record)[0]);
+                format!("compute {of} of {}", version.timestamp.0)
+            }
+            Progress::Adopt(record) => {
+                format!("adopt {}", String::from_utf8(value(record)).unwrap())
+            }
+            Progress::Done => "done".into(),
+            Progress::Outbid => "outbid".into(),
+            Progress::Failed(why) => format!("failed: {why}"),
+        }
+    }
+
+    #[test]
+    fn is_made_of_the_newest_that_a_majority_of_distinct_replicas_tells() {
+        let mut round = preparing();
+        assert_eq!(says(&round.on_promise(told(1, 7))), "pending");
+        assert_eq!(says(&round.on_promise(told(1, 7))), "pending", "once");
+        assert_eq!(says(&round.on_promise(told(9, 8))), "pending", "a stranger");
+        assert_eq!(says(&round.on_accepted(NodeId(2))), "pending", "nothing is proposed");
+        assert!(!round.wants(told(2, 7).rank), "it is known");
+        assert!(round.wants(told(2, 8).rank));
+        assert_eq!(says(&round.on_promise(told(3, 5))), "compute 7 of 7");
+        assert_eq!(says(&round.on_promise(told(2, 9))), "pending", "it is being made");
+        assert_eq!(says(&round.on_failure(NodeId(2), FULL)), "pending");
+    }
+
+    #[test]
+    fn is_agreed_when_all_are_sure_of_one_version() {
+        let is_agreed = |second: Told| {
+            let mut round = preparing();
+            round.on_promise(told(1, 5));
+            round.on_promise(second);
+            round.is_agreed()
+        };
+        assert!(is_agreed(told(2, 5)));
+        assert!(!is_agreed(told(2, 6)));
+        assert!(!is_agreed(told(2, 4)));
+        assert!(!is_agreed(Told { is_sure: false, ..told(2, 5) }));
+    }
+
+    #[test]
+    fn is_done_when_a_majority_of_distinct_replicas_has_accepted() {
+        let mut round = accepting();
+        assert_eq!(says(&round.on_accepted(NodeId(1))), "pending");
+        assert_eq!(says(&round.on_accepted(NodeId(1))), "pending", "once");
+        assert_eq!(says(&round.on_accepted(NodeId(9))), "pending", "a stranger");
+        assert_eq!(says(&round.on_promise(told(2, 5))), "pending", "an answer of before");
+        assert_eq!(says(&round.on_accepted(NodeId(3))), "done");
+        assert_eq!(says(&round.on_accepted(NodeId(2))), "pending", "it has ended");
+    }
+
+    #[test]
+    fn is_tried_again_where_a_larger_ballot_was_in_the_way_and_fails_elsewhere() {
+        let mut outbid = preparing();
+        assert_eq!(says(&outbid.on_failure(NodeId(1), Status::Outbid)), "pending");
+        assert_eq!(says(&outbid.on_failure(NodeId(2), Status::Outbid)), "outbid");
+        assert_eq!(says(&outbid.on_failure(NodeId(3), FULL)), "pending", "until it is");
+
+        let mut refused = preparing();
+        assert_eq!(says(&refused.on_failure(NodeId(1), Status::Lost)), "pending");
+        let full = "failed: the disk of the replicas is full";
+        assert_eq!(says(&refused.on_failure(NodeId(2), FULL)), full);
+
+        let mut lost = preparing();
+        lost.on_failure(NodeId(1), Status::Lost);
+        let too_few = "failed: 1 replicas can be reached and 2 are needed";
+        assert_eq!(says(&lost.on_failure(NodeId(2), Status::Lost)), too_few);
+
+        // One that may come again, and one that is outbid, are a majority; one of each kind is none.
+        let mut mixed = preparing();
+        mixed.on_failure(NodeId(1), FULL);
+        assert_eq!(says(&mixed.on_failure(NodeId(2), Status::Outbid)), "outbid");
+        let mut gone = preparing();
+        gone.on_failure(NodeId(1), Status::Outbid);
+        gone.on_failure(NodeId(2), Status::Lost);
+        assert_eq!(says(&gone.on_failure(NodeId(3), FULL)), "pending", "it was decided before");
+    }
+
+    #[test]
+    fn who_may_yet_accept_is_waited_for_before_a_try_is_given_up() {
+        let mut round = accepting();
+        assert_eq!(says(&round.on_failure(NodeId(1), Status::Outbid)), "pending");
+        assert_eq!(says(&round.on_failure(NodeId(2), Status::Outbid)), "pending", "the third");
+        assert_eq!(says(&round.on_failure(NodeId(3), Status::Outbid)), "outbid");
+        assert!(!round.may_be_done(), "nobody has accepted it");
+        // So the next is made of whatever there is.
+        round.prepare(asked(), version(200));
+        round.on_promise(told(1, 9));
+        assert_eq!(says(&round.on_promise(told(2, 9))), "compute 9 of 9");
+    }
+
+    #[test]
+    fn what_one_may_have_accepted_is_proposed_again_while_nothing_came_between() {
+        for status in [Status::Yes, Status::Lost] {
+            // What the next majority tells, and what follows.
+            let contended = "failed: another change of the key came between";
+            for (found, then) in [(5, "adopt new"), (100, "adopt new"), (101, contended)] {
+                let mut round = accepting();
+                assert!(round.may_be_done(), "all were asked");
+                round.on_failure(NodeId(1), Status::Outbid);
+                round.on_failure(NodeId(2), Status::Outbid);
+                assert_eq!(says(&round.on_failure(NodeId(3), status)), "outbid");
+                assert!(round.may_be_done(), "the third {status:?}");
+                round.prepare(asked(), version(200));
+                assert!(round.may_be_done(), "a try before has left something");
+                round.on_promise(told(1, 5));
+                assert_eq!(says(&round.on_promise(told(2, found))), then, "{status:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_round_that_starts_over_has_left_something_where_it_had_proposed_something() {
+        let mut early = preparing();
+        early.start_over();
+        assert!(!early.may_be_done());
+        assert_eq!(says(&early.on_promise(told(1, 5))), "pending");
+        assert_eq!(early.phase, Phase::Pausing);
+
+        let mut late = accepting();
+        late.start_over();
+        assert!(late.may_be_done());
+        late.prepare(asked(), version(200));
+        late.on_promise(told(1, 5));
+        assert_eq!(says(&late.on_promise(told(2, 5))), "adopt new");
+    }
+
+    #[test]
+    fn each_phase_of_each_try_has_a_number_of_its_own() {
+        let mut round = preparing();
+        let mut numbers = vec![round.attempt];
+        round.on_promise(told(1, 5));
+        round.on_promise(told(2, 5));
+        round.accept(asked(), archive(b"new", 100));
+        numbers.push(round.attempt);
+        round.start_over();
+        round.prepare(asked(), version(200));
+        numbers.push(round.attempt);
+        assert_eq!((numbers, round.tries), (vec![1, 2, 3], 2));
+        assert!(round.proposed.is_none(), "a new try has proposed nothing");
+    }
+}

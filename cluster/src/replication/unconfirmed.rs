@@ -116,4 +116,20 @@ mod tests {
         assert_eq!(unconfirmed.expect(PEER, 1 << 40, (1 << 40, at(1))), Some(0));
         assert_eq!(unconfirmed.count(), COUNT_MAX);
     }
+
+    #[test]
+    fn the_first_deadline_of_all_peers_counts_and_the_first_write_of_one_that_is_lost() {
+        let mut unconfirmed = Unconfirmed::default();
+        for (peer, request, sequence, ms) in [(3, 1, 31, 5), (2, 2, 30, 7), (3, 3, 29, 9)] {
+            assert_eq!(unconfirmed.expect(NodeId(peer), request, (sequence, at(ms))), None);
+        }
+        assert_eq!(unconfirmed.count(), 3);
+        assert_eq!(unconfirmed.due_at(), Some(at(5)));
+        assert_eq!(unconfirmed.pop_late(at(4)), None);
+        assert_eq!(unconfirmed.on_lost(NodeId(3)), Some(29), "whichever request that was");
+        assert_eq!(unconfirmed.due_at(), Some(at(7)));
+        assert_eq!(unconfirmed.pop_late(at(8)), Some((NodeId(2), 30)));
+        assert_eq!(unconfirmed.pop_late(at(99)), None);
+        assert_eq!(unconfirmed.count(), 0);
+    }
 }

@@ -206,4 +206,79 @@ mod tests {
         assert_eq!(write.on_answer(NodeId(1), Status::Outbid, false), Progress::Pending);
         assert_eq!(write.on_answer(NodeId(2), Status::Outbid, false), Progress::Outbid);
     }
+
+    #[test]
+    fn says_whether_any_replica_has_replaced_a_value() {
+        for first in [true, false] {
+            let mut write = write(2);
+            write.on_answer(NodeId(1), Status::Yes, first);
+            let replaced = Outcome::Acknowledged { replaced: true, version: Version::ZERO };
+            let progress = write.on_answer(NodeId(2), Status::Yes, !first);
+            assert_eq!(progress, Progress::Decided(replaced));
+        }
+    }
+
+    #[test]
+    fn one_that_may_come_again_and_one_that_is_outbid_are_enough_for_another_try() {
+        let mut write = write(2);
+        assert_eq!(write.on_answer(NodeId(1), Status::Lost, false), Progress::Pending);
+        assert_eq!(write.on_answer(NodeId(2), Status::Outbid, false), Progress::Outbid);
+    }
+
+    #[test]
+    fn when_its_time_is_up_it_says_how_many_have_answered_and_whether_it_may_be_done() {
+        let mut silent = write(3);
+        silent.on_answer(NodeId(1), Status::Yes, false);
+        silent.targets.set(NodeId(2), Status::Unsent);
+        let unknown = Outcome::Unknown(Why::TimedOut { answered: 1, needed: 3 });
+        assert_eq!(silent.on_timeout(), Progress::Decided(unknown));
+        assert_eq!(silent.on_timeout(), Progress::Pending, "it ends once");
+        assert_eq!(silent.on_answer(NodeId(3), Status::Yes, false), Progress::Pending);
+
+        let mut refused = write(2);
+        for node in 1..=3 {
+            refused.targets.set(NodeId(node), Status::Again(Reason::Frozen));
+        }
+        let nothing = Outcome::NotApplied(Why::Refused(Reason::Frozen));
+        assert_eq!(refused.on_timeout(), Progress::Decided(nothing));
+    }
+
+    #[test]
+    fn a_try_that_may_have_left_a_copy_makes_all_later_ones_unknown() {
+        let full = Status::No(Reason::DiskFull);
+        for (third, is_unknown) in [(Status::Yes, true), (Status::Lost, true), (full, false)] {
+            let mut write = write(2);
+            write.on_answer(NodeId(3), third, false);
+            write.on_answer(NodeId(1), Status::Outbid, false);
+            assert_eq!(write.on_answer(NodeId(2), Status::Outbid, false), Progress::Outbid);
+            // Another that leaves nothing changes nothing about that.
+            for number in 1..=2 {
+                write
+                    .retry(Version { timestamp: crate::model::Timestamp(number), node: NodeId(1) });
+                assert_eq!(write.attempt, u8::try_from(number).unwrap());
+                assert!(write.targets.nodes.iter().all(|it| it.1 == Status::Unsent));
+            }
+            let why = Why::Refused(Reason::DiskFull);
+            let ended = if is_unknown { Outcome::Unknown(why) } else { Outcome::NotApplied(why) };
+            let progress = write.on_answer(NodeId(1), full, false);
+            assert_eq!(progress, Progress::Decided(ended), "{third:?}");
+        }
+    }
+
+    #[test]
+    fn a_former_replica_that_may_have_a_copy_makes_a_write_unknown() {
+        let full = Status::No(Reason::DiskFull);
+        let why = Why::Refused(Reason::DiskFull);
+        for (left, is_unknown) in [(Status::Asked, true), (Status::Lost, true), (full, false)] {
+            let mut write = write(2);
+            write.targets.set(NodeId(3), left);
+            write.move_to(&[NodeId(1), NodeId(2), NodeId(4)]);
+            assert_eq!(write.targets.status(NodeId(3)), None);
+            write.move_to(&[NodeId(1), NodeId(2), NodeId(5)]);
+            write.targets.set(NodeId(1), full);
+            let ended = if is_unknown { Outcome::Unknown(why) } else { Outcome::NotApplied(why) };
+            let progress = write.on_answer(NodeId(2), full, false);
+            assert_eq!(progress, Progress::Decided(ended), "{left:?}");
+        }
+    }
 }

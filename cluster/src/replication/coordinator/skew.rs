@@ -263,4 +263,87 @@ mod tests {
         skew.note_answer(now(20_000, 0).at, NodeId(2), OpId(1));
         assert!(!skew.is_ahead(now(20_000, 0), DRIFT_MAX), "it is not known when it was sent");
     }
+
+    #[test]
+    fn an_answer_bounds_a_clock_from_when_its_request_was_sent() {
+        let mut skew = Skew::default();
+        skew.mark(OpId(1), now(0, 0).at);
+        skew.mark(OpId(2), now(3_000, 0).at);
+        skew.mark(OpId(3), now(6_000, 0).at);
+        skew.note(now(6_001, 0), NodeId(2), now(3_001, 0).wall);
+        skew.note_answer(now(6_001, 0).at, NodeId(2), OpId(2));
+        assert!(!skew.is_ahead(now(6_010, 501), DRIFT_MAX), "it may be 500 ms ahead only");
+        assert!(skew.is_ahead(now(6_010, 502), DRIFT_MAX));
+        // An answer to the first says less.
+        skew.note_answer(now(6_002, 0).at, NodeId(2), OpId(1));
+        assert!(!skew.is_ahead(now(6_010, 3_501), DRIFT_MAX));
+        assert!(skew.is_ahead(now(6_010, 3_502), DRIFT_MAX));
+    }
+
+    #[test]
+    fn the_largest_that_a_clock_has_shown_counts_for_one_half_of_the_memory_to_all_of_it() {
+        let half = u64::try_from(MEMORY.as_millis()).unwrap() / 2;
+        let is_behind =
+            |skew: &Skew, at_ms| skew.is_behind(now(at_ms, 0), DRIFT_MAX, WallTime::EPOCH);
+        let mut skew = Skew::default();
+        skew.note(now(0, 0), NodeId(2), now(0, 9_000).wall);
+        for at_ms in [half - 1, half, 2 * half - 1] {
+            skew.note(now(at_ms, 0), NodeId(2), now(at_ms, 0).wall);
+            assert!(is_behind(&skew, at_ms), "{at_ms}");
+        }
+        skew.note(now(2 * half, 0), NodeId(2), now(2 * half, 0).wall);
+        assert!(!is_behind(&skew, 2 * half));
+        // One that was silent for two halves.
+        let mut skew = Skew::default();
+        skew.note(now(0, 0), NodeId(2), now(0, 9_000).wall);
+        skew.note(now(2 * half, 0), NodeId(2), now(2 * half, 0).wall);
+        assert!(!is_behind(&skew, 2 * half));
+    }
+
+    #[test]
+    fn a_clock_is_behind_by_more_than_clocks_may_differ() {
+        for (ahead_ms, is_behind) in [(500, false), (501, true)] {
+            let mut skew = Skew::default();
+            skew.note(now(5, 0), NodeId(2), now(5, ahead_ms).wall);
+            assert_eq!(skew.is_behind(now(5, 0), DRIFT_MAX, WallTime::EPOCH), is_behind);
+            // And for a time that has not come for the others it is not.
+            assert!(!skew.is_behind(now(5, 0), DRIFT_MAX, now(5, 1_002).wall));
+        }
+    }
+
+    #[test]
+    fn a_clock_was_heard_within_a_time_that_is_not_up() {
+        let mut skew = Skew::default();
+        let time = Duration::from_millis(100);
+        skew.note(now(5, 0), NodeId(2), now(5, 0).wall);
+        assert!(!skew.was_bounded(NodeId(2)), "it has answered nothing");
+        ask(&mut skew, 2, 1, 8, 1, 0);
+        assert!(skew.was_bounded(NodeId(2)) && !skew.was_bounded(NodeId(3)));
+        assert!(skew.is_bounded_since(NodeId(2), now(109, 0).at, time));
+        assert!(!skew.is_bounded_since(NodeId(2), now(110, 0).at, time));
+        assert!(!skew.is_bounded_since(NodeId(3), now(10, 0).at, time));
+    }
+
+    #[test]
+    fn who_is_ahead_of_this_node_is_shown_by_how_much() {
+        let mut skew = Skew::default();
+        skew.note(now(5, 100), NodeId(2), now(5, 0).wall);
+        skew.note(now(6, 0), NodeId(3), now(6, 0).wall);
+        skew.note(now(7, 0), NodeId(3), now(7, 30).wall);
+        assert_eq!(skew.iter().collect::<Vec<_>>(), [(NodeId(2), -100), (NodeId(3), 30)]);
+    }
+
+    #[test]
+    fn marks_that_are_close_are_one_and_the_oldest_go() {
+        let mut skew = Skew::default();
+        for id in 0..10 {
+            skew.mark(OpId(id), now(id / 2, 0).at);
+        }
+        assert_eq!(skew.marks.len(), 3, "at 0, 2 and 4 ms");
+        for id in 10..10_000 {
+            skew.mark(OpId(id), now(id * 2, 0).at);
+        }
+        assert_eq!(skew.marks.len(), MARK_COUNT_MAX);
+        assert_eq!(skew.marks.back().map(|it| it.0), Some(OpId(9_999)));
+    }
 }

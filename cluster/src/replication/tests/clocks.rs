@@ -144,3 +144,48 @@ fn a_clock_that_is_behind_gives_out_no_version() {
     }
     assert_eq!(script.ends[&write], End::Done(Outcome::NotApplied(Why::ClockBehind)));
 }
+
+#[test]
+fn who_has_not_shown_its_clock_is_asked_again_soon_and_nobody_else() {
+    let mut script = Script::of_silent_clocks(5);
+    let asked = clocks_asked(&mut script);
+    let (first, request, wall) = (asked[0].0, asked[0].1, script.now().wall);
+    script.show_clock(first, request, wall);
+    script.run_for(Duration::from_millis(199));
+    assert_eq!(clocks_asked(&mut script), []);
+    script.run_for(Duration::from_millis(1));
+    let again = clocks_asked(&mut script);
+    assert_eq!(again.len(), 3, "not of itself, and not of the one that has shown it");
+    assert!(again.iter().all(|(node, _)| *node != first && *node != NodeId(1)));
+    script.run_for(Duration::from_secs(1));
+    assert_eq!(clocks_asked(&mut script).len(), 3 * 5, "every 200 ms");
+}
+
+#[test]
+fn why_nothing_is_written_is_told() {
+    let trouble = |script: &Script| script.coordinator.clock_trouble(script.now());
+    let mut script = Script::of_silent_clocks(3);
+    assert_eq!(trouble(&script), Some(Why::ClocksUnheard));
+    let (node, request) = clocks_asked(&mut script)[0];
+    let wall = script.now().wall;
+    script.show_clock(node, request, wall);
+    assert_eq!(trouble(&script), None);
+
+    let mut again = Script::of_past(3, Timestamp(1));
+    assert_eq!(trouble(&again), Some(Why::ClocksUnheard), "the run before may have given out more");
+    again.run_for(CONFIG.drift_max * 2 - Duration::from_millis(1));
+    assert_eq!(trouble(&again), Some(Why::ClocksUnheard));
+    again.run_for(Duration::from_millis(1));
+    assert_eq!(trouble(&again), None);
+}
+
+#[test]
+fn versions_may_be_as_far_ahead_as_clocks_may_differ() {
+    let trouble = |script: &Script| script.coordinator.clock_trouble(script.now());
+    let mut script = Script::new(3);
+    let far = script.now().wall + CONFIG.drift_max;
+    script.coordinator.clock_mut().pass(Timestamp::from_wall(far));
+    assert_eq!(trouble(&script), None);
+    script.coordinator.clock_mut().pass(Timestamp::last_of(far));
+    assert_eq!(trouble(&script), Some(Why::VersionsAhead), "the next is a millisecond later");
+}

@@ -6,6 +6,8 @@ mod clocks;
 mod epochs;
 mod expiry;
 mod kit;
+mod reach;
+mod replica;
 mod rounds;
 mod script;
 mod settled;

@@ -65,6 +65,8 @@ fn what_may_have_been_accepted_is_proposed_again_with_all_its_changes() {
     script.reply(3, ReplyKind::Accepted, None);
     assert!(is_acknowledged(&script.ends[&late]));
     assert_eq!(letters(&script), both, "what its client is told is what there is");
+    let stats = script.coordinator.stats();
+    assert_eq!((stats.long_reads, stats.rounds, stats.changes, stats.retries), (1, 2, 2, 2));
 }
 
 #[test]

@@ -19,6 +19,9 @@ use crate::wire::message::{Ask, AskKind, Reason, Reply, ReplyKind};
 /// What changes append, a letter each.
 const LETTERS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
 
+/// Timeouts that are handled in one test at a time, at most.
+const TURNS_MAX: usize = 10_000;
+
 pub(super) struct Script {
     pub(super) coordinator: Coordinator,
     pub(super) now: Instant,
@@ -85,6 +88,15 @@ impl Script {
         let placement = Arc::new(Placement::new(&topology));
         let now = self.now();
         self.coordinator.on_view(now, View::new(topology, placement, Some(NodeId(1))));
+        self.drain();
+    }
+
+    /// These can be sent to from here on.
+    pub(super) fn reach(&mut self, numbers: &[u16]) {
+        let mut view = View::clone(self.coordinator.view().unwrap());
+        view.reachable = numbers.iter().map(|number| NodeId(*number)).collect();
+        let now = self.now();
+        self.coordinator.on_view(now, view);
         self.drain();
     }
 
@@ -197,7 +209,10 @@ impl Script {
     /// Time passes until something is asked.
     pub(super) fn run_until_asked(&mut self, kind: AskKind) {
         let before = self.asked.len();
+        let mut turns = 0;
         while !self.asked[before..].iter().any(|(_, ask, _)| ask.kind == kind) {
+            turns += 1;
+            assert!(turns < TURNS_MAX, "it is asked at some time");
             let at = self.coordinator.poll_timeout().expect("something is under way");
             self.now = self.now.max(at);
             let now = self.now();
@@ -208,7 +223,10 @@ impl Script {
 
     pub(super) fn run_for(&mut self, time: std::time::Duration) {
         let until = self.now + time;
+        let mut turns = 0;
         while let Some(at) = self.coordinator.poll_timeout().filter(|at| *at <= until) {
+            turns += 1;
+            assert!(turns < TURNS_MAX, "what is due is done");
             self.now = self.now.max(at);
             let now = self.now();
             self.coordinator.handle_timeout(now);

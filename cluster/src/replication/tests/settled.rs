@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::super::*;
 use super::kit::{CONFIG, End, is_acknowledged, text};
 use super::script::{Script, found, promised, record};
+use crate::model::{Timestamp, Version};
 use crate::mutation::Draft;
 use crate::wire::message::{AskKind, Reason, ReplyKind};
 
@@ -173,4 +174,106 @@ fn what_is_under_way_is_bounded_in_bytes() {
     assert_eq!(script.coordinator.op_bytes(), 0);
     let alone = write(&mut script, &large);
     assert_eq!(script.ends.get(&alone), None, "one that is alone may be larger");
+}
+
+/// A read of a key that two replicas answer alike, with a value of so many bytes.
+fn decided_read(script: &mut Script, key: &[u8], value: &[u8]) -> u64 {
+    let op = script.begin(key, Level::Quorum, Work::Read);
+    let (request, new) = (script.last().1.request, record(key, value, 9));
+    script.answer(1, request, found(), Some(&new));
+    script.answer(2, request, found(), Some(&new));
+    assert_eq!(script.ends[&op], End::Value(Some(value.to_vec())));
+    request
+}
+
+/// Whether a read is mended when the third replica tells something older.
+fn is_mended(script: &mut Script, key: &[u8], request: u64) -> bool {
+    let before = script.asked.len();
+    script.answer(3, request, found(), Some(&record(key, b"old", 5)));
+    script.asked.len() > before
+}
+
+#[test]
+fn of_too_many_decided_reads_the_oldest_go_unmended() {
+    let mut script = Script::new(3);
+    let requests: Vec<u64> = (0..1_025).map(|_| decided_read(&mut script, b"k", b"new")).collect();
+    assert!(!is_mended(&mut script, b"k", requests[0]));
+    assert!(is_mended(&mut script, b"k", requests[1]));
+    assert!(is_mended(&mut script, b"k", requests[1_024]));
+    assert!(!is_mended(&mut script, b"k", requests[1_024]), "once");
+    assert_eq!(script.coordinator.stats().repairs, 2);
+}
+
+#[test]
+fn what_decided_reads_hold_is_bounded_in_bytes() {
+    for (bytes, is_first_kept) in [(400 << 10, true), (600 << 10, false)] {
+        let mut script = Script::new(3);
+        let value = vec![7; bytes];
+        let first = decided_read(&mut script, b"k", &value);
+        let second = decided_read(&mut script, b"l", &value);
+        assert_eq!(is_mended(&mut script, b"k", first), is_first_kept, "{bytes}");
+        assert!(is_mended(&mut script, b"l", second), "{bytes}");
+    }
+}
+
+#[test]
+fn a_decided_read_is_mended_until_its_time_is_up() {
+    let mut script = Script::new(3);
+    let early = decided_read(&mut script, b"k", b"new");
+    script.run_for(CONFIG.request_timeout / 2);
+    let late = decided_read(&mut script, b"k", b"new");
+    script.run_for(CONFIG.request_timeout / 2);
+    // Something is due, so that the time is told.
+    script.begin(b"k", Level::Quorum, Work::Read);
+    script.run_for(CONFIG.request_timeout / 4);
+    let now = script.now();
+    script.coordinator.handle_timeout(now);
+    assert!(!is_mended(&mut script, b"k", early));
+    assert!(is_mended(&mut script, b"k", late));
+}
+
+#[test]
+fn each_late_replica_of_a_read_that_one_has_decided_is_mended() {
+    let mut script = Script::new(3);
+    let mut view = View::clone(script.coordinator.view().unwrap());
+    view.serves = false;
+    let now = script.now();
+    script.coordinator.on_view(now, view);
+    let op = script.begin(b"k", Level::One, Work::Read);
+    assert_eq!(script.last().0.len(), 3, "others are asked");
+    let request = script.last().1.request;
+    script.answer(2, request, found(), Some(&record(b"k", b"new", 9)));
+    assert_eq!(script.ends[&op], text("new"));
+    for late in [1, 3] {
+        script.answer(late, request, found(), Some(&record(b"k", b"old", 5)));
+        let (to, ask, _) = script.last();
+        assert_eq!((&to[..], ask.kind), (&[NodeId(late)][..], AskKind::Repair));
+    }
+}
+
+#[test]
+fn a_read_that_has_found_nothing_leaves_nothing() {
+    let mut script = Script::new(3);
+    let op = script.begin(b"k", Level::Quorum, Work::Read);
+    let request = script.last().1.request;
+    script.reply(1, found(), None);
+    script.reply(2, found(), None);
+    assert_eq!(script.ends[&op], End::Value(None));
+    let now = script.now();
+    script.coordinator.handle_timeout(now);
+    assert!(!is_mended(&mut script, b"k", request));
+}
+
+#[test]
+fn a_late_answer_that_something_larger_was_there_moves_the_clock() {
+    let mut script = Script::new(3);
+    write(&mut script, b"one");
+    let request = script.last().1.request;
+    script.reply(1, WRITTEN, None);
+    script.reply(2, WRITTEN, None);
+    let larger = Timestamp::from_wall(script.now().wall + CONFIG.drift_max);
+    let by = Version { timestamp: larger, node: NodeId(9) };
+    script.answer(3, request, ReplyKind::Outbid { by: by.into() }, None);
+    assert_eq!(lag(&script), Some(1), "it does not hold it");
+    assert_eq!(script.coordinator.clock_mut().latest(), larger);
 }
