@@ -262,3 +262,22 @@ fn a_change_that_was_sent_is_unknown_when_its_time_is_up() {
     let why = Why::TimedOut { answered: 1, needed: 2 };
     assert_eq!(script.ends[&op], End::Done(Outcome::Unknown(why)));
 }
+
+#[test]
+fn who_is_outbid_again_and_again_pauses_longer_up_to_a_bound() {
+    let mut script = Script::new(3);
+    script.begin(b"k", Level::Linearizable, Work::Change);
+    let mut pauses = Vec::new();
+    for _ in 0..12 {
+        for replica in 1..=3 {
+            script.outbid(replica);
+        }
+        let before = script.now;
+        script.run_until_asked(AskKind::Prepare);
+        pauses.push(script.now.saturating_since(before));
+    }
+    let millis = Duration::from_millis;
+    assert!(pauses[0] <= millis(2), "{pauses:?}");
+    assert!(pauses.iter().all(|it| *it > Duration::ZERO && *it <= millis(64)), "{pauses:?}");
+    assert!(pauses.iter().any(|it| *it > millis(10)), "{pauses:?}");
+}

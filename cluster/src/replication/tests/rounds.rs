@@ -86,4 +86,5 @@ fn a_change_that_was_not_applied_is_in_no_later_try() {
     let made = script.made[&late].clone();
     assert_eq!(made.len(), 2, "x and its own letter");
     assert_eq!(proposed(&script.last().2).value, Some(&made[..]));
+    assert_eq!(script.coordinator.stats().retries, 1, "the first tries are none");
 }
