@@ -90,7 +90,7 @@ impl Draft {
     ///
     /// # Panics
     ///
-    /// As [`encode`].
+    /// When the key is longer than [`KEY_LEN_MAX`].
     #[must_use]
     pub fn new(key: &[u8], value: Option<&[u8]>, expires_at: Option<WallTime>) -> Self {
         let mutation = Mutation { key, value, version: Version::ZERO, expires_at };

@@ -28,7 +28,7 @@ pub fn begin(out: &mut Vec<u8>) -> usize {
 ///
 /// # Panics
 ///
-/// As [`FrameWriter::write`].
+/// When the body is above [`frame::BODY_BYTES_MAX`].
 pub fn finish(writer: &mut FrameWriter, kind: Kind, wall_ms: u64, start: usize, out: &mut Vec<u8>) {
     let body = start + frame::HEADER_BYTES;
     let len = u32::try_from(out.len() - body - LEN_BYTES).expect("a frame is below 4 GiB");
@@ -41,7 +41,7 @@ pub fn finish(writer: &mut FrameWriter, kind: Kind, wall_ms: u64, start: usize, 
 ///
 /// # Panics
 ///
-/// As [`FrameWriter::write`].
+/// When the body is above [`frame::BODY_BYTES_MAX`].
 pub fn write(writer: &mut FrameWriter, kind: Kind, wall_ms: u64, bytes: &[u8], out: &mut Vec<u8>) {
     let start = begin(out);
     out.extend_from_slice(bytes);

@@ -42,7 +42,7 @@ pub(super) struct Clocks {
     quiet_until: Option<Instant>,
     /// When the others were asked last.
     asked_at: Option<Instant>,
-    /// What waits for them.
+    /// Operations that want a version, and what was begun after them, in order.
     waiting: VecDeque<OpId>,
 }
 
@@ -103,14 +103,14 @@ impl Coordinator {
         }
     }
 
-    /// When what waits may go on; the clocks were heard.
+    /// When what waits may go on. `None` while it is not time that it waits for, but the clocks.
     pub(super) fn quiet_ends_at(&self) -> Option<Instant> {
         let waits = self.clocks.were_heard && self.clocks.is_waited_for();
         self.clocks.quiet_until.filter(|_| waits)
     }
 
-    /// Has an operation wait until they were. What is begun after it waits with it, so that all keeps its
-    /// order.
+    /// Has an operation wait until versions may be given out; one whose deadline comes first ends at once, not
+    /// applied. What is begun after it waits with it, so that all keeps its order.
     pub(super) fn wait_for_clocks(&mut self, now: Now, id: OpId, common: Common, waiting: Waiting) {
         if self.clocks.quiet_until.is_some_and(|until| until >= common.until) {
             return self.done(id, Outcome::NotApplied(Why::ClocksUnheard));
