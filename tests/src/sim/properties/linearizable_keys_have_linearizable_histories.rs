@@ -55,7 +55,7 @@ pub(super) fn linearizable_keys_have_linearizable_histories(world: &mut World) {
 }
 
 /// Whether members do not answer at times, for longer than a flush waits for them.
-fn may_be_absent(world: &World) -> bool {
+pub(super) fn may_be_absent(world: &World) -> bool {
     let faults = &world.options.faults;
     let absences = [
         faults.crash,
