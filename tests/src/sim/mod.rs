@@ -170,15 +170,16 @@ pub fn assert_busy(report: &Report, seed_count: u64) {
         "HalfOpen",
         "Bounce",
         "Jump",
-        "WildJump",
         "Disk",
         "SlowDisk",
         "Flush",
     ] {
         at_least(&format!("faults: {fault}"), seed_count / 50);
     }
-    // Runs are short, and few of them lose a node's disk.
-    at_least("faults: Erase", seed_count / 1_000);
+    // Runs are short, and few of them lose a node's disk, or have a clock set far off.
+    for fault in ["Erase", "WildJump"] {
+        at_least(&format!("faults: {fault}"), seed_count / 1_000);
+    }
     at_least("restarts during catch-up", seed_count / 50);
     for kind in ["Read", "Write", "Delete", "Increment", "Append", "SetIfAbsent", "CompareAndSet"] {
         at_least(&format!("operations: {kind}"), seed_count * 5);
